@@ -1,0 +1,99 @@
+"""Every error that Kumiai raises about the world, as one tree.
+
+    KumiaiError
+    ├── ConfigError            a setting, job file or argument is wrong          (exit code 2)
+    ├── NotFoundError          the named thing does not exist                    (3)
+    ├── DeniedError            the caller may not do this                        (4)
+    │   └── CertificateError   a certificate is not acceptable
+    ├── DeadlineError          a wait ended without its result                   (5)
+    │   └── QuorumLostError    too few clients reported
+    ├── IntegrityError         bytes are not what they claim to be               (7)
+    │   └── CodecError         bytes do not parse as named arrays
+    ├── ConflictError          the present state forbids the act
+    │   └── FencedError        another coordinator leads this run now
+    ├── UpdateRejectedError    a client's update cannot enter the sum
+    ├── TransportError         the other side cannot be reached; trying again may help
+    └── StorageError           the database or blob store failed
+        └── SchemaError        the database's schema does not fit this version
+
+Mistakes of the calling code are ``ValueError`` and ``TypeError``, never these. Messages read
+``{name} must {rule}, got {value}``, lower case, without a full stop and without secrets.
+"""
+
+__all__ = [
+    "CertificateError",
+    "CodecError",
+    "ConfigError",
+    "ConflictError",
+    "DeadlineError",
+    "DeniedError",
+    "FencedError",
+    "IntegrityError",
+    "KumiaiError",
+    "NotFoundError",
+    "QuorumLostError",
+    "SchemaError",
+    "StorageError",
+    "TransportError",
+    "UpdateRejectedError",
+]
+
+
+class KumiaiError(Exception):
+    """The root: catch this to catch all of ours."""
+
+
+class ConfigError(KumiaiError):
+    """A setting, a job file or an argument is wrong; the message names key, problem and mend."""
+
+
+class NotFoundError(KumiaiError):
+    """The named run, model, client or blob does not exist."""
+
+
+class DeniedError(KumiaiError):
+    """The caller is known or unknown, and may not do this."""
+
+
+class CertificateError(DeniedError):
+    """A certificate is foreign, expired, revoked, of the wrong role or unreadable."""
+
+
+class DeadlineError(KumiaiError):
+    """A wait ended without its result."""
+
+
+class QuorumLostError(DeadlineError):
+    """Fewer clients reported than the round needs."""
+
+
+class IntegrityError(KumiaiError):
+    """Bytes do not match their digest, size or signature."""
+
+
+class CodecError(IntegrityError):
+    """Bytes do not parse as named arrays."""
+
+
+class ConflictError(KumiaiError):
+    """The present state forbids the act, or the same key already stands for something else."""
+
+
+class FencedError(ConflictError):
+    """Another coordinator leads this run now: stop at once, change nothing."""
+
+
+class UpdateRejectedError(KumiaiError):
+    """A client's update cannot enter the sum; the round goes on without it."""
+
+
+class TransportError(KumiaiError):
+    """The other side cannot be reached; trying again may help."""
+
+
+class StorageError(KumiaiError):
+    """The database or the blob store failed."""
+
+
+class SchemaError(StorageError):
+    """The database's schema is older or newer than this version of Kumiai, or damaged."""

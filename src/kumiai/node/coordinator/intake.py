@@ -1,0 +1,200 @@
+"""Takes finished updates in: check, record, and only then say so.
+
+An update is accepted when its bytes are durable under its digest, they parse as named arrays
+of the model's layout with finite numbers, and its row is committed. One path for updates that
+came over gRPC and for those of virtual clients.
+"""
+
+import asyncio
+from collections.abc import Mapping
+from concurrent.futures import Executor
+from dataclasses import dataclass
+
+from kumiai.core import failpoints
+from kumiai.core.arrays import Layout
+from kumiai.core.codec import decode, decode_header
+from kumiai.core.errors import CodecError, NotFoundError, UpdateRejectedError
+from kumiai.learning import verify_update
+from kumiai.node.coordinator.orders import TaskKind
+from kumiai.node.coordinator.signals import RunSignals
+from kumiai.node.job import JobSpec, parse_job
+from kumiai.storage import (
+    AcceptOutcome,
+    AcceptRequest,
+    BlobStore,
+    RunRecord,
+    RunRepository,
+    UpdateInbox,
+)
+
+__all__ = ["FinishedUpdate", "IntakeResult", "UpdateIntake", "model_namespace", "update_namespace"]
+
+_HEADER_SLACK_BYTES = 1 << 20
+_HEADER_BYTES_MAX = 8 + (1 << 20)
+_RUNS_REMEMBERED = 256
+
+
+def model_namespace(run_id: str) -> str:
+    """Return where the models of a run are kept."""
+    return f"models/{run_id}"
+
+
+def update_namespace(run_id: str, round_number: int, client_id: str | None = None) -> str:
+    """Return where the spooled updates of a round (of one client) are kept."""
+    base = f"updates/{run_id}/{round_number}"
+    return base if client_id is None else f"{base}/{client_id}"
+
+
+@dataclass(frozen=True, slots=True)
+class FinishedUpdate:
+    """An update whose bytes are all there."""
+
+    run_id: str
+    round: int
+    client_id: str
+    digest: str
+    size_bytes: int
+    examples: int
+    metrics: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class IntakeResult:
+    """What became of it, and why, in words for the client's log."""
+
+    outcome: AcceptOutcome | None
+    """``None``: refused for its content."""
+    reason: str = ""
+
+    @property
+    def is_accepted(self) -> bool:
+        """Whether the update stands in the sum."""
+        return self.outcome in {AcceptOutcome.ACCEPTED, AcceptOutcome.DUPLICATE}
+
+
+@dataclass(frozen=True, slots=True)
+class _RunFacts:
+    job: JobSpec
+    layout: Layout
+    model_size_bytes: int
+
+
+class UpdateIntake:
+    """Checks and records finished updates."""
+
+    def __init__(
+        self,
+        *,
+        runs: RunRepository,
+        inbox: UpdateInbox,
+        blobs: BlobStore,
+        signals: RunSignals,
+        executor: Executor,
+    ) -> None:
+        """Work on these stores; content is checked in ``executor``."""
+        self._runs = runs
+        self._inbox = inbox
+        self._blobs = blobs
+        self._signals = signals
+        self._executor = executor
+        self._facts: dict[str, _RunFacts] = {}
+
+    async def size_limit(self, run_id: str) -> int:
+        """Return how large an update of this run may be, in bytes.
+
+        Raises:
+            NotFoundError: no such run.
+        """
+        facts = await self._facts_of(run_id)
+        return facts.model_size_bytes + _HEADER_SLACK_BYTES
+
+    async def finish(self, update: FinishedUpdate) -> IntakeResult:
+        """Check and record an update whose blob is committed.
+
+        Raises:
+            StorageError: nothing was acknowledged; the same call may be made again.
+        """
+        facts = await self._facts_of(update.run_id)
+        try:
+            await self._check_content(update, facts)
+        except (UpdateRejectedError, CodecError) as error:
+            return await self._refuse(update, str(error))
+        failpoints.reach("coordinator.update.checked")
+        outcome = await self._inbox.accept(
+            AcceptRequest(
+                run_id=update.run_id,
+                round=update.round,
+                client_id=update.client_id,
+                digest=update.digest,
+                size_bytes=update.size_bytes,
+                examples=update.examples,
+                metrics=dict(update.metrics),
+            )
+        )
+        failpoints.reach("coordinator.update.accepted")
+        if outcome in {AcceptOutcome.LATE, AcceptOutcome.NOT_ASSIGNED}:
+            await self.drop(update.run_id, update.round, update.client_id)
+        self._signals.wake(update.run_id)
+        return IntakeResult(outcome, _REASONS[outcome])
+
+    async def drop(self, run_id: str, round_number: int, client_id: str) -> None:
+        """Delete what a client sent for a round; it is not in the sum."""
+        await self._blobs.delete_namespace(update_namespace(run_id, round_number, client_id))
+
+    async def _refuse(self, update: FinishedUpdate, reason: str) -> IntakeResult:
+        await self._runs.fail_assignment(
+            update.run_id,
+            update.round,
+            update.client_id,
+            TaskKind.TRAIN,
+            state="refused",
+            reason=reason,
+        )
+        await self.drop(update.run_id, update.round, update.client_id)
+        self._signals.wake(update.run_id)
+        return IntakeResult(None, reason)
+
+    async def _check_content(self, update: FinishedUpdate, facts: _RunFacts) -> None:
+        namespace = update_namespace(update.run_id, update.round, update.client_id)
+        async with self._blobs.open_buffer(namespace, update.digest) as buffer:
+            await asyncio.get_running_loop().run_in_executor(
+                self._executor, _verify_buffer, buffer, update, facts
+            )
+
+    async def _facts_of(self, run_id: str) -> _RunFacts:
+        if (facts := self._facts.get(run_id)) is not None:
+            return facts
+        run = await self._runs.get(run_id)
+        facts = await self._load_facts(run)
+        while len(self._facts) >= _RUNS_REMEMBERED:
+            self._facts.pop(next(iter(self._facts)))
+        self._facts[run_id] = facts
+        return facts
+
+    async def _load_facts(self, run: RunRecord) -> _RunFacts:
+        model = await self._runs.find_model(run.run_id, 0)
+        if model is None:
+            raise NotFoundError(f"run {run.run_id} has no initial model")
+        prefix = await self._blobs.read(
+            model_namespace(run.run_id), model.digest, 0, _HEADER_BYTES_MAX
+        )
+        return _RunFacts(parse_job(run.job), decode_header(prefix).layout, model.size_bytes)
+
+
+def _verify_buffer(buffer: memoryview, update: FinishedUpdate, facts: _RunFacts) -> None:
+    verify_update(
+        decode(buffer).arrays,
+        facts.layout,
+        update.examples,
+        update.metrics,
+        examples_max=facts.job.examples_max,
+    )
+
+
+_REASONS = {
+    AcceptOutcome.ACCEPTED: "",
+    AcceptOutcome.DUPLICATE: "",
+    AcceptOutcome.CONFLICT: "another update of this client already stands for this round",
+    AcceptOutcome.LATE: "the round is closed",
+    AcceptOutcome.NOT_ASSIGNED: "the client was not asked for this round",
+}

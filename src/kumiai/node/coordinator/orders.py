@@ -1,0 +1,67 @@
+"""What the round engine tells a client to do, before it becomes a message.
+
+The engine speaks in these values, so that it runs unchanged over gRPC sessions and inside one
+process (simulation).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol
+
+__all__ = ["ClientDirectory", "TaskKey", "TaskKind", "TaskOrder"]
+
+
+class TaskKind(StrEnum):
+    """What a client is asked for."""
+
+    TRAIN = "train"
+    EVALUATE = "evaluate"
+
+
+@dataclass(frozen=True, slots=True)
+class TaskKey:
+    """Names one task of one client; the same key is the same task, however often it is sent."""
+
+    run_id: str
+    round: int
+    kind: TaskKind
+    client_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class TaskOrder:
+    """One task for one client.
+
+    ``config_json`` is the job's ``[train]`` table merged with the strategy's client settings;
+    ``deadline_seconds`` is what was left when the order was made.
+    """
+
+    key: TaskKey
+    app: str
+    rounds_total: int
+    model_digest: str
+    model_size_bytes: int
+    config_json: str
+    seed: int
+    deadline_seconds: float
+
+
+class ClientDirectory(Protocol):
+    """Who is there, and how to reach them. Sessions over gRPC, or virtual clients."""
+
+    def available(self, app: str) -> Sequence[str]:
+        """Return the ids of the attached clients that offer ``app``, sorted."""
+        ...
+
+    def deliver(self, orders: Sequence[TaskOrder]) -> None:
+        """Send each order to its client if it is attached; the rows deliver the rest later."""
+        ...
+
+    def cancel(self, run_id: str, round_number: int | None, reason: str) -> None:
+        """Tell every attached client to drop its tasks of this run (and round)."""
+        ...
+
+    async def wait_for_change(self, timeout_seconds: float) -> None:
+        """Return when a client attached or left, or after the time."""
+        ...

@@ -1,0 +1,205 @@
+"""The job: everything that a run is told, as one validated value.
+
+A job is data, never code: it names the study (``app``) that the sites have installed, and says
+how many rounds to run, with whom, for how long and with which strategy. It is read from TOML by
+the command line, travels as JSON, and stands in the run's row as it was submitted.
+"""
+
+import math
+import tomllib
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from kumiai.core.errors import ConfigError
+from kumiai.core.ids import verify_name
+from kumiai.learning import Strategy, new_strategy
+
+__all__ = [
+    "CohortSpec",
+    "EvaluationSpec",
+    "JobSpec",
+    "RunSpec",
+    "StrategySpec",
+    "TrainValue",
+    "parse_job",
+    "parse_job_toml",
+]
+
+TrainValue = bool | int | float | str
+_TRAIN_ENTRIES_MAX = 64
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class RunSpec(_Table):
+    """What is trained, and for how long."""
+
+    app: str
+    name: str = ""
+    rounds: Annotated[int, Field(ge=1, le=1_000_000)] = 10
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    keep_versions: Annotated[int, Field(ge=1)] = 5
+    """How many of the newest model versions keep their bytes; the first and last always do."""
+
+    @field_validator("app", "name")
+    @classmethod
+    def _is_a_name(cls, value: str) -> str:
+        return value and _value_error_for(value)
+
+    @model_validator(mode="after")
+    def _has_an_app(self) -> Self:
+        if not self.app:
+            raise ValueError("app must name a study that the sites have installed, got ''")
+        return self
+
+
+class CohortSpec(_Table):
+    """Who takes part in a round, and how long it waits for them."""
+
+    size: Annotated[int, Field(ge=1)] | None = None
+    """Reports wanted a round; ``None`` takes every client that is attached."""
+    over_selection: Annotated[float, Field(ge=0, le=10)] = 0.0
+    """Extra clients asked, as a fraction of ``size``; the round ends when ``size`` reported."""
+    min_clients: Annotated[int, Field(ge=1)] = 1
+    """A round does not begin before this many clients are attached."""
+    min_reports: Annotated[int, Field(ge=1)] | None = None
+    """The quorum; ``None`` means all that were wanted."""
+    deadline_seconds: Annotated[float, Field(gt=0, le=30 * 86400)] = 600.0
+    grace_seconds: Annotated[float, Field(ge=0, le=86400)] = 10.0
+    """How long the round stays open for the others once the quorum stands."""
+    max_attempts: Annotated[int, Field(ge=1, le=100)] = 3
+    """How often a round's deadline is set anew when it missed its quorum."""
+    patience_seconds: Annotated[float, Field(gt=0)] = 24 * 3600.0
+    """How long a run waits for enough clients to attach before it fails."""
+
+    @model_validator(mode="after")
+    def _quorum_fits(self) -> Self:
+        if self.size is not None and (self.min_reports or 0) > self.size:
+            raise ValueError(
+                f"min_reports must be at most size ({self.size}), got {self.min_reports}"
+            )
+        return self
+
+
+class StrategySpec(BaseModel):
+    """The aggregation strategy by name; the other keys are its parameters."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False)
+
+    name: str = "fedavg"
+    weighting: Literal["examples", "uniform"] = "examples"
+
+    def build(self) -> Strategy:
+        """Return the strategy.
+
+        Raises:
+            ConfigError: the name or a parameter is wrong.
+        """
+        return new_strategy(self.name, dict(self.model_extra or {}))
+
+    @model_validator(mode="after")
+    def _builds(self) -> Self:
+        try:
+            self.build()
+        except ConfigError as error:
+            raise ValueError(str(error)) from None
+        return self
+
+
+class EvaluationSpec(_Table):
+    """Federated evaluation, and the coordinator's own if it has data."""
+
+    every: Annotated[int, Field(ge=0)] = 1
+    """Evaluate each so many rounds, and the last; 0 never."""
+    central: bool = False
+    """Evaluate at the coordinator too; it must have the app installed."""
+    deadline_seconds: Annotated[float, Field(gt=0, le=30 * 86400)] = 120.0
+    """How long the last evaluation waits for the clients."""
+
+    def is_due(self, round_number: int, rounds_total: int) -> bool:
+        """Return whether the model that this round published is evaluated."""
+        return self.every > 0 and (
+            round_number % self.every == 0 or round_number == rounds_total
+        )
+
+
+class JobSpec(_Table):
+    """A whole job."""
+
+    run: RunSpec
+    cohort: CohortSpec = CohortSpec()
+    strategy: StrategySpec = StrategySpec()
+    evaluation: EvaluationSpec = EvaluationSpec()
+    train: dict[str, TrainValue] = {}
+    """Handed to the study as ``context.config``."""
+    examples_max: Annotated[int, Field(ge=1, lt=2**53)] = 1_000_000_000
+    """An update that claims more training examples than this is refused."""
+
+    @field_validator("train")
+    @classmethod
+    def _train_is_small(cls, value: dict[str, TrainValue]) -> dict[str, TrainValue]:
+        if len(value) > _TRAIN_ENTRIES_MAX:
+            raise ValueError(f"must have at most {_TRAIN_ENTRIES_MAX} entries, got {len(value)}")
+        for key, entry in value.items():
+            if isinstance(entry, float) and not math.isfinite(entry):
+                raise ValueError(f"{key} must be finite, got {entry}")
+        return value
+
+
+def parse_job(data: Mapping[str, Any]) -> JobSpec:
+    """Return the job that ``data`` describes.
+
+    Raises:
+        ConfigError: one line per problem, each with the key and the mend.
+    """
+    try:
+        return JobSpec.model_validate(data)
+    except ValidationError as error:
+        raise ConfigError("\n".join(_problem_lines(error))) from None
+
+
+def parse_job_toml(text: str, *, source: str) -> JobSpec:
+    """Return the job written in a TOML text.
+
+    Args:
+        text: the file's content.
+        source: the file's name, for the messages.
+
+    Raises:
+        ConfigError: the text is no TOML, or no job; the message names source, key and problem.
+    """
+    try:
+        data = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{source} must be valid TOML: {error}") from None
+    try:
+        return parse_job(data)
+    except ConfigError as error:
+        raise ConfigError("\n".join(f"{source}: {line}" for line in str(error).split("\n"))) from None
+
+
+def _problem_lines(error: ValidationError) -> list[str]:
+    lines = []
+    for problem in error.errors(include_url=False, include_context=False):
+        key = ".".join(str(part) for part in problem["loc"] if part not in {"bool", "int", "str"})
+        if problem["type"] == "extra_forbidden":
+            lines.append(f"{key} must be removed: no such key")
+        elif problem["type"] == "missing":
+            lines.append(f"{key} must be given")
+        else:
+            message = problem["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+            got = "" if problem["type"] == "value_error" else f", got {problem['input']!r}"[:200]
+            lines.append(f"{key}: must be {message}{got}" if got else f"{key}: {message}")
+    return lines
+
+
+def _value_error_for(value: str) -> str:
+    # pydantic turns ValueError, and only that, into a problem with a key.
+    try:
+        return verify_name("name", value)
+    except ConfigError as error:
+        raise ValueError(str(error)) from None
