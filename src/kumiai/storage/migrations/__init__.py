@@ -1,0 +1,1 @@
+"""The history of the database's schema, one revision a file; `kumiai.storage.schema` runs it."""

@@ -1,0 +1,291 @@
+"""What the repositories take and return: frozen values, no ORM object leaves this room.
+
+A record has the columns of its row; columns named ``*_json`` are parsed and lose the suffix.
+All times are seconds since 1970-01-01 UTC by the database's own clock.
+"""
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+__all__ = [
+    "AcceptOutcome",
+    "AcceptRequest",
+    "AssignmentKind",
+    "AssignmentRecord",
+    "AssignmentState",
+    "ClientRecord",
+    "ClientState",
+    "EvaluationRecord",
+    "EvaluationRequest",
+    "EventLevel",
+    "EventRecord",
+    "Lease",
+    "Metrics",
+    "ModelRecord",
+    "NewRun",
+    "RoundProgress",
+    "RoundRecord",
+    "RoundStage",
+    "RunRecord",
+    "RunState",
+    "UpdateRecord",
+]
+
+Metrics = Mapping[str, float]
+RunState = Literal["submitted", "running", "finished", "failed", "stopped"]
+RoundStage = Literal["collecting", "closed", "published", "abandoned"]
+AssignmentKind = Literal["train", "evaluate"]
+AssignmentState = Literal["assigned", "reported", "failed", "refused", "late", "cancelled"]
+ClientState = Literal["attached", "detached"]
+EventLevel = Literal["info", "warning", "error"]
+
+
+@dataclass(frozen=True, slots=True)
+class NewRun:
+    """A run as submitted.
+
+    Attributes:
+        job: the job as plain JSON values.
+        submit_token: the submitter's own key; the same token again gives the same run.
+        model_digest: the initial model; its blob is stored before the run is created.
+    """
+
+    run_id: str
+    name: str
+    app: str
+    job: Mapping[str, Any]
+    submit_token: str | None
+    submitted_by: str
+    rounds_total: int
+    model_digest: str
+    model_size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class RunRecord:
+    """A run: what was asked, how far it is, who leads it.
+
+    Attributes:
+        round: the round now open or last published; 0 before the first.
+        model_digest: the last published model, at first the initial one.
+        state_digest: the strategy's state after that round, if it has one.
+        epoch: how often a leader took over; every leader write carries it.
+        lease_until: when the leader's lease ends; 0 when there is none.
+        reason: why it ended, in words.
+    """
+
+    run_id: str
+    name: str
+    app: str
+    state: RunState
+    reason: str | None
+    job: Mapping[str, Any]
+    submit_token: str | None
+    submitted_by: str
+    rounds_total: int
+    round: int
+    model_digest: str
+    state_digest: str | None
+    epoch: int
+    leader: str | None
+    lease_until: float
+    stop_requested: bool
+    stop_reason: str | None
+    created_at: float
+    started_at: float | None
+    finished_at: float | None
+    updated_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class RoundRecord:
+    """A round; round 0 stands for the initial model and is published from the start.
+
+    Attributes:
+        target_reports: how many updates are wanted.
+        min_reports: the quorum: with fewer the round cannot be published.
+        attempt: 1, and one more for each extension.
+        quorum_at: when the quorum was first seen; the grace runs from here.
+        metrics: weighted means of the updates' training metrics.
+        evaluation: weighted means for the model that this round published.
+    """
+
+    run_id: str
+    round: int
+    stage: RoundStage
+    base_digest: str
+    target_reports: int
+    min_reports: int
+    attempt: int
+    opened_at: float
+    deadline_at: float
+    quorum_at: float | None
+    closed_at: float | None
+    published_at: float | None
+    model_digest: str | None
+    reports: int | None
+    examples: int | None
+    metrics: Metrics | None
+    evaluation: Metrics | None
+    evaluation_reports: int | None
+    close_reason: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class AssignmentRecord:
+    """One client's duty in a round; ``round`` of an evaluation is the round of the model."""
+
+    run_id: str
+    round: int
+    client_id: str
+    kind: AssignmentKind
+    state: AssignmentState
+    reason: str | None
+    attempt: int
+    seed: int
+    assigned_at: float
+    ended_at: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class UpdateRecord:
+    """An accepted update: its blob is durable and will be in the sum."""
+
+    run_id: str
+    round: int
+    client_id: str
+    digest: str
+    size_bytes: int
+    examples: int
+    metrics: Metrics
+    accepted_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationRecord:
+    """One client's judgement of the model that ``round`` published."""
+
+    run_id: str
+    round: int
+    client_id: str
+    examples: int
+    metrics: Metrics
+    reported_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class ModelRecord:
+    """A published model; ``metrics`` are its federated evaluation, once there is one."""
+
+    run_id: str
+    round: int
+    model_id: str
+    digest: str
+    size_bytes: int
+    name: str
+    metrics: Metrics | None
+    created_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class ClientRecord:
+    """A client as last seen; ``last_seen_at`` is written when it attaches and detaches."""
+
+    client_id: str
+    instance_id: str
+    software_version: str
+    apps: tuple[str, ...]
+    first_seen_at: float
+    last_seen_at: float
+    state: ClientState
+    address: str
+
+
+@dataclass(frozen=True, slots=True)
+class EventRecord:
+    """Something worth telling about a run; ``seq`` grows within a run in order of commit."""
+
+    seq: int
+    run_id: str
+    round: int | None
+    at: float
+    level: EventLevel
+    kind: str
+    client_id: str | None
+    text: str
+    data: Mapping[str, Any] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """The right to write as leader of a run, until someone else takes a higher epoch."""
+
+    run_id: str
+    leader: str
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class RoundProgress:
+    """How a round stands, all read at one instant.
+
+    Attributes:
+        assigned: train assignments still without an answer (not the sum of all).
+        reported: train assignments with an accepted update.
+        failed, refused, late: train assignments that ended without one.
+        now: the database's clock, to compare with ``deadline_at`` and ``quorum_at``.
+        epoch: the run's epoch; another than one's own means one is fenced.
+    """
+
+    assigned: int
+    reported: int
+    failed: int
+    refused: int
+    late: int
+    stage: RoundStage
+    quorum_at: float | None
+    deadline_at: float
+    now: float
+    stop_requested: bool
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class AcceptRequest:
+    """An update whose blob is verified and durable, asking to be counted."""
+
+    run_id: str
+    round: int
+    client_id: str
+    digest: str
+    size_bytes: int
+    examples: int
+    metrics: Metrics
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationRequest:
+    """An evaluation report asking to be counted."""
+
+    run_id: str
+    round: int
+    client_id: str
+    examples: int
+    metrics: Metrics
+
+
+class AcceptOutcome(enum.Enum):
+    """What became of an `AcceptRequest`."""
+
+    ACCEPTED = "accepted"
+    """The row is committed: the update is in the sum."""
+    DUPLICATE = "duplicate"
+    """The same digest was accepted before; nothing changed."""
+    CONFLICT = "conflict"
+    """Another digest of this client was accepted before; that one stands."""
+    LATE = "late"
+    """The round collects no more."""
+    NOT_ASSIGNED = "not_assigned"
+    """This client has no train assignment in this round."""
