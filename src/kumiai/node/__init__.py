@@ -1,0 +1,1 @@
+"""The programs: coordinator, client, command line, simulation, and the study interface."""
