@@ -1,0 +1,61 @@
+"""What outlives a process: rows in SQL, and blobs by their digest."""
+
+from kumiai.storage.clients import ClientRegistryRepository
+from kumiai.storage.database import DatabaseManager, Dialect, SQLiteSynchronous
+from kumiai.storage.inbox import UpdateInbox
+from kumiai.storage.records import (
+    AcceptOutcome,
+    AcceptRequest,
+    AssignmentKind,
+    AssignmentRecord,
+    AssignmentState,
+    ClientRecord,
+    ClientState,
+    EvaluationRecord,
+    EventLevel,
+    EventRecord,
+    Lease,
+    Metrics,
+    ModelRecord,
+    NewRun,
+    RoundProgress,
+    RoundRecord,
+    RoundStage,
+    RunRecord,
+    RunState,
+    UpdateRecord,
+)
+from kumiai.storage.runs import RunRepository
+from kumiai.storage.tables import ClientRegistration, FLModel, TrainingSession
+
+__all__ = [
+    "AcceptOutcome",
+    "AcceptRequest",
+    "AssignmentKind",
+    "AssignmentRecord",
+    "AssignmentState",
+    "ClientRecord",
+    "ClientRegistration",
+    "ClientRegistryRepository",
+    "ClientState",
+    "DatabaseManager",
+    "Dialect",
+    "EvaluationRecord",
+    "EventLevel",
+    "EventRecord",
+    "FLModel",
+    "Lease",
+    "Metrics",
+    "ModelRecord",
+    "NewRun",
+    "RoundProgress",
+    "RoundRecord",
+    "RoundStage",
+    "RunRecord",
+    "RunRepository",
+    "RunState",
+    "SQLiteSynchronous",
+    "TrainingSession",
+    "UpdateInbox",
+    "UpdateRecord",
+]

@@ -60,7 +60,7 @@ class DatabaseManager:
 
     dialect: Dialect
 
-    def __init__(  # noqa: PLR0913 - each is one setting of the file
+    def __init__(
         self,
         url: str,
         *,
@@ -78,7 +78,11 @@ class DatabaseManager:
         self._statement_timeout_seconds = statement_timeout_seconds
         self._lock_timeout_seconds = lock_timeout_seconds
         self._idle_timeout_seconds = idle_in_transaction_timeout_seconds
-        self._driver_errors = (SQLAlchemyError, ConnectionError, *_errors_of(self.dialect))
+        self._driver_errors: tuple[type[Exception], ...] = (
+            SQLAlchemyError,
+            ConnectionError,
+            *_errors_of(self.dialect),
+        )
         self._writer: AsyncEngine | None = None
         self._reader: AsyncEngine | None = None
 
@@ -247,7 +251,7 @@ class DatabaseManager:
         )
         return engine, reader
 
-    def _new_engine(  # noqa: PLR0913 - private, all by keyword
+    def _new_engine(
         self,
         *,
         pool_size: int | None = None,

@@ -57,7 +57,7 @@ def verify(connection: Connection) -> None:
     _verify_known(found)
     if found != head():
         raise SchemaError(
-            f"schema of the database must be revision {head()}, got {found or 'an empty database'}; "
+            f"schema of the database must be revision {head()}, got {found or 'none'}; "
             "migrate it first"
         )
 

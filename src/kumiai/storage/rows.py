@@ -1,0 +1,124 @@
+"""Between rows and records: JSON text, clean text, and the few statements that differ by dialect.
+
+Not a repository: nothing here is told what a run is.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import ARRAY, ColumnElement, Row, Table, Text, bindparam, func, select
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.orm import DeclarativeBase
+
+from kumiai.storage.tables import Event, clock_sql
+
+__all__ = [
+    "add_event_row",
+    "clean",
+    "is_one_of",
+    "json_text",
+    "parsed",
+    "table_of",
+    "upsert",
+]
+
+_TEXT_CHARS_MAX = 2000
+
+
+def table_of(model: type[DeclarativeBase]) -> Table:
+    """Return the Core table of an ORM class."""
+    table = model.__table__
+    if not isinstance(table, Table):
+        raise TypeError(f"{model.__name__} must be mapped to a table, got {type(table).__name__}")
+    return table
+
+
+_EVENTS = table_of(Event)
+
+
+def parsed(row: Row[Any]) -> dict[str, Any]:
+    """Return the row by column, with each ``x_json`` parsed and named ``x``."""
+    values: dict[str, Any] = {}
+    for name, value in row._mapping.items():  # noqa: SLF001 - SQLAlchemy's public name for it
+        if name.endswith("_json"):
+            values[name.removesuffix("_json")] = None if value is None else json.loads(value)
+        else:
+            values[name] = value
+    return values
+
+
+def json_text(value: Any) -> str:
+    """Return JSON that is the same for equal values.
+
+    Raises:
+        ValueError: a number is not finite.
+        TypeError: something in it has no place in JSON.
+    """
+    return json.dumps(_plain(value), sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def _plain(value: Any) -> Any:
+    # Mapping is what our signatures promise; json knows only dict.
+    return dict(value) if isinstance(value, Mapping) else value
+
+
+def clean(text: str) -> str:
+    """Return ``text`` fit for a row: cut at 2000 characters, without NUL.
+
+    Reasons come from other machines too. PostgreSQL stores no NUL, and that must not look like
+    a failure of the database.
+    """
+    return text[:_TEXT_CHARS_MAX].replace("\x00", "\N{REPLACEMENT CHARACTER}")
+
+
+def is_one_of(
+    connection: AsyncConnection, column: ColumnElement[str], values: Sequence[str]
+) -> ColumnElement[bool]:
+    """Return ``column IN values`` with the values as one parameter.
+
+    One parameter, so that the statement's text, and with it the server's plan, is the same for
+    any number of values.
+    """
+    if connection.dialect.name == "postgresql":
+        return column == func.any(bindparam(None, list(values), ARRAY(Text)))
+    elements = func.json_each(json.dumps(list(values))).table_valued("value")
+    return column.in_(select(elements.c.value))
+
+
+def upsert(connection: AsyncConnection, table: Table) -> "postgresql.Insert | sqlite.Insert":
+    """Return the dialect's INSERT, which knows ON CONFLICT."""
+    if connection.dialect.name == "postgresql":
+        return postgresql.insert(table)
+    return sqlite.insert(table)
+
+
+async def add_event_row(
+    connection: AsyncConnection,
+    run_id: str,
+    *,
+    kind: str,
+    text: str,
+    level: str = "info",
+    round: int | None = None,  # noqa: A002 - the glossary's word
+    client_id: str | None = None,
+    data: Mapping[str, Any] | None = None,
+) -> None:
+    """Insert an event; the caller's transaction holds the lock of the run's row.
+
+    The lock makes the numbers of a run's events follow the order of their commits. Without it a
+    reader that asks for what comes after the last number it saw can miss one for ever.
+    """
+    await connection.execute(
+        _EVENTS.insert().values(
+            run_id=run_id,
+            round=round,
+            at=clock_sql(),
+            level=level,
+            kind=kind,
+            client_id=client_id,
+            text=clean(text),
+            data_json=None if data is None else json_text(data),
+        )
+    )

@@ -1,0 +1,691 @@
+"""What only the leader of a run may write: the lease, and every step of a round.
+
+Each step is one transaction that begins with the fence: it touches the run's row under the
+lease's epoch and leader, which locks the row and fails when someone else leads. A step that was
+committed before the leader died can be asked for again where the docstring says so.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from sqlalchemy import Row, and_, or_, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from kumiai.core.errors import ConflictError, FencedError, NotFoundError
+from kumiai.storage.records import (
+    Lease,
+    Metrics,
+    RoundRecord,
+    RunRecord,
+    UpdateRecord,
+)
+from kumiai.storage.rows import (
+    add_event_row,
+    clean,
+    json_text,
+    parsed,
+    table_of,
+    upsert,
+)
+from kumiai.storage.run_reports import RunReports, insert_model
+from kumiai.storage.tables import (
+    AcceptedUpdate,
+    Assignment,
+    FLModel,
+    Round,
+    TrainingSession,
+    clock_sql,
+)
+
+__all__ = ["RunLeading"]
+
+_RUNS = table_of(TrainingSession)
+_ROUNDS = table_of(Round)
+_ASSIGNMENTS = table_of(Assignment)
+_UPDATES = table_of(AcceptedUpdate)
+_MODELS = table_of(FLModel)
+
+_LIVE = ("submitted", "running")
+
+
+class RunLeading(RunReports):
+    """The lease and what it entitles to; see `kumiai.storage.runs.RunRepository`."""
+
+    async def claimable(self, leader: str | None = None) -> list[str]:
+        """Return the runs that need a leader, the oldest first.
+
+        Args:
+            leader: also those whose lease this leader holds: its own, from before a restart.
+        """
+        free = _RUNS.c.lease_until < clock_sql()
+        if leader is not None:
+            free = or_(free, _RUNS.c.leader == leader)
+        statement = (
+            select(_RUNS.c.run_id)
+            .where(_RUNS.c.state.in_(_LIVE), free)
+            .order_by(_RUNS.c.created_at, _RUNS.c.run_id)
+        )
+        return [row["run_id"] for row in await self._fetch(statement)]
+
+    async def acquire_lease(self, run_id: str, leader: str, ttl_seconds: float) -> Lease | None:
+        """Become the run's leader, if it needs one; every older lease is fenced from then on.
+
+        A leader takes its own lease again at once: its name must be exclusive, as that of the
+        holder of a locked data directory is.
+
+        Args:
+            run_id: the run, submitted or running.
+            leader: the name of the coordinator.
+            ttl_seconds: how long the lease lasts by the database's clock unless renewed.
+
+        Returns:
+            The lease, or ``None`` when another's is still good or the run has ended.
+        """
+        async with self._database.transaction("acquire_lease") as connection:
+            row = (
+                await connection.execute(
+                    update(_RUNS)
+                    .where(
+                        _RUNS.c.run_id == run_id,
+                        _RUNS.c.state.in_(_LIVE),
+                        or_(_RUNS.c.lease_until < clock_sql(), _RUNS.c.leader == leader),
+                    )
+                    .values(
+                        leader=leader,
+                        lease_until=clock_sql() + ttl_seconds,
+                        epoch=_RUNS.c.epoch + 1,
+                        updated_at=clock_sql(),
+                    )
+                    .returning(_RUNS.c.epoch, _RUNS.c.round)
+                )
+            ).one_or_none()
+            if row is None:
+                return None
+            await add_event_row(
+                connection,
+                run_id,
+                kind="leader_changed",
+                text=f"led by {leader} (epoch {row.epoch})",
+                round=row.round,
+                data={"leader": leader, "epoch": row.epoch},
+            )
+        return Lease(run_id, leader, row.epoch)
+
+    async def renew_lease(self, lease: Lease, ttl_seconds: float) -> None:
+        """Let the lease last for ``ttl_seconds`` from now.
+
+        Raises:
+            FencedError: another leads, or the run has ended.
+        """
+        async with self._database.transaction() as connection:
+            renewed = await connection.execute(
+                update(_RUNS)
+                .where(_held(lease), _RUNS.c.state.in_(_LIVE))
+                .values(lease_until=clock_sql() + ttl_seconds)
+            )
+            if renewed.rowcount == 0:
+                raise _fenced(lease)
+
+    async def release_lease(self, lease: Lease) -> None:
+        """Give the lease back, so that another may lead at once; an old one releases nothing."""
+        async with self._database.transaction() as connection:
+            await connection.execute(
+                update(_RUNS).where(_held(lease)).values(leader=None, lease_until=0.0)
+            )
+
+    async def start(self, lease: Lease) -> RunRecord:
+        """Set the run running; doing it again changes nothing.
+
+        Raises:
+            FencedError: another leads.
+            ConflictError: the run has ended.
+        """
+        async with self._database.transaction("start") as connection:
+            run = await _fence(connection, lease, states=_LIVE)
+            if run.state == "submitted":
+                await connection.execute(
+                    update(_RUNS)
+                    .where(_RUNS.c.run_id == lease.run_id)
+                    .values(state="running", started_at=clock_sql())
+                )
+                await add_event_row(
+                    connection, lease.run_id, kind="run_started", text="running", round=run.round
+                )
+            return await self._row_of(connection, lease.run_id)
+
+    async def open_round(
+        self,
+        lease: Lease,
+        *,
+        round: int,  # noqa: A002 - the glossary's word
+        base_digest: str,
+        target_reports: int,
+        min_reports: int,
+        deadline_seconds: float,
+        clients: Sequence[tuple[str, int]],
+        evaluate_clients: Sequence[str] = (),
+        evaluate_round: int | None = None,
+    ) -> RoundRecord:
+        """Open the next round with its assignments.
+
+        Args:
+            lease: held.
+            round: the round before is published.
+            base_digest: the run's present model.
+            target_reports: how many updates are wanted.
+            min_reports: the quorum.
+            deadline_seconds: how long it may collect, by the database's clock.
+            clients: ``(client, seed)`` for training.
+            evaluate_clients: who evaluates the model of ``evaluate_round`` beside it.
+            evaluate_round: the round whose model that is.
+
+        Raises:
+            FencedError: another leads.
+            ConflictError: the run stands elsewhere, or its model is another.
+        """
+        async with self._database.transaction("open_round") as connection:
+            run = await _fence(connection, lease)
+            await _verify_next(connection, run, lease.run_id, round, base_digest)
+            row = (
+                await connection.execute(
+                    _ROUNDS.insert()
+                    .values(
+                        run_id=lease.run_id,
+                        round=round,
+                        stage="collecting",
+                        base_digest=base_digest,
+                        target_reports=target_reports,
+                        min_reports=min_reports,
+                        attempt=1,
+                        opened_at=clock_sql(),
+                        deadline_at=clock_sql() + deadline_seconds,
+                    )
+                    .returning(*_ROUNDS.c)
+                )
+            ).one()
+            await connection.execute(
+                update(_RUNS).where(_RUNS.c.run_id == lease.run_id).values(round=round)
+            )
+            await _assign_training(connection, lease.run_id, round, clients, attempt=1)
+            if evaluate_round is not None:
+                await _assign_evaluation(connection, lease.run_id, evaluate_round, evaluate_clients)
+            await add_event_row(
+                connection,
+                lease.run_id,
+                kind="round_opened",
+                text=f"round {round} opened for {len(clients)} clients",
+                round=round,
+                data={"clients": len(clients), "target": target_reports, "quorum": min_reports},
+            )
+        return RoundRecord(**parsed(row))
+
+    async def extend_round(
+        self,
+        lease: Lease,
+        *,
+        round: int,  # noqa: A002 - the glossary's word
+        deadline_seconds: float,
+        clients: Sequence[tuple[str, int]],
+    ) -> RoundRecord:
+        """Give a round that collects another attempt and a new deadline.
+
+        Args:
+            lease: held.
+            round: the open round.
+            deadline_seconds: from now, by the database's clock.
+            clients: ``(client, seed)`` to assign, anew or again; who has reported stays so.
+
+        Raises:
+            FencedError: another leads.
+            ConflictError: the round does not collect.
+        """
+        async with self._database.transaction("extend_round") as connection:
+            await _fence(connection, lease)
+            row = (
+                await connection.execute(
+                    update(_ROUNDS)
+                    .where(_this(lease, round), _ROUNDS.c.stage == "collecting")
+                    .values(
+                        attempt=_ROUNDS.c.attempt + 1, deadline_at=clock_sql() + deadline_seconds
+                    )
+                    .returning(*_ROUNDS.c)
+                )
+            ).one_or_none()
+            if row is None:
+                raise await _wrong_stage(connection, lease, round, "collecting")
+            await _assign_training(
+                connection, lease.run_id, round, clients, attempt=int(row.attempt)
+            )
+            await add_event_row(
+                connection,
+                lease.run_id,
+                kind="round_extended",
+                text=f"round {round} goes on: attempt {row.attempt} for {len(clients)} clients",
+                level="warning",
+                round=round,
+                data={"clients": len(clients), "attempt": row.attempt},
+            )
+        return RoundRecord(**parsed(row))
+
+    async def mark_quorum(self, lease: Lease, round: int) -> float:  # noqa: A002
+        """Note that the quorum is reached; return when that was first noted.
+
+        Raises:
+            FencedError: another leads.
+            ConflictError: the round does not collect.
+        """
+        async with self._database.transaction("mark_quorum") as connection:
+            await _fence(connection, lease)
+            await connection.execute(
+                update(_ROUNDS)
+                .where(
+                    _this(lease, round),
+                    _ROUNDS.c.stage == "collecting",
+                    _ROUNDS.c.quorum_at.is_(None),
+                )
+                .values(quorum_at=clock_sql())
+            )
+            row = await _round_row(connection, lease, round)
+            if row.stage != "collecting":
+                raise await _wrong_stage(connection, lease, round, "collecting")
+            return float(row.quorum_at)
+
+    async def close_round(
+        self,
+        lease: Lease,
+        round: int,  # noqa: A002 - the glossary's word
+        reason: str,
+    ) -> list[UpdateRecord]:
+        """End the collecting, and return what is in the sum: every update ever acknowledged.
+
+        Clients still training are late. Closing a closed round returns the same updates.
+
+        Raises:
+            FencedError: another leads.
+            ConflictError: the round is published or abandoned.
+        """
+        async with self._database.transaction("close_round") as connection:
+            await _fence(connection, lease)
+            closed = await connection.execute(
+                update(_ROUNDS)
+                .where(_this(lease, round), _ROUNDS.c.stage == "collecting")
+                .values(stage="closed", closed_at=clock_sql(), close_reason=clean(reason))
+            )
+            if closed.rowcount == 0:
+                await _verify_stage(connection, lease, round, "closed")
+            else:
+                await connection.execute(
+                    update(_ASSIGNMENTS)
+                    .where(_open(lease, round, "train"))
+                    .values(state="late", reason=clean(reason), ended_at=clock_sql())
+                )
+            # A statement of its own: it sees what was committed while the update waited.
+            rows = await connection.execute(
+                select(_UPDATES).where(_UPDATES.c.run_id == lease.run_id, _UPDATES.c.round == round)
+            )
+            updates = sorted(
+                (UpdateRecord(**parsed(row)) for row in rows), key=lambda record: record.client_id
+            )
+            if closed.rowcount:
+                await add_event_row(
+                    connection,
+                    lease.run_id,
+                    kind="round_closed",
+                    text=f"round {round} closed with {len(updates)} updates: {reason}",
+                    round=round,
+                    data={"reports": len(updates)},
+                )
+        return updates
+
+    async def publish_round(
+        self,
+        lease: Lease,
+        *,
+        round: int,  # noqa: A002 - the glossary's word
+        model_digest: str,
+        model_size_bytes: int,
+        state_digest: str | None,
+        reports: int,
+        examples: int,
+        metrics: Metrics,
+    ) -> None:
+        """Publish the closed round's model; the same model again changes nothing.
+
+        Args:
+            lease: held.
+            round: closed.
+            model_digest: of the new model, whose blob is durable.
+            model_size_bytes: of that blob.
+            state_digest: of the strategy's state after this round, if it has one.
+            reports: updates in the sum.
+            examples: examples in the sum.
+            metrics: weighted means of the updates' training metrics.
+
+        Raises:
+            FencedError: another leads.
+            ConflictError: the round is not closed, or another model is published.
+        """
+        async with self._database.transaction("publish_round") as connection:
+            run = await _fence(connection, lease)
+            published = await connection.execute(
+                update(_ROUNDS)
+                .where(_this(lease, round), _ROUNDS.c.stage == "closed")
+                .values(
+                    stage="published",
+                    published_at=clock_sql(),
+                    model_digest=model_digest,
+                    reports=reports,
+                    examples=examples,
+                    metrics_json=json_text(metrics),
+                )
+            )
+            if published.rowcount == 0:
+                await _verify_published(connection, lease, round, model_digest)
+                return
+            await connection.execute(
+                update(_RUNS)
+                .where(_RUNS.c.run_id == lease.run_id)
+                .values(model_digest=model_digest, state_digest=state_digest)
+            )
+            await insert_model(
+                connection,
+                run_id=lease.run_id,
+                round=round,
+                digest=model_digest,
+                size_bytes=model_size_bytes,
+                name=run.name,
+            )
+            await add_event_row(
+                connection,
+                lease.run_id,
+                kind="round_published",
+                text=f"round {round} published: {reports} updates, {examples} examples",
+                round=round,
+                data={"reports": reports, "examples": examples, "metrics": dict(metrics)},
+            )
+
+    async def record_evaluation(
+        self,
+        lease: Lease,
+        round: int,  # noqa: A002 - the glossary's word
+        metrics: Metrics,
+        reports: int,
+    ) -> None:
+        """Note the weighted means of what clients found for a round's model; 0 is the initial.
+
+        Doing it again with the same numbers changes nothing.
+
+        Raises:
+            FencedError: another leads.
+            ConflictError: the round is not published.
+        """
+        async with self._database.transaction("record_evaluation") as connection:
+            await _fence(connection, lease)
+            row = await _round_row(connection, lease, round)
+            if row.stage != "published":
+                raise await _wrong_stage(connection, lease, round, "published")
+            told = json_text(metrics)
+            if (row.evaluation_json, row.evaluation_reports) == (told, reports):
+                return
+            await connection.execute(
+                update(_ROUNDS)
+                .where(_this(lease, round))
+                .values(evaluation_json=told, evaluation_reports=reports)
+            )
+            await connection.execute(
+                update(_MODELS)
+                .where(_MODELS.c.run_id == lease.run_id, _MODELS.c.round == round)
+                .values(metrics_json=told)
+            )
+            await add_event_row(
+                connection,
+                lease.run_id,
+                kind="model_evaluated",
+                text=f"model of round {round} evaluated by {reports} clients",
+                round=round,
+                data={"reports": reports, "metrics": dict(metrics)},
+            )
+
+    async def open_evaluation(
+        self,
+        lease: Lease,
+        round: int,  # noqa: A002 - the glossary's word
+        clients: Sequence[str],
+    ) -> None:
+        """Ask clients to evaluate a published round's model; who was asked stays as it is.
+
+        Raises:
+            FencedError: another leads.
+            ConflictError: the round is not published.
+        """
+        async with self._database.transaction("open_evaluation") as connection:
+            await _fence(connection, lease)
+            await _verify_stage(connection, lease, round, "published")
+            await _assign_evaluation(connection, lease.run_id, round, clients)
+            await add_event_row(
+                connection,
+                lease.run_id,
+                kind="evaluation_opened",
+                text=f"model of round {round} goes to {len(clients)} clients for evaluation",
+                round=round,
+                data={"clients": len(clients)},
+            )
+
+    async def close_evaluation(self, lease: Lease, round: int) -> None:  # noqa: A002
+        """End the evaluating of a round's model: who has not reported is late.
+
+        Raises:
+            FencedError: another leads.
+        """
+        async with self._database.transaction("close_evaluation") as connection:
+            await _fence(connection, lease)
+            await connection.execute(
+                update(_ASSIGNMENTS)
+                .where(_open(lease, round, "evaluate"))
+                .values(state="late", reason="the evaluation has ended", ended_at=clock_sql())
+            )
+
+    async def finish(
+        self,
+        lease: Lease,
+        state: Literal["finished", "failed", "stopped"],
+        reason: str,
+    ) -> None:
+        """End the run, with all that is still open, and release the lease.
+
+        Raises:
+            FencedError: another leads, or this was done before.
+        """
+        async with self._database.transaction("finish") as connection:
+            run = await _fence(connection, lease, states=_LIVE)
+            await connection.execute(
+                update(_RUNS)
+                .where(_RUNS.c.run_id == lease.run_id)
+                .values(
+                    state=state,
+                    reason=clean(reason),
+                    finished_at=clock_sql(),
+                    leader=None,
+                    lease_until=0.0,
+                )
+            )
+            await connection.execute(
+                update(_ROUNDS)
+                .where(
+                    _ROUNDS.c.run_id == lease.run_id,
+                    _ROUNDS.c.stage.in_(("collecting", "closed")),
+                )
+                .values(stage="abandoned", closed_at=clock_sql(), close_reason=clean(reason))
+            )
+            await connection.execute(
+                update(_ASSIGNMENTS)
+                .where(_ASSIGNMENTS.c.run_id == lease.run_id, _ASSIGNMENTS.c.state == "assigned")
+                .values(state="cancelled", reason=clean(reason), ended_at=clock_sql())
+            )
+            await add_event_row(
+                connection,
+                lease.run_id,
+                kind=f"run_{state}",
+                text=reason,
+                level="error" if state == "failed" else "info",
+                round=run.round,
+            )
+
+
+def _held(lease: Lease) -> Any:
+    return and_(
+        _RUNS.c.run_id == lease.run_id,
+        _RUNS.c.epoch == lease.epoch,
+        _RUNS.c.leader == lease.leader,
+    )
+
+
+def _this(lease: Lease, number: int) -> Any:
+    return and_(_ROUNDS.c.run_id == lease.run_id, _ROUNDS.c.round == number)
+
+
+def _open(lease: Lease, number: int, kind: str) -> Any:
+    return and_(
+        _ASSIGNMENTS.c.run_id == lease.run_id,
+        _ASSIGNMENTS.c.round == number,
+        _ASSIGNMENTS.c.kind == kind,
+        _ASSIGNMENTS.c.state == "assigned",
+    )
+
+
+def _fenced(lease: Lease) -> FencedError:
+    return FencedError(
+        f"lease of run {lease.run_id} must be of the present epoch, got epoch {lease.epoch} of "
+        f"{lease.leader}; another coordinator leads the run, or it has ended"
+    )
+
+
+async def _fence(
+    connection: AsyncConnection, lease: Lease, *, states: Sequence[str] = ("running",)
+) -> Row[Any]:
+    """Lock the run's row under the lease, or raise; return how the run stands."""
+    row = (
+        await connection.execute(
+            update(_RUNS)
+            .where(_held(lease))
+            .values(updated_at=clock_sql())
+            .returning(_RUNS.c.state, _RUNS.c.round, _RUNS.c.model_digest, _RUNS.c.name)
+        )
+    ).one_or_none()
+    if row is None:
+        raise _fenced(lease)
+    if row.state not in states:
+        raise ConflictError(f"run {lease.run_id} must be {' or '.join(states)}, got {row.state}")
+    return row
+
+
+async def _round_row(connection: AsyncConnection, lease: Lease, number: int) -> Row[Any]:
+    row = (await connection.execute(select(_ROUNDS).where(_this(lease, number)))).one_or_none()
+    if row is None:
+        raise NotFoundError(f"round of run {lease.run_id} must exist, got {number}")
+    return row
+
+
+async def _wrong_stage(
+    connection: AsyncConnection, lease: Lease, number: int, wanted: str
+) -> ConflictError:
+    row = await _round_row(connection, lease, number)
+    return ConflictError(f"round {number} of run {lease.run_id} must be {wanted}, got {row.stage}")
+
+
+async def _verify_stage(
+    connection: AsyncConnection, lease: Lease, number: int, wanted: str
+) -> None:
+    if (await _round_row(connection, lease, number)).stage != wanted:
+        raise await _wrong_stage(connection, lease, number, wanted)
+
+
+async def _verify_published(
+    connection: AsyncConnection, lease: Lease, number: int, model_digest: str
+) -> None:
+    row = await _round_row(connection, lease, number)
+    if row.stage != "published":
+        raise await _wrong_stage(connection, lease, number, "closed")
+    if row.model_digest != model_digest:
+        raise ConflictError(
+            f"round {number} of run {lease.run_id} must have one model, got {model_digest} "
+            f"after {row.model_digest} was published"
+        )
+
+
+async def _verify_next(
+    connection: AsyncConnection, run: Row[Any], run_id: str, number: int, base_digest: str
+) -> None:
+    if number != run.round + 1:
+        raise ConflictError(
+            f"round of run {run_id} must be {run.round + 1}, the one after the last, got {number}"
+        )
+    stage = (
+        await connection.execute(
+            select(_ROUNDS.c.stage).where(_ROUNDS.c.run_id == run_id, _ROUNDS.c.round == run.round)
+        )
+    ).scalar_one()
+    if stage != "published":
+        raise ConflictError(
+            f"round {run.round} of run {run_id} must be published before the next, got {stage}"
+        )
+    if base_digest != run.model_digest:
+        raise ConflictError(
+            f"base of round {number} of run {run_id} must be the run's model "
+            f"{run.model_digest}, got {base_digest}"
+        )
+
+
+async def _assign_training(
+    connection: AsyncConnection,
+    run_id: str,
+    number: int,
+    clients: Sequence[tuple[str, int]],
+    *,
+    attempt: int,
+) -> None:
+    if not clients:
+        return
+    statement = upsert(connection, _ASSIGNMENTS).values(
+        run_id=run_id,
+        round=number,
+        kind="train",
+        state="assigned",
+        attempt=attempt,
+        assigned_at=clock_sql(),
+    )
+    statement = statement.on_conflict_do_update(
+        index_elements=["run_id", "round", "client_id", "kind"],
+        set_={
+            "state": "assigned",
+            "reason": None,
+            "attempt": statement.excluded.attempt,
+            "seed": statement.excluded.seed,
+            "assigned_at": statement.excluded.assigned_at,
+            "ended_at": None,
+        },
+        where=_ASSIGNMENTS.c.state != "reported",
+    )
+    # In order, as every lock on several assignments is taken.
+    rows = [{"client_id": client_id, "seed": seed} for client_id, seed in sorted(clients)]
+    await connection.execute(statement, rows)
+
+
+async def _assign_evaluation(
+    connection: AsyncConnection, run_id: str, number: int, clients: Sequence[str]
+) -> None:
+    if not clients:
+        return
+    statement = upsert(connection, _ASSIGNMENTS).values(
+        run_id=run_id,
+        round=number,
+        kind="evaluate",
+        state="assigned",
+        attempt=1,
+        seed=0,
+        assigned_at=clock_sql(),
+    )
+    await connection.execute(
+        statement.on_conflict_do_nothing(),
+        [{"client_id": client_id} for client_id in sorted(clients)],
+    )
