@@ -21,6 +21,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from kumiai.node import datasets
     from kumiai.node.study import App, Context, Evaluation, Site, Update
 
     __version__: str

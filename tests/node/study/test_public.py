@@ -21,7 +21,7 @@ def test_importing_kumiai_loads_nothing_else() -> None:
 
 def test_the_study_needs_no_server_libraries() -> None:
     code = (
-        "import sys, kumiai as km; km.App, km.Site; "
+        "import sys, kumiai as km; km.App, km.Site, km.datasets; "
         "print(*(m for m in ('grpc', 'sqlalchemy', 'fastapi', 'pydantic', 'sklearn', 'torch') "
         "if m in sys.modules))"
     )
