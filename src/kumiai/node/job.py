@@ -67,7 +67,7 @@ class CohortSpec(_Table):
     min_clients: Annotated[int, Field(ge=1)] = 1
     """A round does not begin before this many clients are attached."""
     min_reports: Annotated[int, Field(ge=1)] | None = None
-    """The quorum; ``None`` means all that were wanted."""
+    """The quorum; ``None`` means two thirds of the reports wanted, rounded up."""
     deadline_seconds: Annotated[float, Field(gt=0, le=30 * 86400)] = 600.0
     grace_seconds: Annotated[float, Field(ge=0, le=86400)] = 10.0
     """How long the round stays open for the others once the quorum stands."""
@@ -75,6 +75,10 @@ class CohortSpec(_Table):
     """How often a round's deadline is set anew when it missed its quorum."""
     patience_seconds: Annotated[float, Field(gt=0)] = 24 * 3600.0
     """How long a run waits for enough clients to attach before it fails."""
+
+    def quorum(self, target_reports: int) -> int:
+        """Return how many reports a round of this target needs."""
+        return self.min_reports or math.ceil(2 * target_reports / 3)
 
     @model_validator(mode="after")
     def _quorum_fits(self) -> Self:
@@ -122,9 +126,7 @@ class EvaluationSpec(_Table):
 
     def is_due(self, round_number: int, rounds_total: int) -> bool:
         """Return whether the model that this round published is evaluated."""
-        return self.every > 0 and (
-            round_number % self.every == 0 or round_number == rounds_total
-        )
+        return self.every > 0 and (round_number % self.every == 0 or round_number == rounds_total)
 
 
 class JobSpec(_Table):
@@ -179,7 +181,9 @@ def parse_job_toml(text: str, *, source: str) -> JobSpec:
     try:
         return parse_job(data)
     except ConfigError as error:
-        raise ConfigError("\n".join(f"{source}: {line}" for line in str(error).split("\n"))) from None
+        raise ConfigError(
+            "\n".join(f"{source}: {line}" for line in str(error).split("\n"))
+        ) from None
 
 
 def _problem_lines(error: ValidationError) -> list[str]:

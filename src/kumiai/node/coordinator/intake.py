@@ -15,7 +15,7 @@ from kumiai.core.arrays import Layout
 from kumiai.core.codec import decode, decode_header
 from kumiai.core.errors import CodecError, NotFoundError, UpdateRejectedError
 from kumiai.learning import verify_update
-from kumiai.node.coordinator.orders import TaskKind
+from kumiai.node.coordinator.namespaces import model_namespace, update_namespace
 from kumiai.node.coordinator.signals import RunSignals
 from kumiai.node.job import JobSpec, parse_job
 from kumiai.storage import (
@@ -27,22 +27,11 @@ from kumiai.storage import (
     UpdateInbox,
 )
 
-__all__ = ["FinishedUpdate", "IntakeResult", "UpdateIntake", "model_namespace", "update_namespace"]
+__all__ = ["FinishedUpdate", "IntakeResult", "UpdateIntake"]
 
 _HEADER_SLACK_BYTES = 1 << 20
 _HEADER_BYTES_MAX = 8 + (1 << 20)
 _RUNS_REMEMBERED = 256
-
-
-def model_namespace(run_id: str) -> str:
-    """Return where the models of a run are kept."""
-    return f"models/{run_id}"
-
-
-def update_namespace(run_id: str, round_number: int, client_id: str | None = None) -> str:
-    """Return where the spooled updates of a round (of one client) are kept."""
-    base = f"updates/{run_id}/{round_number}"
-    return base if client_id is None else f"{base}/{client_id}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,26 +122,28 @@ class UpdateIntake:
         )
         failpoints.reach("coordinator.update.accepted")
         if outcome in {AcceptOutcome.LATE, AcceptOutcome.NOT_ASSIGNED}:
-            await self.drop(update.run_id, update.round, update.client_id)
+            await self._drop(update)
         self._signals.wake(update.run_id)
         return IntakeResult(outcome, _REASONS[outcome])
-
-    async def drop(self, run_id: str, round_number: int, client_id: str) -> None:
-        """Delete what a client sent for a round; it is not in the sum."""
-        await self._blobs.delete_namespace(update_namespace(run_id, round_number, client_id))
 
     async def _refuse(self, update: FinishedUpdate, reason: str) -> IntakeResult:
         await self._runs.fail_assignment(
             update.run_id,
             update.round,
             update.client_id,
-            TaskKind.TRAIN,
+            "train",
             state="refused",
             reason=reason,
         )
-        await self.drop(update.run_id, update.round, update.client_id)
+        await self._drop(update)
         self._signals.wake(update.run_id)
         return IntakeResult(None, reason)
+
+    async def _drop(self, update: FinishedUpdate) -> None:
+        # By digest: another update of the same client may stand in the sum already.
+        await self._blobs.delete(
+            update_namespace(update.run_id, update.round, update.client_id), update.digest
+        )
 
     async def _check_content(self, update: FinishedUpdate, facts: _RunFacts) -> None:
         namespace = update_namespace(update.run_id, update.round, update.client_id)

@@ -6,17 +6,11 @@ process (simulation).
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Protocol
 
-__all__ = ["ClientDirectory", "TaskKey", "TaskKind", "TaskOrder"]
+from kumiai.storage import AssignmentKind
 
-
-class TaskKind(StrEnum):
-    """What a client is asked for."""
-
-    TRAIN = "train"
-    EVALUATE = "evaluate"
+__all__ = ["ClientDirectory", "TaskKey", "TaskOrder"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +19,7 @@ class TaskKey:
 
     run_id: str
     round: int
-    kind: TaskKind
+    kind: AssignmentKind
     client_id: str
 
 

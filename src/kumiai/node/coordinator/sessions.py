@@ -11,15 +11,17 @@ from dataclasses import dataclass, field
 
 from kumiai.core.clock import Clock
 from kumiai.core.errors import ConflictError
-from kumiai.node.coordinator.orders import TaskKey, TaskKind, TaskOrder
+from kumiai.identity import Identity
+from kumiai.node.coordinator.orders import TaskKey, TaskOrder
 from kumiai.node.wire import kumiai_pb2 as pb
+from kumiai.storage import AssignmentKind
 
 __all__ = ["ClientSession", "SessionHub", "key_to_wire", "order_to_wire"]
 
 _QUEUE_LIMIT = 1_000
-_KINDS = {
-    TaskKind.TRAIN: pb.TASK_KIND_TRAIN,
-    TaskKind.EVALUATE: pb.TASK_KIND_EVALUATE,
+_KINDS: dict[AssignmentKind, pb.TaskKind] = {
+    "train": pb.TASK_KIND_TRAIN,
+    "evaluate": pb.TASK_KIND_EVALUATE,
 }
 
 
@@ -50,7 +52,7 @@ class ClientSession:
 
     client_id: str
     instance_id: str
-    serial: int
+    identity: Identity
     address: str
     software_version: str
     apps: tuple[str, ...]

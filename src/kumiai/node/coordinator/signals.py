@@ -23,7 +23,7 @@ class RunSignals:
             event.set()
 
     async def wait(self, run_id: str, timeout_seconds: float) -> None:
-        """Return at the next wake-up, at once if one came since the last wait, or after the time."""
+        """Return at the next wake-up (one since the last wait counts), or after the time."""
         event = self._events.setdefault(run_id, asyncio.Event())
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(event.wait(), timeout_seconds)

@@ -1,0 +1,266 @@
+"""The client process: keeps a session with the coordinator, whatever happens in between.
+
+A lost connection, a restarted coordinator, an hour without network are the normal path: the
+agent comes back with growing, jittered pauses, and running work goes on meanwhile. Only a
+refusal that trying again can not mend ends it, with the coordinator's own words.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+import grpc.aio
+import structlog
+
+from kumiai import __version__
+from kumiai.core import failpoints
+from kumiai.core.clock import Clock
+from kumiai.core.errors import CertificateError, ConfigError, ConflictError, KumiaiError
+from kumiai.core.ids import new_id
+from kumiai.node.client.backoff import Backoff
+from kumiai.node.client.tasks import TaskRunner
+from kumiai.node.client.transfer import BlobTransfer
+from kumiai.node.study import App, Site
+from kumiai.node.wire import kumiai_pb2 as pb
+from kumiai.node.wire.channel import ATTACH, PROTOCOL_VERSION, TlsFiles, open_channel
+
+__all__ = ["AgentTimes", "ClientAgent"]
+
+_QUEUE_LIMIT = 1_000
+_CLOCK_SKEW_WARNING_SECONDS = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class AgentTimes:
+    """How patient the client is."""
+
+    welcome_seconds: float = 15.0
+    first_retry_seconds: float = 0.2
+    longest_retry_seconds: float = 5.0
+    twin_attempts: int = 4
+    """How often to try when another process holds this client's session."""
+
+
+class ClientAgent:
+    """One site's client."""
+
+    def __init__(
+        self,
+        *,
+        address: str,
+        tls: TlsFiles,
+        apps: Mapping[str, App],
+        site: Site,
+        state_dir: Path,
+        clock: Clock,
+        explain: Callable[[], Awaitable[KumiaiError | None]],
+        times: AgentTimes = AgentTimes(),
+    ) -> None:
+        """Prepare; `run` connects.
+
+        Args:
+            address: ``host:port`` of the coordinator.
+            tls: this client's certificate.
+            apps: the studies installed here, by name.
+            site: name (the certificate's) and data options.
+            state_dir: a folder of this client's own.
+            clock: for the skew check.
+            explain: says why the coordinator can not be reached; a `CertificateError` means
+                that trying again is useless.
+            times: how patient to be.
+        """
+        self._address = address
+        self._tls = tls
+        self._apps = apps
+        self._site = site
+        self._state_dir = state_dir
+        self._clock = clock
+        self._explain = explain
+        self._times = times
+        self._instance_id = new_id("instance")
+        self._outgoing: asyncio.Queue[pb.ClientMessage] | None = None
+        self._was_attached = False
+        self._twin_refusals = 0
+        self._heard_at = 0.0
+        self._log = structlog.get_logger("kumiai.client").bind(client=site.name)
+        self.attached = asyncio.Event()
+
+    async def run(self) -> None:
+        """Serve the coordinator until cancelled.
+
+        Raises:
+            CertificateError: the coordinator refuses this certificate, or this client its.
+            ConflictError: another process holds this client's identity.
+            ConfigError: the coordinator speaks another protocol version.
+        """
+        executor = ThreadPoolExecutor(2, thread_name_prefix="kumiai-transfer")
+        bulk = open_channel(self._address, self._tls)
+        runner = TaskRunner(
+            apps=self._apps,
+            site=self._site,
+            transfer=BlobTransfer(bulk, executor),
+            state_dir=self._state_dir,
+            send=self._send,
+        )
+        working = asyncio.create_task(runner.serve())
+        connecting = asyncio.create_task(self._stay_connected(runner))
+        try:
+            await asyncio.wait({working, connecting}, return_when=asyncio.FIRST_COMPLETED)
+            for task in (connecting, working):
+                if task.done():
+                    task.result()
+        finally:
+            for task in (connecting, working):
+                task.cancel()
+            await asyncio.gather(connecting, working, return_exceptions=True)
+            await bulk.close()
+            executor.shutdown(wait=False, cancel_futures=True)
+
+    async def _stay_connected(self, runner: TaskRunner) -> None:
+        backoff = Backoff(
+            first_seconds=self._times.first_retry_seconds,
+            longest_seconds=self._times.longest_retry_seconds,
+        )
+        while True:
+            was_attached = self._was_attached
+            try:
+                async with open_channel(self._address, self._tls) as channel:
+                    reason = await self._session(channel, runner)
+            except grpc.aio.AioRpcError as error:
+                reason = await self._judge(error)
+            except TimeoutError:
+                reason = f"no welcome within {self._times.welcome_seconds:.0f} s"
+            finally:
+                self._outgoing = None
+                self.attached.clear()
+            if self._was_attached and not was_attached:
+                backoff.reset()
+            pause = backoff.next_seconds()
+            self._log.warning("not connected", reason=reason, retry_seconds=round(pause, 2))
+            await asyncio.sleep(pause)
+
+    async def _session(self, channel: grpc.aio.Channel, runner: TaskRunner) -> str:
+        """Hold one session; return why it ended."""
+        self._outgoing = asyncio.Queue(_QUEUE_LIMIT)
+        call = channel.stream_stream(ATTACH)()
+        await call.write(self._hello().SerializeToString())
+        failpoints.reach("client.hello.sent")
+        first = await asyncio.wait_for(call.read(), self._times.welcome_seconds)
+        if first is grpc.aio.EOF:
+            return await self._ended(call)
+        welcome = pb.ServerMessage.FromString(first).welcome
+        self._note_welcome(welcome)
+        workers = {
+            asyncio.create_task(self._read(call, runner)),
+            asyncio.create_task(self._write(call, self._outgoing)),
+            asyncio.create_task(self._beat(welcome.heartbeat_seconds)),
+        }
+        try:
+            done, _ = await asyncio.wait(workers, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for worker in workers:
+                worker.cancel()
+            await asyncio.gather(*workers, return_exceptions=True)
+        for worker in done:
+            if reason := worker.result():
+                call.cancel()
+                return reason
+        return await self._ended(call)
+
+    async def _ended(self, call: "grpc.aio.StreamStreamCall[bytes, bytes]") -> str:
+        """Turn a stream's end into its reason; a refusal for good is raised."""
+        code, details = await call.code(), await call.details()
+        return await self._judge_code(code, details or code.name)
+
+    async def _judge(self, error: grpc.aio.AioRpcError) -> str:
+        return await self._judge_code(error.code(), error.details() or error.code().name)
+
+    async def _judge_code(self, code: grpc.StatusCode, details: str) -> str:
+        match code:
+            case grpc.StatusCode.PERMISSION_DENIED | grpc.StatusCode.UNAUTHENTICATED:
+                raise CertificateError(details)
+            case grpc.StatusCode.FAILED_PRECONDITION | grpc.StatusCode.INVALID_ARGUMENT:
+                raise ConfigError(f"the coordinator refuses this client: {details}")
+            case grpc.StatusCode.ALREADY_EXISTS:
+                self._twin_refusals += 1
+                if self._twin_refusals >= self._times.twin_attempts:
+                    raise ConflictError(details)
+                return details
+            case grpc.StatusCode.UNAVAILABLE if not self.attached.is_set():
+                return await self._why_unavailable(details)
+            case _:
+                return details
+
+    async def _why_unavailable(self, details: str) -> str:
+        cause = await self._explain()
+        if isinstance(cause, CertificateError) and not self._was_attached:
+            raise cause
+        return str(cause) if cause is not None else details
+
+    def _note_welcome(self, welcome: pb.Welcome) -> None:
+        self._was_attached, self._twin_refusals = True, 0
+        self._heard_at = self._clock.monotonic()
+        self.attached.set()
+        skew = self._clock.now() - welcome.wall_time
+        self._log.info("attached", coordinator=welcome.coordinator_id)
+        if abs(skew) > _CLOCK_SKEW_WARNING_SECONDS:
+            self._log.warning("this machine's clock differs", skew_seconds=round(skew))
+
+    def _hello(self) -> pb.ClientMessage:
+        return pb.ClientMessage(
+            hello=pb.Hello(
+                protocol_version=PROTOCOL_VERSION,
+                instance_id=self._instance_id,
+                software_version=__version__,
+                apps=sorted(self._apps),
+                wall_time=self._clock.now(),
+            )
+        )
+
+    def _send(self, message: pb.ClientMessage) -> None:
+        """Queue a message for the session; without a session the coordinator asks again later."""
+        if self._outgoing is not None:
+            with contextlib.suppress(asyncio.QueueFull):
+                self._outgoing.put_nowait(message)
+
+    async def _read(
+        self, call: "grpc.aio.StreamStreamCall[bytes, bytes]", runner: TaskRunner
+    ) -> str:
+        while (raw := await call.read()) is not grpc.aio.EOF:
+            self._heard_at = self._clock.monotonic()
+            message = pb.ServerMessage.FromString(raw)
+            match message.WhichOneof("body"):
+                case "task":
+                    failpoints.reach("client.task.received")
+                    runner.take(message.task)
+                case "cancel":
+                    runner.cancel(message.cancel)
+                case "receipt" if message.receipt.reason:
+                    self._log.warning("report refused", reason=message.receipt.reason)
+                case "heartbeat" if message.heartbeat.sequence == 0:
+                    # Asked whether we are alive: another process claims to be this client.
+                    self._send(pb.ClientMessage(heartbeat=pb.Heartbeat(sequence=1)))
+        return ""
+
+    async def _write(
+        self,
+        call: "grpc.aio.StreamStreamCall[bytes, bytes]",
+        outgoing: "asyncio.Queue[pb.ClientMessage]",
+    ) -> str:
+        while True:
+            message = await outgoing.get()
+            await call.write(message.SerializeToString())
+
+    async def _beat(self, interval_seconds: float) -> str:
+        sequence = 1
+        while True:
+            await asyncio.sleep(interval_seconds)
+            silence = self._clock.monotonic() - self._heard_at
+            if silence > 4 * interval_seconds:
+                return f"no word from the coordinator for {silence:.0f} s"
+            sequence += 1
+            self._send(pb.ClientMessage(heartbeat=pb.Heartbeat(sequence=sequence)))

@@ -1,0 +1,259 @@
+"""Does the tasks of one site, one after the other, on one worker thread.
+
+A task is known by its key: delivered again, it is not begun again, and an answer that may have
+been lost is sent again. Study code runs in the worker thread; the session stays alive beside it.
+"""
+
+import asyncio
+import json
+import mmap
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import structlog
+
+from kumiai.core import failpoints
+from kumiai.core.codec import decode
+from kumiai.core.errors import KumiaiError
+from kumiai.node.client.deltas import DeltaUpload
+from kumiai.node.client.transfer import BlobTransfer, ModelFile, PutReport
+from kumiai.node.study import (
+    App,
+    Context,
+    Evaluation,
+    Site,
+    TaskCancelledError,
+    Update,
+    run_evaluate,
+    run_train,
+)
+from kumiai.node.wire import kumiai_pb2 as pb
+from kumiai.node.wire.channel import CHUNK_BYTES
+
+__all__ = ["TaskRunner"]
+
+_T = TypeVar("_T")
+_Key = tuple[str, int, int]
+
+_ANSWERS_REMEMBERED = 256
+_MODELS_KEPT = 2
+_REASON_CHARACTERS_MAX = 2_000
+_PROGRESS_STEP = 0.05
+_KIND_NAMES = {pb.TASK_KIND_TRAIN: "train", pb.TASK_KIND_EVALUATE: "evaluate"}
+
+
+@dataclass(eq=False, slots=True)
+class _Task:
+    message: pb.Task
+    until: float
+    cancelled: threading.Event = field(default_factory=threading.Event)
+    fraction_told: float = 0.0
+
+    @property
+    def key(self) -> _Key:
+        key = self.message.key
+        return (key.run_id, key.round, key.kind)
+
+
+class TaskRunner:
+    """Takes tasks from the session and answers them."""
+
+    def __init__(
+        self,
+        *,
+        apps: Mapping[str, App],
+        site: Site,
+        transfer: BlobTransfer,
+        state_dir: Path,
+        send: Callable[[pb.ClientMessage], None],
+    ) -> None:
+        """Work for this site.
+
+        Args:
+            apps: the studies installed here, by name.
+            site: the site's name and data options, for the studies.
+            transfer: moves models and updates.
+            state_dir: the models' cache lies below.
+            send: gives a message to the session; called on the event loop, may drop it.
+        """
+        self._apps = apps
+        self._site = site
+        self._transfer = transfer
+        self._models = state_dir / "models"
+        self._send = send
+        self._queue: asyncio.Queue[_Task] = asyncio.Queue()
+        self._open: dict[_Key, _Task] = {}
+        self._answers: OrderedDict[_Key, pb.ClientMessage | None] = OrderedDict()
+        self._worker = ThreadPoolExecutor(1, thread_name_prefix="kumiai-study")
+        self._log = structlog.get_logger("kumiai.client").bind(client=site.name)
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no task is waiting or being done."""
+        return not self._open
+
+    def take(self, message: pb.Task) -> None:
+        """Take a task from the coordinator, or answer again what was answered already."""
+        task = _Task(message, asyncio.get_running_loop().time() + message.deadline_seconds)
+        if task.key in self._answers:
+            if (answer := self._answers[task.key]) is not None:
+                self._send(answer)
+        elif (known := self._open.get(task.key)) is not None:
+            known.until = task.until
+        else:
+            self._open[task.key] = task
+            self._queue.put_nowait(task)
+
+    def cancel(self, cancel: pb.Cancel) -> None:
+        """Drop the training of a round, or with round 0 everything of a run."""
+        for (run_id, number, kind), task in self._open.items():
+            is_round = number == cancel.key.round and kind == pb.TASK_KIND_TRAIN
+            if run_id == cancel.key.run_id and (is_round or cancel.key.round == 0):
+                task.cancelled.set()
+
+    async def serve(self) -> None:
+        """Do tasks until cancelled."""
+        try:
+            while True:
+                task = await self._queue.get()
+                answer = await self._do(task)
+                del self._open[task.key]
+                self._remember(task.key, answer)
+                if answer is not None:
+                    self._send(answer)
+        finally:
+            for task in self._open.values():
+                task.cancelled.set()
+            self._worker.shutdown(wait=False, cancel_futures=True)
+
+    async def _do(self, task: _Task) -> pb.ClientMessage | None:
+        message = task.message
+        kind = _KIND_NAMES.get(message.key.kind, "unknown")
+        log = self._log.bind(run=message.key.run_id, round=message.key.round, task=kind)
+        failpoints.reach("client.task.begun")
+        try:
+            if task.cancelled.is_set():
+                return None
+            app = self._apps.get(message.app)
+            if app is None:
+                return _failure(task, f"app {message.app!r} is not installed at this site")
+            self._tell(task, pb.TASK_PHASE_FETCHING)
+            model = await self._transfer.fetch_model(
+                message.key.run_id,
+                message.model_digest,
+                message.model_size_bytes,
+                self._models,
+                until=task.until,
+            )
+            self._forget_old_models(model)
+            self._tell(task, pb.TASK_PHASE_COMPUTING)
+            if message.key.kind == pb.TASK_KIND_EVALUATE:
+                return await self._evaluate(task, app, model)
+            return await self._train(task, app, model, log)
+        except TaskCancelledError:
+            log.info("task withdrawn")
+            return None
+        except KumiaiError as error:
+            if task.cancelled.is_set():
+                return None
+            log.error("task failed", error=str(error), exc_info=error.__cause__)
+            return _failure(task, str(error))
+
+    async def _train(
+        self, task: _Task, app: App, model: ModelFile, log: Any
+    ) -> pb.ClientMessage | None:
+        loop = asyncio.get_running_loop()
+
+        def compute() -> tuple[Update, DeltaUpload]:
+            base = _open_model(model)
+            update = run_train(app, base, self._context(task, app, loop))
+            failpoints.reach("client.train.done")
+            return update, DeltaUpload.prepare(update.weights, base, chunk_bytes=CHUNK_BYTES)
+
+        update, upload = await self._compute(compute)
+        if task.cancelled.is_set():
+            return None
+        self._tell(task, pb.TASK_PHASE_UPLOADING)
+        report = PutReport(
+            run_id=task.message.key.run_id,
+            round=task.message.key.round,
+            examples=update.examples,
+            metrics=dict(update.metrics),
+        )
+        result = await self._transfer.send_update(upload, report, until=task.until)
+        failpoints.reach("client.update.acknowledged")
+        if result.outcome == pb.PUT_OUTCOME_ACCEPTED:
+            log.info("update accepted", size_bytes=upload.size_bytes, **update.metrics)
+        else:
+            log.warning("update not accepted", reason=result.reason)
+        return None
+
+    async def _evaluate(self, task: _Task, app: App, model: ModelFile) -> pb.ClientMessage:
+        loop = asyncio.get_running_loop()
+
+        def compute() -> Evaluation:
+            return run_evaluate(app, _open_model(model), self._context(task, app, loop))
+
+        evaluation = await self._compute(compute)
+        failpoints.reach("client.evaluation.done")
+        report = pb.EvaluationReport(
+            key=task.message.key,
+            examples=evaluation.examples,
+            metrics=dict(evaluation.metrics),
+        )
+        return pb.ClientMessage(evaluation=report)
+
+    async def _compute(self, function: Callable[[], _T]) -> _T:
+        return await asyncio.get_running_loop().run_in_executor(self._worker, function)
+
+    def _context(self, task: _Task, app: App, loop: asyncio.AbstractEventLoop) -> Context:
+        def report(fraction: float, text: str) -> None:
+            if fraction - task.fraction_told >= _PROGRESS_STEP:
+                task.fraction_told = fraction
+                loop.call_soon_threadsafe(self._tell, task, pb.TASK_PHASE_COMPUTING, fraction, text)
+
+        message = task.message
+        return app.context(
+            self._site,
+            round=message.key.round,
+            rounds=message.rounds_total,
+            config=json.loads(message.config_json),
+            seed=message.seed,
+            report=report,
+            cancelled=task.cancelled.is_set,
+        )
+
+    def _tell(
+        self, task: _Task, phase: pb.TaskPhase, fraction: float = 0.0, text: str = ""
+    ) -> None:
+        progress = pb.TaskProgress(key=task.message.key, phase=phase, fraction=fraction, text=text)
+        self._send(pb.ClientMessage(progress=progress))
+
+    def _remember(self, key: _Key, answer: pb.ClientMessage | None) -> None:
+        self._answers[key] = answer
+        if len(self._answers) > _ANSWERS_REMEMBERED:
+            self._answers.popitem(last=False)
+
+    def _forget_old_models(self, newest: ModelFile) -> None:
+        files = sorted(self._models.glob("*.safetensors"), key=lambda path: path.stat().st_mtime_ns)
+        for path in files[:-_MODELS_KEPT]:
+            if path != newest.path:
+                path.unlink(missing_ok=True)
+
+
+def _open_model(model: ModelFile) -> Mapping[str, Any]:
+    # The mapping lives as long as an array of it; the file may be deleted meanwhile.
+    with model.path.open("rb") as file:
+        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    return decode(memoryview(mapped)).arrays
+
+
+def _failure(task: _Task, reason: str) -> pb.ClientMessage:
+    return pb.ClientMessage(
+        failure=pb.TaskFailure(key=task.message.key, reason=reason[:_REASON_CHARACTERS_MAX])
+    )

@@ -1,0 +1,244 @@
+"""Moves models in and updates out over the bulk channel; picks up where it was cut off."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable, Coroutine
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import grpc
+import grpc.aio
+
+from kumiai.core import failpoints
+from kumiai.core.digest import StreamingDigest
+from kumiai.core.errors import (
+    DeadlineError,
+    DeniedError,
+    IntegrityError,
+    StorageError,
+    TransportError,
+)
+from kumiai.node.client.backoff import Backoff
+from kumiai.node.client.deltas import DeltaUpload
+from kumiai.node.wire import kumiai_pb2 as pb
+from kumiai.node.wire.channel import CHUNK_BYTES, GET, PUT, STAT
+
+__all__ = ["BlobTransfer", "ModelFile", "PutReport"]
+
+_T = TypeVar("_T")
+_STALL_SECONDS = 60.0
+
+_MAY_PASS = {
+    grpc.StatusCode.UNAVAILABLE,
+    grpc.StatusCode.ABORTED,
+    grpc.StatusCode.CANCELLED,
+    grpc.StatusCode.DEADLINE_EXCEEDED,
+    grpc.StatusCode.INTERNAL,
+    grpc.StatusCode.UNKNOWN,
+    grpc.StatusCode.RESOURCE_EXHAUSTED,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFile:
+    """A model that is on this site's disk, whole and checked."""
+
+    path: Path
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class PutReport:
+    """What an update brings along."""
+
+    run_id: str
+    round: int
+    examples: int
+    metrics: dict[str, float]
+
+
+class BlobTransfer:
+    """Gets and puts over one channel."""
+
+    def __init__(self, channel: grpc.aio.Channel, executor: Executor) -> None:
+        """Use this channel; hashing and file access happen in ``executor``."""
+        self._get = channel.unary_stream(GET)
+        self._put = channel.stream_unary(PUT)
+        self._stat = channel.unary_unary(STAT)
+        self._executor = executor
+
+    async def fetch_model(
+        self, run_id: str, digest: str, size_bytes: int, folder: Path, *, until: float
+    ) -> ModelFile:
+        """Return the model's file; what is on disk already is not fetched again.
+
+        Args:
+            run_id: the run whose model it is.
+            digest: of the model.
+            size_bytes: of the model.
+            folder: the site's model cache; a partial file there is continued.
+            until: the event loop's time at which to give up.
+
+        Raises:
+            DeadlineError: it did not come in time.
+            DeniedError: the coordinator does not give it to this client.
+            StorageError: it can not be written here.
+        """
+        path = folder / f"{digest}.safetensors"
+        if not path.exists():
+            part = folder / f".{digest}.part"
+            fetch = _Fetch(run_id, digest, size_bytes, part, path)
+            await _with_retries(lambda: self._fetch(fetch), until, f"model {digest[:12]}")
+        return ModelFile(path, digest)
+
+    async def send_update(
+        self, upload: DeltaUpload, report: PutReport, *, until: float
+    ) -> pb.PutResult:
+        """Send an update and return the coordinator's answer: accepted, late or refused.
+
+        Raises:
+            DeadlineError: no answer in time.
+            DeniedError: the coordinator does not take it from this client.
+        """
+        offset = 0
+
+        async def attempt() -> pb.PutResult:
+            nonlocal offset
+            try:
+                result = await self._send(upload, report, offset)
+            except (grpc.aio.AioRpcError, TransportError):
+                offset = 0  # forget what was assumed, then ask what has arrived
+                with contextlib.suppress(grpc.aio.AioRpcError):
+                    offset = await self._received(upload, report)
+                raise
+            if result.outcome == pb.PUT_OUTCOME_RESUME:
+                offset = result.received_bytes
+                raise TransportError(result.reason)
+            return result
+
+        return await _with_retries(attempt, until, f"update of round {report.round}")
+
+    async def _fetch(self, fetch: "_Fetch") -> None:
+        loop = asyncio.get_running_loop()
+        file = await loop.run_in_executor(self._executor, fetch.open)
+        try:
+            request = pb.GetRequest(run_id=fetch.run_id, digest=fetch.digest, offset=file.offset)
+            call = self._get(request.SerializeToString())
+            while True:
+                chunk = await asyncio.wait_for(call.read(), _STALL_SECONDS)
+                if chunk is grpc.aio.EOF:
+                    break
+                await loop.run_in_executor(self._executor, file.write, chunk)
+            failpoints.reach("client.model.fetched")
+            await loop.run_in_executor(self._executor, file.finish)
+        finally:
+            await loop.run_in_executor(self._executor, file.close)
+
+    async def _send(self, upload: DeltaUpload, report: PutReport, offset: int) -> pb.PutResult:
+        header = pb.PutHeader(
+            run_id=report.run_id,
+            round=report.round,
+            digest=upload.digest,
+            size_bytes=upload.size_bytes,
+            offset=offset,
+            examples=report.examples,
+            metrics=report.metrics,
+        )
+
+        async def messages() -> AsyncIterator[bytes]:
+            yield header.SerializeToString()
+            failpoints.reach("client.update.header_sent")
+            for chunk in upload.chunks(offset, CHUNK_BYTES):
+                yield chunk
+            failpoints.reach("client.update.sent")
+
+        return pb.PutResult.FromString(await self._put(messages()))
+
+    async def _received(self, upload: DeltaUpload, report: PutReport) -> int:
+        request = pb.StatRequest(run_id=report.run_id, round=report.round, digest=upload.digest)
+        answer = await self._stat(request.SerializeToString(), timeout=_STALL_SECONDS)
+        return min(pb.StatResult.FromString(answer).received_bytes, upload.size_bytes)
+
+
+@dataclass(frozen=True, slots=True)
+class _Fetch:
+    run_id: str
+    digest: str
+    size_bytes: int
+    part: Path
+    path: Path
+
+    def open(self) -> "_PartialFile":
+        return _PartialFile(self)
+
+
+class _PartialFile:
+    """A model file that grows; blocking, for a worker thread."""
+
+    def __init__(self, fetch: _Fetch) -> None:
+        self._fetch = fetch
+        self._digest = StreamingDigest()
+        try:
+            fetch.part.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self._file = fetch.part.open("a+b")
+        except OSError as error:
+            raise StorageError(f"client.state_dir must be a folder to write to: {error}") from None
+        self._file.seek(0)
+        while block := self._file.read(1 << 20):
+            self._digest.update(block)
+
+    @property
+    def offset(self) -> int:
+        return self._digest.size_bytes
+
+    def write(self, chunk: bytes) -> None:
+        self._digest.update(chunk)
+        if self._digest.size_bytes > self._fetch.size_bytes:
+            self._discard()
+            raise IntegrityError(f"model must be {self._fetch.size_bytes} bytes, got more")
+        try:
+            self._file.write(chunk)
+        except OSError as error:
+            raise StorageError(f"model can not be written to {self._fetch.part}: {error}") from None
+
+    def finish(self) -> None:
+        if self._digest.size_bytes < self._fetch.size_bytes:
+            raise TransportError(
+                f"model must be {self._fetch.size_bytes} bytes, got {self._digest.size_bytes}"
+            )
+        if self._digest.hexdigest() != self._fetch.digest:
+            self._discard()
+            raise IntegrityError("model must have the digest that the task names, got another")
+        self._file.flush()
+        self._fetch.part.replace(self._fetch.path)
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):
+            self._file.close()
+
+    def _discard(self) -> None:
+        self._fetch.part.unlink(missing_ok=True)
+
+
+async def _with_retries(
+    attempt: Callable[[], Coroutine[None, None, _T]], until: float, what: str
+) -> _T:
+    """Call until it succeeds, is refused for good, or time is up."""
+    loop = asyncio.get_running_loop()
+    backoff = Backoff(first_seconds=0.1, longest_seconds=5.0)
+    last = "no attempt was made"
+    while (left := until - loop.time()) > 0:
+        try:
+            return await asyncio.wait_for(attempt(), left)
+        except TimeoutError:
+            last = "no answer"
+        except grpc.aio.AioRpcError as error:
+            last = error.details() or error.code().name
+            if error.code() not in _MAY_PASS:
+                raise DeniedError(f"{what}: {last}") from None
+        except (TransportError, IntegrityError) as error:
+            last = str(error)
+        await asyncio.sleep(min(backoff.next_seconds(), max(until - loop.time(), 0)))
+    raise DeadlineError(f"{what} was not moved before the deadline: {last}")

@@ -1,0 +1,1 @@
+"""The coordinator: sessions, transfers, the round engine, leadership."""

@@ -1,0 +1,190 @@
+"""From the rows of a closed round to the next model: the same rows give the same bytes.
+
+The updates are folded one at a time from the spool into one accumulator, in the order of the
+client ids, so that memory does not grow with the cohort and another coordinator that does the
+work again after a crash publishes the identical model.
+"""
+
+import asyncio
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from concurrent.futures import Executor
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from kumiai.core.arrays import NamedArrays, layout_of
+from kumiai.core.codec import decode, encode
+from kumiai.learning import Strategy, mean_of_updates, weighted_metrics, weights_of
+from kumiai.node.coordinator.namespaces import (
+    model_namespace,
+    state_namespace,
+    update_namespace,
+)
+from kumiai.node.job import JobSpec
+from kumiai.storage import BlobStore, RunRecord, UpdateRecord
+
+__all__ = ["Aggregator", "CentralEvaluator", "NewModel"]
+
+_T = TypeVar("_T")
+
+CentralEvaluator = Callable[[str, NamedArrays, Mapping[str, Any]], Mapping[str, float]]
+"""Measures a model (of this app, with this config) on the coordinator's own data."""
+
+
+@dataclass(frozen=True, slots=True)
+class NewModel:
+    """What a round made; the blobs are durable."""
+
+    digest: str
+    size_bytes: int
+    state_digest: str | None
+    examples: int
+    metrics: Mapping[str, float]
+
+
+class Aggregator:
+    """Makes the next model of a run."""
+
+    def __init__(
+        self,
+        *,
+        blobs: BlobStore,
+        worker: Executor,
+        fold_executor: Executor | None = None,
+        fold_threads: int = 1,
+        evaluator: CentralEvaluator | None = None,
+    ) -> None:
+        """Read and write ``blobs``; compute in ``worker``, so that sessions are served meanwhile.
+
+        Args:
+            blobs: where updates and models are.
+            worker: runs one aggregation at a time per call.
+            fold_executor: threads that share the addition of one update.
+            fold_threads: how many of them.
+            evaluator: for jobs with ``evaluation.central``.
+        """
+        self._blobs = blobs
+        self._worker = worker
+        self._fold_executor = fold_executor
+        self._fold_threads = fold_threads
+        self._evaluator = evaluator
+
+    @property
+    def can_evaluate(self) -> bool:
+        """Whether jobs with central evaluation can run here."""
+        return self._evaluator is not None
+
+    async def aggregate(
+        self,
+        run: RunRecord,
+        job: JobSpec,
+        *,
+        round_number: int,
+        base_digest: str,
+        updates: Sequence[UpdateRecord],
+    ) -> NewModel:
+        """Fold the updates, let the strategy make the model, store it.
+
+        Args:
+            run: the run, with the strategy's state as the round before left it.
+            job: its job.
+            round_number: the round that closed.
+            base_digest: the model that the clients started from.
+            updates: at least one, sorted by client id.
+
+        Raises:
+            StorageError: a blob can not be read or written; calling again is safe.
+        """
+        loop = asyncio.get_running_loop()
+        work = _Work(self._blobs, loop, run, job, round_number, base_digest, tuple(updates))
+        model, state, central = await loop.run_in_executor(
+            self._worker,
+            lambda: work.compute(self._fold_executor, self._fold_threads, self._evaluator),
+        )
+        buffers = encode(model)
+        digest = await self._blobs.put(model_namespace(run.run_id), buffers)
+        state_digest = None
+        if state:
+            state_digest = await self._blobs.put(
+                state_namespace(run.run_id, round_number), encode(state)
+            )
+        metrics = weighted_metrics([(each.examples, each.metrics) for each in updates])
+        return NewModel(
+            digest=digest,
+            size_bytes=sum(buffer.nbytes for buffer in buffers),
+            state_digest=state_digest,
+            examples=sum(each.examples for each in updates),
+            metrics={**metrics, **{f"central.{name}": value for name, value in central.items()}},
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """One aggregation; `compute` runs in a thread and reads blobs through the event loop."""
+
+    blobs: BlobStore
+    loop: asyncio.AbstractEventLoop
+    run: RunRecord
+    job: JobSpec
+    round_number: int
+    base_digest: str
+    updates: tuple[UpdateRecord, ...]
+
+    def compute(
+        self, executor: Executor | None, threads: int, evaluator: CentralEvaluator | None
+    ) -> tuple[NamedArrays, NamedArrays, Mapping[str, float]]:
+        strategy = self.job.strategy.build()
+        namespace = model_namespace(self.run.run_id)
+        with _Opened(self, namespace, self.base_digest) as base:
+            mean = mean_of_updates(
+                self._weighted_updates(), layout_of(base), executor=executor, threads=threads
+            )
+            model, state = self._apply(strategy, base, mean)
+        central: Mapping[str, float] = {}
+        if self.job.evaluation.central and evaluator is not None:
+            central = evaluator(self.run.app, model, self.job.train)
+        return model, state, central
+
+    def _apply(
+        self, strategy: Strategy, base: NamedArrays, mean: NamedArrays
+    ) -> tuple[NamedArrays, NamedArrays]:
+        if self.run.state_digest is None:
+            return strategy.apply(base, mean, strategy.initial_state(base))
+        namespace = state_namespace(self.run.run_id, self.round_number - 1)
+        with _Opened(self, namespace, self.run.state_digest) as state:
+            return strategy.apply(base, mean, state)
+
+    def _weighted_updates(self) -> Iterator[tuple[NamedArrays, float]]:
+        examples = [each.examples for each in self.updates]
+        weights = weights_of(examples, self.job.strategy.weighting)
+        for update, weight in zip(self.updates, weights, strict=True):
+            namespace = update_namespace(self.run.run_id, self.round_number, update.client_id)
+            with _Opened(self, namespace, update.digest) as arrays:
+                yield arrays, float(weight)
+
+    def wait(self, coroutine: Coroutine[Any, Any, _T]) -> _T:
+        return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result()
+
+
+class _Opened:
+    """A blob's arrays, for the time of a ``with`` in the worker's thread."""
+
+    def __init__(self, work: _Work, namespace: str, digest: str) -> None:
+        self._work = work
+        self._buffer: AbstractAsyncContextManager[memoryview] = work.blobs.open_buffer(
+            namespace, digest
+        )
+
+    def __enter__(self) -> NamedArrays:
+        return decode(self._work.wait(_enter(self._buffer))).arrays
+
+    def __exit__(self, *exception: object) -> None:
+        self._work.wait(_leave(self._buffer))
+
+
+async def _enter(context: AbstractAsyncContextManager[memoryview]) -> memoryview:
+    return await context.__aenter__()
+
+
+async def _leave(context: AbstractAsyncContextManager[memoryview]) -> None:
+    await context.__aexit__(None, None, None)

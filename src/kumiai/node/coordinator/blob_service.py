@@ -1,0 +1,279 @@
+"""`kumiai.v1.Blob`: models go out, updates come in, as raw chunks that can be resumed.
+
+A put is one header message and then chunks. The bytes are hashed and spooled while they arrive;
+a connection that breaks leaves a partial file, and the client goes on where it stopped.
+"""
+
+import asyncio
+from collections import Counter, OrderedDict
+from collections.abc import AsyncIterator
+from typing import TypeAlias
+
+import grpc
+import grpc.aio
+import structlog
+from google.protobuf.message import DecodeError
+
+from kumiai.core import failpoints
+from kumiai.core.digest import verify_digest_text
+from kumiai.core.errors import ConflictError, IntegrityError, NotFoundError, StorageError
+from kumiai.identity import Identity, Role
+from kumiai.node.coordinator.intake import (
+    FinishedUpdate,
+    IntakeResult,
+    UpdateIntake,
+)
+from kumiai.node.coordinator.namespaces import model_namespace, update_namespace
+from kumiai.node.wire import kumiai_pb2 as pb
+from kumiai.node.wire.channel import CHUNK_BYTES, CONTROL_BYTES_MAX
+from kumiai.node.wire.peers import PeerAuthenticator
+from kumiai.storage import AcceptOutcome, BlobStore, BlobWriter, RunRepository
+
+__all__ = ["BlobService", "TransferMeter"]
+
+_PUTS_PER_CLIENT_MAX = 4
+_READERS_REMEMBERED = 10_000
+_READ_AHEAD = 2
+
+_Context: TypeAlias = grpc.aio.ServicerContext[bytes, bytes]
+
+
+class TransferMeter:
+    """How many bytes went which way; the metrics page reads it."""
+
+    __slots__ = ("received_bytes", "sent_bytes")
+
+    def __init__(self) -> None:
+        """Start at zero."""
+        self.received_bytes = 0
+        self.sent_bytes = 0
+
+
+class BlobService:
+    """Serves `Put`, `Stat` and `Get` to clients."""
+
+    def __init__(
+        self,
+        *,
+        authenticator: PeerAuthenticator,
+        runs: RunRepository,
+        blobs: BlobStore,
+        intake: UpdateIntake,
+        meter: TransferMeter,
+    ) -> None:
+        """Work with these; `put`, `stat` and `get` are the gRPC handlers."""
+        self._authenticator = authenticator
+        self._runs = runs
+        self._blobs = blobs
+        self._intake = intake
+        self._meter = meter
+        self._puts: Counter[str] = Counter()
+        self._readers: OrderedDict[tuple[str, str], None] = OrderedDict()
+        self._log = structlog.get_logger("kumiai.transfer")
+
+    async def put(self, requests: AsyncIterator[bytes], context: _Context) -> bytes:
+        """Receive one update."""
+        identity = await self._authenticator.identify(context, {Role.CLIENT})
+        if self._puts[identity.name] >= _PUTS_PER_CLIENT_MAX:
+            await context.abort(
+                grpc.StatusCode.RESOURCE_EXHAUSTED,
+                f"a client may send {_PUTS_PER_CLIENT_MAX} updates at a time",
+            )
+        self._puts[identity.name] += 1
+        try:
+            result = await self._put(identity, requests)
+        except (IntegrityError, DecodeError) as error:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
+        except NotFoundError as error:
+            await context.abort(grpc.StatusCode.NOT_FOUND, str(error))
+        except ConflictError as error:
+            await context.abort(grpc.StatusCode.ABORTED, str(error))
+        except StorageError as error:
+            self._log.error("update not recorded", client=identity.name, error=str(error))
+            await context.abort(
+                grpc.StatusCode.UNAVAILABLE, "the coordinator can not store updates now"
+            )
+        finally:
+            self._puts[identity.name] -= 1
+            if not self._puts[identity.name]:
+                del self._puts[identity.name]
+        return result.SerializeToString()
+
+    async def stat(self, request: bytes, context: _Context) -> bytes:
+        """Tell how many bytes of an update are already here."""
+        identity = await self._authenticator.identify(context, {Role.CLIENT})
+        try:
+            stat = pb.StatRequest.FromString(request)
+            received = await self._blobs.received_bytes(
+                update_namespace(stat.run_id, stat.round, identity.name),
+                verify_digest_text(stat.digest),
+            )
+        except (IntegrityError, DecodeError, ValueError) as error:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
+        return pb.StatResult(received_bytes=received).SerializeToString()
+
+    async def get(self, request: bytes, context: _Context) -> AsyncIterator[bytes]:
+        """Send a model of a run that this client takes part in."""
+        identity = await self._authenticator.identify(context, {Role.CLIENT})
+        try:
+            wanted = pb.GetRequest.FromString(request)
+            digest = verify_digest_text(wanted.digest)
+        except (IntegrityError, DecodeError) as error:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
+        namespace = model_namespace(wanted.run_id)
+        size = None
+        if await self._may_read(identity.name, digest):
+            size = await self._blobs.find_size(namespace, digest)
+        if size is None or wanted.offset > size:
+            await context.abort(
+                grpc.StatusCode.NOT_FOUND, f"no model {digest[:12]} for client {identity.name!r}"
+            )
+            return
+        failpoints.reach("coordinator.model.get")
+        async for chunk in self._read_ahead(namespace, digest, wanted.offset, size):
+            self._meter.sent_bytes += len(chunk)
+            yield chunk
+
+    async def _put(self, identity: Identity, requests: AsyncIterator[bytes]) -> pb.PutResult:
+        header = await _header(requests)
+        namespace = update_namespace(header.run_id, header.round, identity.name)
+        if (known := await self._known_result(header, identity.name)) is not None:
+            return known
+        size_max = await self._intake.size_limit(header.run_id)
+        if not 0 < header.size_bytes <= size_max:
+            raise IntegrityError(
+                f"update must be 1 to {size_max} bytes for this model, got {header.size_bytes}"
+            )
+        writer = await self._blobs.begin(namespace, header.digest, header.size_bytes)
+        if header.offset != writer.offset:
+            await writer.suspend()
+            return pb.PutResult(
+                outcome=pb.PUT_OUTCOME_RESUME,
+                reason=f"offset must be {writer.offset}, got {header.offset}",
+                received_bytes=writer.offset,
+            )
+        if (received := await self._spool(requests, writer)) < header.size_bytes:
+            return pb.PutResult(
+                outcome=pb.PUT_OUTCOME_RESUME,
+                reason=f"update must be {header.size_bytes} bytes, got {received}",
+                received_bytes=received,
+            )
+        failpoints.reach("coordinator.update.spooled")
+        result = await self._intake.finish(
+            FinishedUpdate(
+                run_id=header.run_id,
+                round=header.round,
+                client_id=identity.name,
+                digest=header.digest,
+                size_bytes=header.size_bytes,
+                examples=header.examples,
+                metrics=dict(header.metrics),
+            )
+        )
+        failpoints.reach("coordinator.update.before_ack")
+        self._log_result(header, identity, result)
+        return pb.PutResult(
+            outcome=_outcome(result), reason=result.reason, received_bytes=header.size_bytes
+        )
+
+    async def _known_result(self, header: pb.PutHeader, client_id: str) -> pb.PutResult | None:
+        """Answer without taking bytes, when the rows know the answer already."""
+        task = await self._runs.find_train_task(header.run_id, header.round, client_id)
+        if task is None:
+            raise NotFoundError(f"client {client_id!r} was not asked for this round of this run")
+        if task.accepted_digest is not None:
+            is_same = task.accepted_digest == header.digest
+            return pb.PutResult(
+                outcome=pb.PUT_OUTCOME_ACCEPTED if is_same else pb.PUT_OUTCOME_LATE,
+                reason="" if is_same else "another update of this client already stands",
+                received_bytes=header.size_bytes,
+            )
+        if task.stage != "collecting":
+            return pb.PutResult(outcome=pb.PUT_OUTCOME_LATE, reason="the round is closed")
+        if task.state != "assigned":
+            return pb.PutResult(
+                outcome=pb.PUT_OUTCOME_REFUSED, reason=f"this task is {task.state}: {task.reason}"
+            )
+        return None
+
+    async def _spool(self, requests: AsyncIterator[bytes], writer: BlobWriter) -> int:
+        """Write chunks as they come, one behind the wire; return how many bytes are held."""
+        pending: asyncio.Task[None] | None = None
+        try:
+            async for chunk in requests:
+                if len(chunk) > CHUNK_BYTES:
+                    raise IntegrityError(f"a chunk must be at most {CHUNK_BYTES} bytes")
+                if pending is not None:
+                    await pending
+                self._meter.received_bytes += len(chunk)
+                pending = asyncio.create_task(_write(writer, chunk))
+            if pending is not None:
+                await pending
+            pending = None
+        finally:
+            if pending is not None:
+                await asyncio.gather(pending, return_exceptions=True)
+            if not writer.is_complete:
+                await asyncio.shield(writer.suspend())
+        if writer.is_complete:
+            await writer.commit()
+        return writer.offset
+
+    async def _may_read(self, client_id: str, digest: str) -> bool:
+        key = (client_id, digest)
+        if key in self._readers:
+            return True
+        if not await self._runs.may_read_model(client_id, digest):
+            return False
+        self._readers[key] = None
+        if len(self._readers) > _READERS_REMEMBERED:
+            self._readers.popitem(last=False)
+        return True
+
+    async def _read_ahead(
+        self, namespace: str, digest: str, offset: int, size: int
+    ) -> AsyncIterator[bytes]:
+        """Yield the rest of a blob, the next chunks being read while one is sent."""
+        reads: list[asyncio.Task[bytes]] = []
+        try:
+            while offset < size or reads:
+                while offset < size and len(reads) < _READ_AHEAD:
+                    length = min(CHUNK_BYTES, size - offset)
+                    reads.append(
+                        asyncio.ensure_future(self._blobs.read(namespace, digest, offset, length))
+                    )
+                    offset += length
+                yield await reads.pop(0)
+        finally:
+            await asyncio.gather(*reads, return_exceptions=True)
+
+    def _log_result(self, header: pb.PutHeader, identity: Identity, result: IntakeResult) -> None:
+        log = self._log.bind(run=header.run_id, round=header.round, client=identity.name)
+        if result.is_accepted:
+            log.debug("update accepted", size_bytes=header.size_bytes)
+        else:
+            log.warning("update not accepted", reason=result.reason)
+
+
+async def _header(requests: AsyncIterator[bytes]) -> pb.PutHeader:
+    try:
+        first = await anext(requests)
+    except StopAsyncIteration:
+        raise IntegrityError("a put must begin with its header") from None
+    if len(first) > CONTROL_BYTES_MAX:
+        raise IntegrityError(f"a put's header must be at most {CONTROL_BYTES_MAX} bytes")
+    header = pb.PutHeader.FromString(first)
+    verify_digest_text(header.digest)
+    return header
+
+
+async def _write(writer: BlobWriter, chunk: bytes) -> None:
+    await writer.write(chunk)
+
+
+def _outcome(result: IntakeResult) -> pb.PutOutcome:
+    if result.is_accepted:
+        return pb.PUT_OUTCOME_ACCEPTED
+    if result.outcome is AcceptOutcome.LATE:
+        return pb.PUT_OUTCOME_LATE
+    return pb.PUT_OUTCOME_REFUSED

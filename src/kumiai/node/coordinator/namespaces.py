@@ -1,0 +1,20 @@
+"""Where the blobs of a run are kept: one place for the names, one folder per thing deleted."""
+
+__all__ = ["model_namespace", "state_namespace", "update_namespace"]
+
+
+def model_namespace(run_id: str) -> str:
+    """Return where the models of a run are kept."""
+    return f"models/{run_id}"
+
+
+def state_namespace(run_id: str, round_number: int | None = None) -> str:
+    """Return where the strategy's state is kept that a round (any round) left behind."""
+    base = f"states/{run_id}"
+    return base if round_number is None else f"{base}/{round_number}"
+
+
+def update_namespace(run_id: str, round_number: int, client_id: str | None = None) -> str:
+    """Return where the spooled updates of a round (of one client) are kept."""
+    base = f"updates/{run_id}/{round_number}"
+    return base if client_id is None else f"{base}/{client_id}"

@@ -1,0 +1,370 @@
+"""The round engine: the one loop that leads a run from its first round to its end.
+
+    submitted ─► running ─► finished | failed | stopped
+                   │
+       per round:  collecting ─► closed ─► published
+
+The driver keeps nothing that matters in memory. Each step reads the rows, decides, and writes
+one fenced transaction; after a crash the next driver stands at the same step with the same rows.
+What may have been done twice (an aggregation, a purge) gives the same bytes or does nothing.
+"""
+
+import hashlib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import structlog
+
+from kumiai.core import failpoints
+from kumiai.core.clock import Clock
+from kumiai.core.errors import KumiaiError, QuorumLostError
+from kumiai.learning import weighted_metrics
+from kumiai.node.coordinator.aggregation import Aggregator
+from kumiai.node.coordinator.collection import (
+    Close,
+    Extend,
+    GiveUp,
+    MarkQuorum,
+    Stop,
+    Wait,
+    decide,
+)
+from kumiai.node.coordinator.namespaces import (
+    model_namespace,
+    state_namespace,
+    update_namespace,
+)
+from kumiai.node.coordinator.orders import ClientDirectory
+from kumiai.node.coordinator.signals import RunSignals
+from kumiai.node.coordinator.tasks import TaskWriter
+from kumiai.node.job import JobSpec, parse_job
+from kumiai.storage import (
+    AssignmentRecord,
+    BlobStore,
+    Lease,
+    RoundRecord,
+    RunRecord,
+    RunRepository,
+)
+
+__all__ = ["EngineTimes", "RoundEngine", "RunDriver", "client_seed", "select_cohort"]
+
+
+@dataclass(frozen=True, slots=True)
+class EngineTimes:
+    """How often the driver looks by itself when nothing wakes it."""
+
+    look_seconds: float = 1.0
+
+
+class _RunStopped(Exception):  # noqa: N818 - not an error: somebody asked for it
+    """Leaves the loop when a stop was asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class RoundEngine:
+    """What every driver works with."""
+
+    runs: RunRepository
+    blobs: BlobStore
+    directory: ClientDirectory
+    tasks: TaskWriter
+    aggregator: Aggregator
+    signals: RunSignals
+    clock: Clock
+    times: EngineTimes = EngineTimes()
+
+
+def client_seed(run_seed: int, round_number: int, client_id: str) -> int:
+    """Return the seed of one client's task, 0 to 2**63 - 1; the same inputs, the same seed.
+
+    The run's id does not enter it, so that a repeated study repeats its numbers.
+    """
+    text = f"kumiai.v1.client-seed\n{run_seed}\n{round_number}\n{client_id}".encode()
+    return int.from_bytes(hashlib.sha256(text).digest()[:8], "big") >> 1
+
+
+def select_cohort(
+    available: Sequence[str], wanted: int, *, run_seed: int, round_number: int
+) -> list[str]:
+    """Return ``wanted`` of the available clients, drawn uniformly, sorted.
+
+    The draw depends on the seed, the round and who is there, on nothing else.
+    """
+    if wanted >= len(available):
+        return sorted(available)
+    generator = np.random.Generator(np.random.PCG64([run_seed, round_number]))
+    chosen = generator.choice(len(available), size=wanted, replace=False)
+    return sorted(sorted(available)[index] for index in chosen)
+
+
+class RunDriver:
+    """Leads one run while its lease holds."""
+
+    def __init__(self, engine: RoundEngine, lease: Lease) -> None:
+        """Lead the run of this lease."""
+        self._engine = engine
+        self._lease = lease
+        self._run_id = lease.run_id
+        self._log = structlog.get_logger("kumiai.rounds").bind(run=lease.run_id)
+
+    async def drive(self) -> None:
+        """Lead the run to its end.
+
+        Raises:
+            FencedError: another coordinator leads it now.
+            StorageError: the database or the blobs failed; drive again later.
+        """
+        runs = self._engine.runs
+        run = await runs.start(self._lease)
+        job = parse_job(run.job)
+        try:
+            await self._drive_rounds(run, job)
+            await self._last_evaluation(job, run.rounds_total)
+        except _RunStopped:
+            run = await runs.get(self._run_id)
+            await self._finish("stopped", run.stop_reason or "stopped by an operator")
+        except QuorumLostError as error:
+            await self._finish("failed", str(error))
+        else:
+            await self._finish("finished", f"all {run.rounds_total} rounds are done")
+
+    async def _drive_rounds(self, run: RunRecord, job: JobSpec) -> None:
+        while True:
+            run = await self._engine.runs.get(self._run_id)
+            if run.stop_requested:
+                raise _RunStopped
+            current = await self._engine.runs.round(self._run_id, run.round)
+            match current.stage:
+                case "published" if current.round == run.rounds_total:
+                    return
+                case "published":
+                    await self._clean_up(job, current.round)
+                    await self._open(run, job, current)
+                case "collecting":
+                    await self._collect(run, job, current)
+                case _:
+                    await self._publish(run, job, current)
+
+    async def _open(self, run: RunRecord, job: JobSpec, previous: RoundRecord) -> None:
+        number = previous.round + 1
+        available = await self._wait_for_clients(run, job)
+        target = job.cohort.size or len(available)
+        wanted = math.ceil(target * (1 + job.cohort.over_selection))
+        cohort = select_cohort(available, wanted, run_seed=job.run.seed, round_number=number)
+        target = min(target, len(cohort))
+        evaluates = job.evaluation.is_due(previous.round, run.rounds_total)
+        await self._engine.runs.open_round(
+            self._lease,
+            round=number,
+            base_digest=run.model_digest,
+            target_reports=target,
+            min_reports=min(job.cohort.quorum(target), target),
+            deadline_seconds=job.cohort.deadline_seconds,
+            clients=self._with_seeds(job, number, cohort),
+            evaluate_clients=available if evaluates else (),
+            evaluate_round=previous.round if evaluates else None,
+        )
+        failpoints.reach("coordinator.round.opened")
+        self._log.info("round opened", round=number, clients=len(cohort))
+
+    def _with_seeds(
+        self, job: JobSpec, number: int, clients: Sequence[str]
+    ) -> list[tuple[str, int]]:
+        return [(client, client_seed(job.run.seed, number, client)) for client in clients]
+
+    async def _wait_for_clients(self, run: RunRecord, job: JobSpec) -> list[str]:
+        """Return the clients that offer the study, once there are enough of them.
+
+        The whole cohort is waited for as long as a round waits after its quorum, then a quorum
+        of clients is enough, then patience ends the run.
+        """
+        cohort, began, has_told = job.cohort, self._engine.clock.monotonic(), False
+        wanted = max(cohort.min_clients, cohort.size or 1)
+        enough = max(cohort.min_clients, cohort.quorum(cohort.size or 1))
+        while True:
+            available = list(self._engine.directory.available(run.app))
+            waited = self._engine.clock.monotonic() - began
+            if len(available) >= (wanted if waited < cohort.grace_seconds else enough):
+                return available
+            if waited >= cohort.patience_seconds:
+                raise QuorumLostError(
+                    f"only {len(available)} of {enough} needed clients with app {run.app!r} "
+                    f"attached within {cohort.patience_seconds:.0f} s"
+                )
+            if not has_told:
+                has_told = True
+                await self._tell_waiting(run, len(available), wanted)
+            await self._engine.directory.wait_for_change(self._engine.times.look_seconds)
+            if (await self._engine.runs.get(self._run_id)).stop_requested:
+                raise _RunStopped
+
+    async def _tell_waiting(self, run: RunRecord, attached: int, wanted: int) -> None:
+        await self._engine.runs.add_event(
+            self._run_id,
+            kind="waiting",
+            text=f"waiting for clients: {attached} of {wanted} with app {run.app!r} attached",
+        )
+
+    async def _collect(self, run: RunRecord, job: JobSpec, current: RoundRecord) -> None:
+        """Hand out the tasks, wait until the round may close, close it."""
+        runs, number = self._engine.runs, current.round
+        await self._deliver(run, job, number)
+        failpoints.reach("coordinator.round.delivered")
+        while True:
+            progress = await runs.progress(self._run_id, number)
+            decision = decide(
+                progress,
+                job.cohort,
+                target_reports=current.target_reports,
+                min_reports=current.min_reports,
+            )
+            match decision:
+                case Wait(seconds):
+                    await self._engine.signals.wait(
+                        self._run_id, min(max(seconds, 0.0), self._engine.times.look_seconds)
+                    )
+                case MarkQuorum():
+                    await runs.mark_quorum(self._lease, number)
+                case Close(reason):
+                    failpoints.reach("coordinator.round.before_close")
+                    await runs.close_round(self._lease, number, reason)
+                    failpoints.reach("coordinator.round.closed")
+                    self._log.info("round closed", round=number, reason=reason)
+                    return
+                case Extend(reason):
+                    await self._extend(run, job, number, reason)
+                case GiveUp(reason):
+                    raise QuorumLostError(f"round {number}: {reason}")
+                case Stop():
+                    raise _RunStopped
+
+    async def _deliver(self, run: RunRecord, job: JobSpec, number: int) -> None:
+        """Send every open task to its client, if it is attached; a client drops repetitions."""
+        assignments = await self._engine.runs.assignments(self._run_id, number)
+        assignments += await self._engine.runs.assignments(self._run_id, number - 1)
+        waiting = [each for each in assignments if each.state == "assigned"]
+        self._engine.directory.deliver(await self._engine.tasks.orders(run, job, waiting))
+
+    async def _extend(self, run: RunRecord, job: JobSpec, number: int, reason: str) -> None:
+        runs = self._engine.runs
+        has_reported = {each.client_id for each in await runs.updates(self._run_id, number)}
+        clients = [
+            client
+            for client in self._engine.directory.available(run.app)
+            if client not in has_reported
+        ]
+        await runs.extend_round(
+            self._lease,
+            round=number,
+            deadline_seconds=job.cohort.deadline_seconds,
+            clients=self._with_seeds(job, number, clients),
+        )
+        self._log.warning("round extended", round=number, reason=reason, clients=len(clients))
+        await self._deliver(run, job, number)
+
+    async def _publish(self, run: RunRecord, job: JobSpec, current: RoundRecord) -> None:
+        runs, number = self._engine.runs, current.round
+        updates = await runs.updates(self._run_id, number)
+        new = await self._engine.aggregator.aggregate(
+            run,
+            job,
+            round_number=number,
+            base_digest=current.base_digest,
+            updates=updates,
+        )
+        failpoints.reach("coordinator.round.aggregated")
+        await self._close_evaluation(number - 1)
+        await runs.publish_round(
+            self._lease,
+            round=number,
+            model_digest=new.digest,
+            model_size_bytes=new.size_bytes,
+            state_digest=new.state_digest,
+            reports=len(updates),
+            examples=new.examples,
+            metrics=dict(new.metrics),
+        )
+        failpoints.reach("coordinator.round.published")
+        self._engine.directory.cancel(self._run_id, number, "the round is over")
+        self._log.info("round published", round=number, reports=len(updates), **new.metrics)
+
+    async def _close_evaluation(self, number: int) -> None:
+        """Average what the clients measured on the model of this round."""
+        runs = self._engine.runs
+        await runs.close_evaluation(self._lease, number)
+        reports = await runs.evaluations(self._run_id, number)
+        if reports:
+            metrics = weighted_metrics([(each.examples, each.metrics) for each in reports])
+            await runs.record_evaluation(self._lease, number, metrics, len(reports))
+            failpoints.reach("coordinator.evaluation.recorded")
+
+    async def _last_evaluation(self, job: JobSpec, number: int) -> None:
+        """Measure the last model on all clients; nobody's silence costs more than the deadline."""
+        runs = self._engine.runs
+        run = await runs.get(self._run_id)
+        if job.evaluation.is_due(number, run.rounds_total):
+            available = self._engine.directory.available(run.app)
+            await runs.open_evaluation(self._lease, number, available)
+            failpoints.reach("coordinator.evaluation.opened")
+            await self._wait_for_evaluations(run, job, number)
+            await self._close_evaluation(number)
+        await self._clean_up(job, number)
+        await self._drop_states()
+
+    async def _wait_for_evaluations(self, run: RunRecord, job: JobSpec, number: int) -> None:
+        began = self._engine.clock.monotonic()
+        waiting = await self._open_evaluations(number)
+        self._engine.directory.deliver(await self._engine.tasks.orders(run, job, waiting))
+        while await self._open_evaluations(number):
+            left = job.evaluation.deadline_seconds - self._engine.clock.monotonic() + began
+            if left <= 0:
+                return
+            if (await self._engine.runs.get(self._run_id)).stop_requested:
+                raise _RunStopped
+            await self._engine.signals.wait(
+                self._run_id, min(left, self._engine.times.look_seconds)
+            )
+
+    async def _open_evaluations(self, number: int) -> list[AssignmentRecord]:
+        return [
+            each
+            for each in await self._engine.runs.assignments(self._run_id, number)
+            if each.kind == "evaluate" and each.state == "assigned"
+        ]
+
+    async def _clean_up(self, job: JobSpec, number: int) -> None:
+        """Delete what the published round no longer needs; safe to repeat, harmless to miss."""
+        blobs = self._engine.blobs
+        try:
+            await blobs.delete_namespace(update_namespace(self._run_id, number))
+            await blobs.delete_namespace(state_namespace(self._run_id, number - 1))
+            await self._forget_old_model(number - job.run.keep_versions)
+        except KumiaiError as error:
+            self._log.warning("clean-up failed", round=number, error=str(error))
+
+    async def _forget_old_model(self, number: int) -> None:
+        """Delete the bytes of one old version; its row, with metrics and digest, stays."""
+        if number < 1:
+            return
+        models = await self._engine.runs.models(self._run_id)
+        kept = {each.digest for each in models if each.round == 0 or each.round > number}
+        for model in models:
+            if model.round == number and model.digest not in kept:
+                await self._engine.blobs.delete(model_namespace(self._run_id), model.digest)
+
+    async def _drop_states(self) -> None:
+        try:
+            await self._engine.blobs.delete_namespace(state_namespace(self._run_id))
+        except KumiaiError as error:
+            self._log.warning("clean-up failed", error=str(error))
+
+    async def _finish(self, state: Literal["finished", "failed", "stopped"], reason: str) -> None:
+        failpoints.reach("coordinator.run.before_finish")
+        await self._engine.runs.finish(self._lease, state, reason)
+        failpoints.reach("coordinator.run.finished")
+        self._engine.directory.cancel(self._run_id, None, f"the run has {state}")
+        self._log.info("run ended", state=state, reason=reason)

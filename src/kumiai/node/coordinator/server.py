@@ -1,0 +1,182 @@
+"""The coordinator process: opens its ports, leads its runs, closes in order.
+
+What it is made of is decided in `assembly`; here is only when what starts and stops.
+"""
+
+import asyncio
+import contextlib
+import fcntl
+import os
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+import grpc
+import grpc.aio
+import structlog
+
+from kumiai.core.errors import ConfigError, ConflictError
+from kumiai.core.ids import new_id
+from kumiai.node.coordinator.blob_service import BlobService
+from kumiai.node.coordinator.leadership import RunSupervisor
+from kumiai.node.coordinator.session_service import SessionService
+from kumiai.node.coordinator.sessions import SessionHub
+from kumiai.node.wire.channel import (
+    BLOB_SERVICE,
+    SESSION_SERVICE,
+    TlsFiles,
+    server_credentials,
+    server_options,
+)
+
+__all__ = ["CoordinatorServer", "DataDirectory", "HttpServer"]
+
+_STOP_GRACE_SECONDS = 2.0
+
+
+class DataDirectory:
+    """A coordinator's own folder: one process at a time, and a name that lasts.
+
+    Whoever holds the folder's lock knows that the process which bore this name before is dead,
+    so leases under the name can be taken back at once.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Name the folder; `lock` takes it."""
+        self.path = path
+        self._file: IO[str] | None = None
+
+    def lock(self) -> str:
+        """Take the folder and return its coordinator's lasting id.
+
+        Raises:
+            ConflictError: another coordinator runs on this folder.
+            ConfigError: the folder can not be made or written.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
+            file = (self.path / "coordinator.lock").open("a+")
+        except OSError as error:
+            raise ConfigError(
+                f"coordinator.data_dir must be a folder that can be written: {error}"
+            ) from None
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            file.close()
+            raise ConflictError(
+                f"another coordinator runs on {self.path}; stop it, or set coordinator.data_dir"
+            ) from None
+        self._file = file
+        file.seek(0)
+        coordinator_id = file.read().strip()
+        if not coordinator_id:
+            coordinator_id = new_id("coordinator")
+            file.write(coordinator_id)
+            file.flush()
+            os.fsync(file.fileno())
+        return coordinator_id
+
+    def release(self) -> None:
+        """Let the folder go."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+
+@dataclass(frozen=True, slots=True)
+class HttpServer:
+    """The HTTP side, as three calls, so that this module needs no web framework."""
+
+    start: Callable[[], Awaitable[int]]
+    """Opens the port and returns its number."""
+    stop: Callable[[], Awaitable[None]]
+
+
+class CoordinatorServer:
+    """Serves clients and operators, and leads runs, until it is stopped."""
+
+    def __init__(
+        self,
+        *,
+        listen: str,
+        tls: TlsFiles,
+        sessions: SessionService,
+        blobs: BlobService,
+        hub: SessionHub,
+        supervisor: RunSupervisor,
+        http: HttpServer | None,
+        open_stores: Callable[[], Awaitable[None]],
+        close_stores: Callable[[], Awaitable[None]],
+    ) -> None:
+        """Take the parts; nothing runs before `start`."""
+        self._listen = listen
+        self._tls = tls
+        self._sessions = sessions
+        self._blobs = blobs
+        self._hub = hub
+        self._supervisor = supervisor
+        self._http = http
+        self._open_stores = open_stores
+        self._close_stores = close_stores
+        self._server: grpc.aio.Server | None = None
+        self._leading: asyncio.Task[None] | None = None
+        self._log = structlog.get_logger("kumiai.coordinator")
+        self.port = 0
+        self.http_port = 0
+
+    async def start(self) -> None:
+        """Open the stores, both ports, and begin to lead.
+
+        Raises:
+            ConfigError: a port is taken, or a certificate file can not be used.
+            StorageError: the database or the blob folder can not be used.
+        """
+        await self._open_stores()
+        self._server = grpc.aio.server(options=server_options())
+        self._server.add_generic_rpc_handlers(self._handlers())
+        try:
+            self.port = self._server.add_secure_port(self._listen, server_credentials(self._tls))
+        except (RuntimeError, OSError) as error:
+            await self._close_stores()
+            raise ConfigError(
+                f"coordinator.listen {self._listen} can not be opened: {error}"
+            ) from None
+        await self._server.start()
+        if self._http is not None:
+            self.http_port = await self._http.start()
+        self._leading = asyncio.create_task(self._supervisor.serve())
+        self._log.info("coordinator started", port=self.port, http_port=self.http_port)
+
+    async def serve(self) -> None:
+        """Serve until cancelled, or until leading ends by an error of ours."""
+        if self._leading is not None:
+            await self._leading
+
+    async def stop(self) -> None:
+        """Stop leading, end the sessions, close the ports and the stores."""
+        if self._leading is not None:
+            self._leading.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._leading
+        self._hub.end_all("the coordinator is stopping")
+        if self._http is not None:
+            await self._http.stop()
+        if self._server is not None:
+            await self._server.stop(_STOP_GRACE_SECONDS)
+        await self._close_stores()
+        self._log.info("coordinator stopped")
+
+    def _handlers(self) -> tuple[grpc.GenericRpcHandler, ...]:
+        # Without (de)serialisers: handlers see the bytes as they are.
+        session = {"Attach": grpc.stream_stream_rpc_method_handler(self._sessions.attach)}
+        blob = {
+            "Put": grpc.stream_unary_rpc_method_handler(self._blobs.put),
+            "Stat": grpc.unary_unary_rpc_method_handler(self._blobs.stat),
+            "Get": grpc.unary_stream_rpc_method_handler(self._blobs.get),
+        }
+        return (
+            grpc.method_handlers_generic_handler(SESSION_SERVICE, session),
+            grpc.method_handlers_generic_handler(BLOB_SERVICE, blob),
+        )

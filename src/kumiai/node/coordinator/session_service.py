@@ -1,0 +1,298 @@
+"""`kumiai.v1.Session/Attach`: one stream per client, for as long as the client is there.
+
+The order at the beginning matters: the session is taken into the hub before the open tasks are
+read from the rows. A round that opens in between is delivered twice, never not at all, and the
+client knows a task that it already has by its key.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import grpc
+import grpc.aio
+import structlog
+from google.protobuf.message import DecodeError
+
+from kumiai import __version__
+from kumiai.core.clock import Clock
+from kumiai.core.errors import CertificateError, ConflictError, KumiaiError, UpdateRejectedError
+from kumiai.identity import Identity, Role
+from kumiai.node.coordinator.evaluations import EvaluationIntake
+from kumiai.node.coordinator.orders import TaskKey
+from kumiai.node.coordinator.sessions import ClientSession, SessionHub, order_to_wire
+from kumiai.node.coordinator.signals import RunSignals
+from kumiai.node.coordinator.tasks import TaskWriter
+from kumiai.node.wire import kumiai_pb2 as pb
+from kumiai.node.wire.channel import CONTROL_BYTES_MAX, PROTOCOL_VERSION
+from kumiai.node.wire.peers import PeerAuthenticator
+from kumiai.storage import AssignmentKind, ClientRegistryRepository, RunRepository
+
+__all__ = ["SessionService", "SessionTimes"]
+
+_APPS_MAX = 64
+_REASON_CHARACTERS_MAX = 2_000
+_KINDS: dict[pb.TaskKind, AssignmentKind] = {
+    pb.TASK_KIND_TRAIN: "train",
+    pb.TASK_KIND_EVALUATE: "evaluate",
+}
+_PHASES = {
+    pb.TASK_PHASE_FETCHING: "fetching the model",
+    pb.TASK_PHASE_COMPUTING: "computing",
+    pb.TASK_PHASE_UPLOADING: "uploading",
+}
+
+_Context: TypeAlias = grpc.aio.ServicerContext[bytes, bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class SessionTimes:
+    """How long the coordinator waits for a client's word."""
+
+    heartbeat_seconds: float = 5.0
+    silence_seconds: float = 20.0
+    """A session without any message for this long is over."""
+    hello_seconds: float = 10.0
+    takeover_seconds: float = 2.0
+    """How long a present twin has to prove that it is alive before a newcomer replaces it."""
+
+
+class SessionService:
+    """Serves the sessions of all clients."""
+
+    def __init__(
+        self,
+        *,
+        coordinator_id: str,
+        authenticator: PeerAuthenticator,
+        hub: SessionHub,
+        runs: RunRepository,
+        clients: ClientRegistryRepository,
+        evaluations: EvaluationIntake,
+        tasks: TaskWriter,
+        signals: RunSignals,
+        clock: Clock,
+        times: SessionTimes,
+    ) -> None:
+        """Work with these; `attach` is the gRPC handler."""
+        self._coordinator_id = coordinator_id
+        self._authenticator = authenticator
+        self._hub = hub
+        self._runs = runs
+        self._clients = clients
+        self._evaluations = evaluations
+        self._tasks = tasks
+        self._signals = signals
+        self._clock = clock
+        self._times = times
+        self._log = structlog.get_logger("kumiai.session")
+
+    async def attach(self, requests: AsyncIterator[bytes], context: _Context) -> None:
+        """Serve one client until either side ends the session."""
+        identity = await self._authenticator.identify(context, {Role.CLIENT})
+        session = await self._greet(identity, requests, context)
+        log = self._log.bind(client=session.client_id, address=session.address)
+        try:
+            await self._register(session)
+            await self._welcome(session)
+            log.info("client attached", apps=list(session.apps), version=session.software_version)
+            await self._serve(session, requests, context)
+        except asyncio.CancelledError:
+            session.end("the connection was lost")
+            raise
+        finally:
+            self._hub.detach(session)
+            log.info("client detached", reason=session.end_reason)
+            with contextlib.suppress(KumiaiError):
+                await self._clients.detach(session.client_id, session.instance_id)
+
+    async def _greet(
+        self, identity: Identity, requests: AsyncIterator[bytes], context: _Context
+    ) -> ClientSession:
+        try:
+            first = await asyncio.wait_for(anext(requests), self._times.hello_seconds)
+            hello = _parse(first).hello
+        except (TimeoutError, StopAsyncIteration, DecodeError, ValueError):
+            await context.abort(
+                grpc.StatusCode.INVALID_ARGUMENT, "the first message must be a hello"
+            )
+        if hello.protocol_version != PROTOCOL_VERSION:
+            await context.abort(
+                grpc.StatusCode.FAILED_PRECONDITION,
+                f"protocol version must be {PROTOCOL_VERSION}, got {hello.protocol_version}: "
+                f"install a client of the coordinator's version ({__version__})",
+            )
+        if not hello.instance_id or len(hello.apps) > _APPS_MAX:
+            await context.abort(
+                grpc.StatusCode.INVALID_ARGUMENT,
+                f"hello must carry an instance id and at most {_APPS_MAX} apps",
+            )
+        session = ClientSession(
+            client_id=identity.name,
+            instance_id=hello.instance_id[:64],
+            identity=identity,
+            address=context.peer(),
+            software_version=hello.software_version[:64],
+            apps=tuple(hello.apps),
+            attached_at=self._clock.now(),
+            last_heard=self._clock.monotonic(),
+            clock_skew_seconds=hello.wall_time - self._clock.now(),
+        )
+        await self._make_room(session)
+        try:
+            self._hub.attach(session)
+        except ConflictError as error:
+            self._log.warning("twin refused", client=session.client_id, address=session.address)
+            await context.abort(grpc.StatusCode.ALREADY_EXISTS, str(error))
+        return session
+
+    async def _make_room(self, newcomer: ClientSession) -> None:
+        """Give a present session of the same client the time to prove that it is alive.
+
+        A process that was killed on a machine that went away leaves its session behind; its
+        successor must not wait for the time-out. A living twin keeps its place.
+        """
+        present = self._hub.find(newcomer.client_id)
+        if present is None or present.instance_id == newcomer.instance_id:
+            return
+        asked_at = self._clock.monotonic()
+        present.send(pb.ServerMessage(heartbeat=pb.Heartbeat(sequence=0)))
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(present.ended.wait(), self._times.takeover_seconds)
+        if present.last_heard < asked_at:
+            present.end("a newer process of this client took its place")
+            self._hub.detach(present)
+
+    async def _register(self, session: ClientSession) -> None:
+        await self._clients.attach(
+            client_id=session.client_id,
+            instance_id=session.instance_id,
+            software_version=session.software_version,
+            apps=list(session.apps),
+            address=session.address,
+        )
+
+    async def _welcome(self, session: ClientSession) -> None:
+        session.send(
+            pb.ServerMessage(
+                welcome=pb.Welcome(
+                    protocol_version=PROTOCOL_VERSION,
+                    coordinator_id=self._coordinator_id,
+                    heartbeat_seconds=self._times.heartbeat_seconds,
+                    wall_time=self._clock.now(),
+                    software_version=__version__,
+                )
+            )
+        )
+        for order in await self._tasks.open_orders(session.client_id):
+            session.send(order_to_wire(order))
+
+    async def _serve(
+        self, session: ClientSession, requests: AsyncIterator[bytes], context: _Context
+    ) -> None:
+        workers = {
+            asyncio.create_task(self._write(session, context)),
+            asyncio.create_task(self._read(session, requests)),
+            asyncio.create_task(self._watch(session)),
+            asyncio.create_task(session.ended.wait()),
+        }
+        try:
+            done, _ = await asyncio.wait(workers, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for worker in workers:
+                worker.cancel()
+            await asyncio.gather(*workers, return_exceptions=True)
+        for worker in done:
+            if (error := worker.exception()) is not None:
+                await self._end_for(error, session, context)
+        if session.ended.is_set() and session.end_reason:
+            # Cancelling the handler's task would leave the client waiting; abort tells it.
+            await context.abort(grpc.StatusCode.UNAVAILABLE, session.end_reason)
+
+    async def _end_for(
+        self, error: BaseException, session: ClientSession, context: _Context
+    ) -> None:
+        match error:
+            case CertificateError():
+                session.end(str(error))
+                await context.abort(grpc.StatusCode.PERMISSION_DENIED, str(error))
+            case DecodeError() | ValueError():
+                session.end("a message could not be read")
+                await context.abort(grpc.StatusCode.INVALID_ARGUMENT, session.end_reason)
+            case KumiaiError():
+                session.end("the coordinator can not record this client's messages now")
+                self._log.error("session failed", client=session.client_id, error=str(error))
+                await context.abort(grpc.StatusCode.UNAVAILABLE, session.end_reason)
+            case _:
+                session.end("the connection was lost")
+                raise error
+
+    async def _write(self, session: ClientSession, context: _Context) -> None:
+        while True:
+            message = await session.outgoing.get()
+            await context.write(message.SerializeToString())
+
+    async def _read(self, session: ClientSession, requests: AsyncIterator[bytes]) -> None:
+        async for raw in requests:
+            message = _parse(raw)
+            session.last_heard = self._clock.monotonic()
+            match message.WhichOneof("body"):
+                case "heartbeat":
+                    session.send(pb.ServerMessage(heartbeat=message.heartbeat))
+                case "progress":
+                    self._note_progress(session, message.progress)
+                case "failure":
+                    await self._take_failure(session, message.failure)
+                case "evaluation":
+                    await self._take_evaluation(session, message.evaluation)
+                case _:
+                    raise ValueError("a session's message must have a known body")
+        session.end("the client ended the session")
+
+    async def _watch(self, session: ClientSession) -> None:
+        """End the session of a client that is silent, or whose certificate no longer holds."""
+        while True:
+            await asyncio.sleep(min(self._times.heartbeat_seconds, 5.0) / 2)
+            silence = self._clock.monotonic() - session.last_heard
+            if silence > self._times.silence_seconds:
+                session.end(f"no word for {silence:.0f} s")
+            self._authenticator.verify_again(session.identity)
+
+    def _note_progress(self, session: ClientSession, progress: pb.TaskProgress) -> None:
+        phase = _PHASES.get(progress.phase, "idle")
+        session.phase = f"round {progress.key.round}: {phase}"
+        if progress.fraction > 0:
+            session.phase += f" ({min(progress.fraction, 1.0):.0%})"
+
+    async def _take_failure(self, session: ClientSession, failure: pb.TaskFailure) -> None:
+        kind = _KINDS.get(failure.key.kind, "train")
+        reason = failure.reason[:_REASON_CHARACTERS_MAX]
+        session.phase = "idle"
+        await self._runs.fail_assignment(
+            failure.key.run_id,
+            failure.key.round,
+            session.client_id,
+            kind,
+            state="failed",
+            reason=reason,
+        )
+        session.send(pb.ServerMessage(receipt=pb.Receipt(key=failure.key, accepted=True)))
+        self._signals.wake(failure.key.run_id)
+
+    async def _take_evaluation(self, session: ClientSession, report: pb.EvaluationReport) -> None:
+        key = TaskKey(report.key.run_id, report.key.round, "evaluate", session.client_id)
+        session.phase = "idle"
+        try:
+            accepted = await self._evaluations.accept(key, report.examples, dict(report.metrics))
+            receipt = pb.Receipt(key=report.key, accepted=accepted)
+        except UpdateRejectedError as error:
+            receipt = pb.Receipt(key=report.key, accepted=False, reason=str(error))
+        session.send(pb.ServerMessage(receipt=receipt))
+
+
+def _parse(raw: bytes) -> pb.ClientMessage:
+    if len(raw) > CONTROL_BYTES_MAX:
+        raise ValueError(f"a message must be at most {CONTROL_BYTES_MAX} bytes, got {len(raw)}")
+    return pb.ClientMessage.FromString(raw)

@@ -1,0 +1,80 @@
+"""Writes task orders from rows: for a round that just opened, and for a client that came back."""
+
+import json
+from collections.abc import Iterable, Sequence
+
+from kumiai.core.errors import NotFoundError
+from kumiai.node.coordinator.orders import TaskKey, TaskOrder
+from kumiai.node.job import JobSpec, parse_job
+from kumiai.storage import AssignmentRecord, ModelRecord, RunRecord, RunRepository
+
+__all__ = ["TaskWriter"]
+
+
+class TaskWriter:
+    """Turns assignments into orders."""
+
+    def __init__(self, runs: RunRepository) -> None:
+        """Read what an order needs from here."""
+        self._runs = runs
+
+    async def open_orders(self, client_id: str) -> list[TaskOrder]:
+        """Return the orders for all tasks that this client has not answered yet."""
+        orders: list[TaskOrder] = []
+        for assignment in await self._runs.open_assignments(client_id):
+            run = await self._runs.get(assignment.run_id)
+            orders += await self.orders(run, parse_job(run.job), [assignment])
+        return orders
+
+    async def orders(
+        self, run: RunRecord, job: JobSpec, assignments: Sequence[AssignmentRecord]
+    ) -> list[TaskOrder]:
+        """Return an order for each assignment, evaluations first.
+
+        A client works in the order of arrival, so it evaluates the model before it trains on it.
+        """
+        models = await self._models(run, assignments)
+        deadlines = await self._deadlines(run, job, assignments)
+        config_json = json.dumps({**job.train, **job.strategy.build().client_config()})
+        return [
+            TaskOrder(
+                key=TaskKey(run.run_id, assignment.round, assignment.kind, assignment.client_id),
+                app=run.app,
+                rounds_total=run.rounds_total,
+                model_digest=models[_model_round(assignment)].digest,
+                model_size_bytes=models[_model_round(assignment)].size_bytes,
+                config_json=config_json,
+                seed=assignment.seed,
+                deadline_seconds=deadlines[assignment.round, assignment.kind],
+            )
+            for assignment in sorted(assignments, key=lambda each: (each.kind, each.client_id))
+        ]
+
+    async def _models(
+        self, run: RunRecord, assignments: Iterable[AssignmentRecord]
+    ) -> dict[int, ModelRecord]:
+        models = {}
+        for number in {_model_round(assignment) for assignment in assignments}:
+            model = await self._runs.find_model(run.run_id, number)
+            if model is None:
+                raise NotFoundError(f"run {run.run_id} has no model of round {number}")
+            models[number] = model
+        return models
+
+    async def _deadlines(
+        self, run: RunRecord, job: JobSpec, assignments: Iterable[AssignmentRecord]
+    ) -> dict[tuple[int, str], float]:
+        deadlines: dict[tuple[int, str], float] = {}
+        for number, kind in {(each.round, each.kind) for each in assignments}:
+            if kind == "evaluate":
+                deadlines[number, kind] = job.evaluation.deadline_seconds
+            else:
+                progress = await self._runs.progress(run.run_id, number)
+                deadlines[number, kind] = max(progress.deadline_at - progress.now, 0.0)
+        return deadlines
+
+
+def _model_round(assignment: AssignmentRecord) -> int:
+    # Training starts from the model that the round before published; an evaluation looks at the
+    # model of its own round.
+    return assignment.round if assignment.kind == "evaluate" else assignment.round - 1

@@ -1,0 +1,149 @@
+"""Everything that can be set, as validated values. Where the values come from: `settings_source`.
+
+One file, ``kumiai.toml``, serves coordinator, client and command line; each reads its own tables.
+"""
+
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
+
+__all__ = [
+    "ClientSettings",
+    "CoordinatorSettings",
+    "IdentitySettings",
+    "LogSettings",
+    "OperatorSettings",
+    "Settings",
+    "StorageSettings",
+    "split_address",
+]
+
+
+def split_address(value: str) -> tuple[str, int]:
+    """Return host and port of ``host:port``; an IPv6 host stands in brackets.
+
+    Raises:
+        ValueError: it is not of that form.
+    """
+    host, _, port = value.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
+    if not host or not port.isdecimal() or int(port) > 65535:
+        raise ValueError(f"must be host:port with a port of 0 to 65535, got {value!r}")
+    return host, int(port)
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class IdentitySettings(_Table):
+    """The certificate files of this process."""
+
+    certificate: Path = Path("identity/cert.pem")
+    key: Path = Path("identity/key.pem")
+    ca: Path = Path("identity/ca.pem")
+    crl: Path | None = None
+    """The federation's revocation list; the coordinator looks for a newer one every few seconds."""
+
+
+class StorageSettings(_Table):
+    """Where the coordinator keeps its truth."""
+
+    database: SecretStr | None = None
+    """``sqlite:///file`` or ``postgresql://user:password@host/db``; none: a file in the data
+    directory."""
+    pool_size: Annotated[int, Field(ge=1, le=200)] = 10
+
+
+class CoordinatorSettings(_Table):
+    """The coordinator."""
+
+    listen: str = "127.0.0.1:8421"
+    """Where clients connect; port 0 takes a free one."""
+    http_listen: str = "127.0.0.1:8420"
+    """Where operators, browsers and Prometheus connect."""
+    data_dir: Path = Path("coordinator-data")
+    heartbeat_seconds: Annotated[float, Field(gt=0.1, le=300)] = 5.0
+    lease_seconds: Annotated[float, Field(ge=1, le=300)] = 5.0
+    apps: tuple[str, ...] = ()
+    """Studies installed here, for jobs with central evaluation: ``file.py`` or ``package:app``."""
+    data: dict[str, bool | int | float | str] = {}
+    """Handed to those studies' data loader as the site's options."""
+    fold_threads: Annotated[int, Field(ge=1, le=64)] = 2
+
+    @field_validator("listen", "http_listen")
+    @classmethod
+    def _is_address(cls, value: str) -> str:
+        split_address(value)
+        return value
+
+
+class ClientSettings(_Table):
+    """A site's client."""
+
+    coordinator: str = "localhost:8421"
+    state_dir: Path = Path("client-state")
+    apps: tuple[str, ...] = ()
+    """Studies installed at this site: ``file.py[:name]`` or ``package.module[:name]``."""
+    data: dict[str, bool | int | float | str] = {}
+    """Handed to the studies' data loader as the site's options."""
+
+    @field_validator("coordinator")
+    @classmethod
+    def _is_address(cls, value: str) -> str:
+        split_address(value)
+        return value
+
+
+class OperatorSettings(_Table):
+    """How the command line reaches the coordinator; its certificate is ``identity``."""
+
+    url: str = "https://localhost:8420"
+    timeout_seconds: Annotated[float, Field(gt=0, le=3600)] = 30.0
+
+    @field_validator("url")
+    @classmethod
+    def _is_https(cls, value: str) -> str:
+        if not value.startswith("https://"):
+            raise ValueError(f"must begin with https://, got {value!r}")
+        return value.rstrip("/")
+
+
+class LogSettings(_Table):
+    """What is logged, and how it looks."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["console", "json"] = "console"
+
+
+class Settings(_Table):
+    """The whole of ``kumiai.toml``."""
+
+    identity: IdentitySettings = IdentitySettings()
+    storage: StorageSettings = StorageSettings()
+    coordinator: CoordinatorSettings = CoordinatorSettings()
+    client: ClientSettings = ClientSettings()
+    operator: OperatorSettings = OperatorSettings()
+    log: LogSettings = LogSettings()
+
+    def resolved(self, base: Path) -> Self:
+        """Return the settings with relative paths taken from ``base``, the file's folder."""
+        identity = self.identity.model_copy(
+            update={
+                name: base / path
+                for name in ("certificate", "key", "ca", "crl")
+                if (path := getattr(self.identity, name)) is not None
+            }
+        )
+        return self.model_copy(
+            update={
+                "identity": identity,
+                "coordinator": self.coordinator.model_copy(
+                    update={"data_dir": base / self.coordinator.data_dir}
+                ),
+                "client": self.client.model_copy(
+                    update={"state_dir": base / self.client.state_dir}
+                ),
+            }
+        )

@@ -1,0 +1,530 @@
+"""A whole federation inside one process: the same run code, no sockets, virtual clients.
+
+The round engine, the rows, the strategies and the intake are those of the coordinator; only who
+carries a task to a client differs. Thousands of virtual clients share a few worker threads; each
+has its own data, seed and rows, and nothing else.
+"""
+
+import asyncio
+import json
+import os
+import tempfile
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ParamSpec, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kumiai.core.arrays import NamedArrays
+from kumiai.core.clock import SystemClock
+from kumiai.core.codec import decode, encode
+from kumiai.core.digest import digest_of
+from kumiai.core.errors import ConfigError, KumiaiError, QuorumLostError
+from kumiai.core.ids import new_id
+from kumiai.node.coordinator.aggregation import Aggregator
+from kumiai.node.coordinator.evaluations import EvaluationIntake
+from kumiai.node.coordinator.intake import FinishedUpdate, UpdateIntake
+from kumiai.node.coordinator.leadership import RunSupervisor
+from kumiai.node.coordinator.namespaces import model_namespace, update_namespace
+from kumiai.node.coordinator.orders import TaskOrder
+from kumiai.node.coordinator.rounds import RoundEngine
+from kumiai.node.coordinator.signals import RunSignals
+from kumiai.node.coordinator.tasks import TaskWriter
+from kumiai.node.job import JobSpec, parse_job
+from kumiai.node.study import App, Site, initial_model, run_evaluate, run_train
+from kumiai.storage import (
+    BlobStore,
+    DatabaseManager,
+    LocalBlobStore,
+    MemoryBlobStore,
+    NewRun,
+    RoundRecord,
+    RunRepository,
+    UpdateInbox,
+)
+
+__all__ = ["RoundResult", "RunResult", "run", "simulate"]
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+_SPOOL_IN_MEMORY_BYTES_MAX = 512 << 20
+_LOOK_SECONDS = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class RoundResult:
+    """One round: metrics that the clients reported, averaged by their examples.
+
+    Attributes:
+        round: counts from 1; 0 is the initial model, which has an evaluation only.
+        reports: updates in the sum.
+        metrics: of the training.
+        evaluation: of the model that the round made; empty if it was not evaluated.
+    """
+
+    round: int
+    reports: int
+    metrics: Mapping[str, float]
+    evaluation: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class RunResult:
+    """What a run came to.
+
+    Attributes:
+        weights: the last model.
+        history: the initial model's evaluation, then one entry per round.
+        seconds: how long the rounds took.
+    """
+
+    weights: Mapping[str, NDArray[Any]]
+    history: tuple[RoundResult, ...]
+    seconds: float
+
+    @property
+    def evaluation(self) -> Mapping[str, float]:
+        """The last model's federated evaluation."""
+        return self.history[-1].evaluation
+
+    def save(self, path: str | Path) -> None:
+        """Write the last model as a safetensors file."""
+        with Path(path).open("wb") as file:
+            file.writelines(encode(self.weights))
+
+
+def run(
+    app: App,
+    *,
+    sites: int | Sequence[str] | Mapping[str, Mapping[str, Any]] = 4,
+    rounds: int = 10,
+    strategy: str | Mapping[str, Any] = "fedavg",
+    config: Mapping[str, Any] | None = None,
+    seed: int = 0,
+    cohort_size: int | None = None,
+    data: Mapping[str, Any] | None = None,
+    evaluate_every: int = 1,
+    workers: int | None = None,
+    on_round: Callable[[RoundResult], None] | None = None,
+) -> RunResult:
+    """Train a study in this process and return the model.
+
+    Args:
+        app: the study.
+        sites: how many virtual sites, their names, or their names with data options.
+        rounds: how many rounds, >= 1.
+        strategy: a name, or a mapping of ``name`` and parameters.
+        config: handed to the study as ``context.config``.
+        seed: everything random derives from it; the same seed gives the same model.
+        cohort_size: reports wanted a round; ``None`` asks every site.
+        data: data options of every site, beside ``partition`` and ``partitions``.
+        evaluate_every: evaluate each so many rounds, and the last; 0 never.
+        workers: threads that train; ``None``: one per core.
+        on_round: called with each round that ended, while the run goes on.
+
+    Raises:
+        ConfigError: an argument is wrong.
+        KumiaiError: the run failed; the message says why.
+    """
+    job = parse_job(
+        {
+            "run": {"app": app.name, "rounds": rounds, "seed": seed, "keep_versions": 1},
+            "cohort": {"size": cohort_size},
+            "strategy": {"name": strategy} if isinstance(strategy, str) else dict(strategy),
+            "evaluation": {"every": evaluate_every if app.evaluate_function else 0},
+            "train": dict(config or {}),
+        }
+    )
+    return simulate(app, job, sites=sites, data=data, workers=workers, on_round=on_round)
+
+
+def simulate(
+    app: App,
+    job: JobSpec,
+    *,
+    sites: int | Sequence[str] | Mapping[str, Mapping[str, Any]],
+    data: Mapping[str, Any] | None = None,
+    workers: int | None = None,
+    model: NamedArrays | None = None,
+    on_round: Callable[[RoundResult], None] | None = None,
+) -> RunResult:
+    """Run a job in this process; as `run`, with a whole job.
+
+    Args:
+        app: the study; its name must be the job's.
+        job: as it would be submitted.
+        sites: as for `run`.
+        data: as for `run`.
+        workers: as for `run`.
+        model: the initial model; ``None`` asks the study.
+        on_round: as for `run`.
+
+    Raises:
+        ConfigError: the job names another app, or an argument is wrong.
+        KumiaiError: the run failed; the message says why.
+    """
+    if job.run.app != app.name:
+        raise ConfigError(f"run.app must be {app.name!r} for this study, got {job.run.app!r}")
+    app.verify_complete()
+    virtual_sites = _sites(sites, data or {})
+    if job.cohort.size is not None and job.cohort.size > len(virtual_sites):
+        raise ConfigError(
+            f"cohort.size must be at most the number of sites ({len(virtual_sites)}), "
+            f"got {job.cohort.size}"
+        )
+    # The model may be large, and lives until the run's end: made here, outside the thread.
+    weights = model or initial_model(app, job.train, seed=job.run.seed)
+
+    async def main() -> RunResult:
+        with tempfile.TemporaryDirectory(prefix="kumiai-simulation-") as folder:
+            federation = _Federation(app, job, virtual_sites, weights, Path(folder), workers)
+            return await federation.run(on_round)
+
+    return _in_own_loop(main)
+
+
+def _sites(
+    sites: int | Sequence[str] | Mapping[str, Mapping[str, Any]], data: Mapping[str, Any]
+) -> dict[str, Site]:
+    if isinstance(sites, int):
+        if sites < 1:
+            raise ConfigError(f"sites must be at least 1, got {sites}")
+        width = len(str(sites))
+        sites = [f"site-{number:0{width}}" for number in range(1, sites + 1)]
+    options = sites if isinstance(sites, Mapping) else dict.fromkeys(sites, {})
+    return {
+        name: Site(
+            name, {"partition": index, "partitions": len(options), **data, **options[name]}
+        )
+        for index, name in enumerate(options)
+    }
+
+
+def _in_own_loop(main: Callable[[], Any]) -> RunResult:
+    """Run a coroutine in a thread of its own: a notebook has a running loop in this one."""
+    outcome: Future[RunResult] = Future()
+
+    def work() -> None:
+        try:
+            outcome.set_result(asyncio.run(main()))
+        except BaseException as error:  # noqa: BLE001 - raised again in the caller's thread
+            outcome.set_exception(error)
+
+    thread = threading.Thread(target=work, name="kumiai-simulation", daemon=True)
+    thread.start()
+    return outcome.result()
+
+
+class _InlineExecutor(Executor):
+    """Runs what it is given at once: for checks that are shorter than a thread's wake-up."""
+
+    def submit(self, fn: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) -> Future[_T]:
+        future: Future[_T] = Future()
+        try:
+            future.set_result(fn(*args, **kwargs))
+        except Exception as error:  # noqa: BLE001 - the future carries it, as any executor's
+            future.set_exception(error)
+        return future
+
+
+class _Federation:
+    """One simulated run and everything that it needs."""
+
+    def __init__(
+        self,
+        app: App,
+        job: JobSpec,
+        sites: Mapping[str, Site],
+        model: NamedArrays,
+        folder: Path,
+        workers: int | None,
+    ) -> None:
+        self._job = job
+        self._model = model
+        self._run_id = new_id("run")
+        self._database = DatabaseManager(
+            f"sqlite:///{folder / 'simulation.db'}", sqlite_synchronous="OFF"
+        )
+        self._runs = RunRepository(self._database)
+        self._inbox = UpdateInbox(self._database, batch_limit=1_000)
+        self._blobs = _spool(model, job.cohort.size or len(sites), folder)
+        signals = RunSignals()
+        self._pool = ThreadPoolExecutor(
+            workers or os.cpu_count() or 1, thread_name_prefix="kumiai-virtual-client"
+        )
+        self._clients = _VirtualClients(
+            app=app,
+            sites=sites,
+            runs=self._runs,
+            blobs=self._blobs,
+            intake=UpdateIntake(
+                runs=self._runs,
+                inbox=self._inbox,
+                blobs=self._blobs,
+                signals=signals,
+                executor=_InlineExecutor(),
+            ),
+            evaluations=EvaluationIntake(runs=self._runs, inbox=self._inbox, signals=signals),
+            pool=self._pool,
+            parallel=workers or os.cpu_count() or 1,
+            signals=signals,
+        )
+        engine = RoundEngine(
+            runs=self._runs,
+            blobs=self._blobs,
+            directory=self._clients,
+            tasks=TaskWriter(self._runs),
+            aggregator=Aggregator(blobs=self._blobs, worker=ThreadPoolExecutor(1)),
+            signals=signals,
+            clock=SystemClock(),
+        )
+        self._supervisor = RunSupervisor(
+            engine, leader="simulation", lease_seconds=300, poll_seconds=_LOOK_SECONDS
+        )
+
+    async def run(self, on_round: Callable[[RoundResult], None] | None) -> RunResult:
+        clock = SystemClock()
+        await self._database.connect()
+        await self._database.migrate()
+        await self._inbox.start()
+        working = asyncio.create_task(self._clients.serve())
+        leading: asyncio.Task[None] | None = None
+        try:
+            await self._submit()
+            began = clock.monotonic()
+            leading = asyncio.create_task(self._supervisor.serve())
+            await self._watch(on_round, {working, leading})
+            return await self._result(clock.monotonic() - began)
+        finally:
+            for task in filter(None, (working, leading)):
+                task.cancel()
+            await asyncio.gather(*filter(None, (working, leading)), return_exceptions=True)
+            self._pool.shutdown(cancel_futures=True)
+            await self._inbox.close()
+            await self._database.close()
+
+    async def _submit(self) -> None:
+        buffers = encode(self._model)
+        digest = await self._blobs.put(model_namespace(self._run_id), buffers)
+        await self._runs.create(
+            NewRun(
+                run_id=self._run_id,
+                name=self._job.run.name,
+                app=self._job.run.app,
+                job=self._job.model_dump(),
+                submit_token=None,
+                submitted_by="simulation",
+                rounds_total=self._job.run.rounds,
+                model_digest=digest,
+                model_size_bytes=sum(buffer.nbytes for buffer in buffers),
+            )
+        )
+
+    async def _watch(
+        self, on_round: Callable[[RoundResult], None] | None, tasks: set["asyncio.Task[None]"]
+    ) -> None:
+        """Tell each round once, until the run has ended."""
+        told = -1
+        while True:
+            run_now = await self._runs.get(self._run_id)
+            if on_round is not None:
+                for record in await self._runs.rounds(self._run_id):
+                    is_last = record.round == run_now.rounds_total
+                    if record.round <= told or record.stage != "published":
+                        continue
+                    if is_last and run_now.state == "running":
+                        continue  # its evaluation is still being made
+                    told = record.round
+                    on_round(_round_result(record))
+            if run_now.state in {"finished", "failed", "stopped"}:
+                if run_now.state != "finished":
+                    raise QuorumLostError(await self._why(run_now.reason or run_now.state))
+                return
+            done, _ = await asyncio.wait(tasks, timeout=_LOOK_SECONDS)
+            for task in done:
+                task.result()
+
+    async def _why(self, reason: str) -> str:
+        """Return the run's reason with the first client's own words."""
+        for event in await self._runs.events(self._run_id):
+            if event.level != "info" and event.client_id is not None:
+                return f"{reason}; first failure: {event.text}"
+        return reason
+
+    async def _result(self, seconds: float) -> RunResult:
+        model = await self._runs.find_model(self._run_id, None)
+        if model is None:
+            raise KumiaiError("a finished run must have a model, got none")
+        async with self._blobs.open_buffer(model_namespace(self._run_id), model.digest) as buffer:
+            weights = {name: np.array(array) for name, array in decode(buffer).arrays.items()}
+        records = await self._runs.rounds(self._run_id)
+        return RunResult(weights, tuple(_round_result(record) for record in records), seconds)
+
+
+def _spool(model: NamedArrays, cohort: int, folder: Path) -> BlobStore:
+    """Return a store for the updates of a round: in memory when they fit, else on disk."""
+    size = sum(array.nbytes for array in model.values())
+    if size * (cohort + 4) <= _SPOOL_IN_MEMORY_BYTES_MAX:
+        return MemoryBlobStore()
+    return LocalBlobStore(folder / "blobs", durable=False)
+
+
+def _round_result(record: RoundRecord) -> RoundResult:
+    return RoundResult(
+        record.round, record.reports or 0, record.metrics or {}, record.evaluation or {}
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Done:
+    """What a virtual client made of an order, computed in a worker thread."""
+
+    order: TaskOrder
+    examples: int = 0
+    metrics: Mapping[str, float] | None = None
+    buffers: Sequence[memoryview] = ()
+    digest: str = ""
+    failure: str | None = None
+
+
+class _VirtualClients:
+    """The engine's `ClientDirectory` without a network: orders go straight to worker threads."""
+
+    def __init__(
+        self,
+        *,
+        app: App,
+        sites: Mapping[str, Site],
+        runs: RunRepository,
+        blobs: BlobStore,
+        intake: UpdateIntake,
+        evaluations: EvaluationIntake,
+        pool: Executor,
+        parallel: int,
+        signals: RunSignals,
+    ) -> None:
+        self._app = app
+        self._sites = sites
+        self._names = sorted(sites)
+        self._runs = runs
+        self._blobs = blobs
+        self._intake = intake
+        self._evaluations = evaluations
+        self._pool = pool
+        self._parallel = parallel
+        self._signals = signals
+        self._orders: asyncio.Queue[TaskOrder] = asyncio.Queue()
+        self._taken: set[Any] = set()
+
+    def available(self, app: str) -> Sequence[str]:
+        return self._names if app == self._app.name else []
+
+    def deliver(self, orders: Sequence[TaskOrder]) -> None:
+        for order in orders:
+            if order.key not in self._taken:
+                self._taken.add(order.key)
+                self._orders.put_nowait(order)
+
+    def cancel(self, run_id: str, round_number: int | None, reason: str) -> None:
+        """Nothing to do: whoever comes late is told so by the rows."""
+
+    async def wait_for_change(self, timeout_seconds: float) -> None:
+        await asyncio.sleep(timeout_seconds)
+
+    async def serve(self) -> None:
+        """Carry orders out until cancelled, as many at a time as there are workers."""
+        workers = [asyncio.create_task(self._work()) for _ in range(self._parallel)]
+        try:
+            await asyncio.gather(*workers)
+        finally:
+            for worker in workers:
+                worker.cancel()
+
+    async def _work(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            batch = [await self._orders.get()]
+            # A worker thread is woken once for several short tasks; the others get their share.
+            share = self._orders.qsize() // (4 * self._parallel)
+            batch += [self._orders.get_nowait() for _ in range(min(share, 64))]
+            async with self._models(batch) as models:
+                done = await loop.run_in_executor(self._pool, self._compute_all, batch, models)
+            await asyncio.gather(*(self._settle(each) for each in done))
+
+    def _models(self, batch: Sequence[TaskOrder]) -> "_OpenModels":
+        wanted = {(each.key.run_id, each.model_digest) for each in batch}
+        return _OpenModels(self._blobs, wanted)
+
+    def _compute_all(
+        self, batch: Sequence[TaskOrder], models: Mapping[str, NamedArrays]
+    ) -> list[_Done]:
+        return [self._compute(order, models[order.model_digest]) for order in batch]
+
+    def _compute(self, order: TaskOrder, base: NamedArrays) -> _Done:
+        context = self._app.context(
+            self._sites[order.key.client_id],
+            round=order.key.round,
+            rounds=order.rounds_total,
+            config=json.loads(order.config_json),
+            seed=order.seed,
+        )
+        try:
+            if order.key.kind == "evaluate":
+                evaluation = run_evaluate(self._app, base, context)
+                return _Done(order, evaluation.examples, evaluation.metrics)
+            update = run_train(self._app, base, context)
+        except KumiaiError as error:
+            return _Done(order, failure=str(error))
+        buffers = encode({name: update.weights[name] - base[name] for name in base})
+        return _Done(order, update.examples, update.metrics, buffers, digest_of(buffers))
+
+    async def _settle(self, done: _Done) -> None:
+        key = done.order.key
+        if done.failure is not None:
+            await self._runs.fail_assignment(
+                key.run_id, key.round, key.client_id, key.kind, state="failed", reason=done.failure
+            )
+            self._taken.discard(key)
+            self._signals.wake(key.run_id)
+        elif key.kind == "evaluate":
+            await self._evaluations.accept(key, done.examples, done.metrics or {})
+        else:
+            namespace = update_namespace(key.run_id, key.round, key.client_id)
+            await self._blobs.put(namespace, done.buffers)
+            await self._intake.finish(
+                FinishedUpdate(
+                    run_id=key.run_id,
+                    round=key.round,
+                    client_id=key.client_id,
+                    digest=done.digest,
+                    size_bytes=sum(buffer.nbytes for buffer in done.buffers),
+                    examples=done.examples,
+                    metrics=done.metrics or {},
+                )
+            )
+
+
+class _OpenModels:
+    """The decoded models of a batch, by digest, while it is computed."""
+
+    def __init__(self, blobs: BlobStore, wanted: set[tuple[str, str]]) -> None:
+        self._blobs = blobs
+        self._wanted = wanted
+        self._open: list[Any] = []
+
+    async def __aenter__(self) -> Mapping[str, NamedArrays]:
+        models = {}
+        for run_id, digest in self._wanted:
+            buffer = self._blobs.open_buffer(model_namespace(run_id), digest)
+            models[digest] = decode(await buffer.__aenter__()).arrays
+            self._open.append(buffer)
+        return models
+
+    async def __aexit__(self, *exception: object) -> None:
+        for buffer in self._open:
+            await buffer.__aexit__(None, None, None)

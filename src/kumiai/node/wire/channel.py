@@ -1,0 +1,103 @@
+"""How both ends of the wire are set up: method names, limits, TLS.
+
+Mutual TLS 1.3 always. gRPC's Python API can not name the lowest TLS version, but all our keys
+are ECDSA, and the only TLS 1.2 cipher suites we leave enabled need an RSA key: a TLS 1.2
+handshake can find no common suite and fails. TLS 1.3 suites are not touched by this setting.
+"""
+
+import os
+from pathlib import Path
+from typing import Any
+
+_TLS12_SUITES_WITHOUT_ECDSA = "ECDHE-RSA-AES256-GCM-SHA384"
+os.environ["GRPC_SSL_CIPHER_SUITES"] = _TLS12_SUITES_WITHOUT_ECDSA  # read when grpc starts
+
+import grpc  # noqa: E402 - only after the setting above
+import grpc.aio  # noqa: E402
+
+__all__ = [
+    "ATTACH",
+    "BLOB_SERVICE",
+    "CHUNK_BYTES",
+    "CONTROL_BYTES_MAX",
+    "GET",
+    "PROTOCOL_VERSION",
+    "PUT",
+    "SESSION_SERVICE",
+    "STAT",
+    "TlsFiles",
+    "open_channel",
+    "server_credentials",
+    "server_options",
+]
+
+PROTOCOL_VERSION = 1
+SESSION_SERVICE = "kumiai.v1.Session"
+BLOB_SERVICE = "kumiai.v1.Blob"
+ATTACH = f"/{SESSION_SERVICE}/Attach"
+PUT = f"/{BLOB_SERVICE}/Put"
+GET = f"/{BLOB_SERVICE}/Get"
+STAT = f"/{BLOB_SERVICE}/Stat"
+
+CHUNK_BYTES = 1 << 20
+CONTROL_BYTES_MAX = 256 << 10
+_MESSAGE_BYTES_MAX = CHUNK_BYTES + (64 << 10)
+_KEEPALIVE_MS = 20_000
+_KEEPALIVE_TIMEOUT_MS = 10_000
+
+
+class TlsFiles:
+    """The three PEM files that an end needs: its certificate, its key, the federation's CA."""
+
+    __slots__ = ("ca", "certificate", "key")
+
+    def __init__(self, *, certificate: Path, key: Path, ca: Path) -> None:
+        """Name the files; they are read at use, so that a renewed certificate is taken up."""
+        self.certificate = certificate
+        self.key = key
+        self.ca = ca
+
+
+def server_credentials(files: TlsFiles) -> grpc.ServerCredentials:
+    """Return credentials that demand a certificate of the federation from every client."""
+    return grpc.ssl_server_credentials(
+        [(files.key.read_bytes(), files.certificate.read_bytes())],
+        root_certificates=files.ca.read_bytes(),
+        require_client_auth=True,
+    )
+
+
+def server_options() -> list[tuple[str, Any]]:
+    """Return the limits of the coordinator's port."""
+    return [
+        ("grpc.max_receive_message_length", _MESSAGE_BYTES_MAX),
+        ("grpc.max_send_message_length", _MESSAGE_BYTES_MAX),
+        ("grpc.keepalive_time_ms", _KEEPALIVE_MS),
+        ("grpc.keepalive_timeout_ms", _KEEPALIVE_TIMEOUT_MS),
+        ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+        ("grpc.http2.max_ping_strikes", 0),
+        ("grpc.max_concurrent_streams", 64),
+        ("grpc.so_reuseport", 0),
+    ]
+
+
+def open_channel(address: str, files: TlsFiles) -> grpc.aio.Channel:
+    """Return a channel to the coordinator at ``host:port``; it connects at the first call."""
+    credentials = grpc.ssl_channel_credentials(
+        root_certificates=files.ca.read_bytes(),
+        private_key=files.key.read_bytes(),
+        certificate_chain=files.certificate.read_bytes(),
+    )
+    options = [
+        ("grpc.max_receive_message_length", _MESSAGE_BYTES_MAX),
+        ("grpc.max_send_message_length", _MESSAGE_BYTES_MAX),
+        ("grpc.keepalive_time_ms", _KEEPALIVE_MS),
+        ("grpc.keepalive_timeout_ms", _KEEPALIVE_TIMEOUT_MS),
+        ("grpc.http2.max_pings_without_data", 0),
+        # Two channels of one process must be two connections: bulk data would hold up control.
+        ("grpc.use_local_subchannel_pool", 1),
+        ("grpc.initial_reconnect_backoff_ms", 200),
+        ("grpc.max_reconnect_backoff_ms", 5_000),
+        ("grpc.enable_http_proxy", 0),
+    ]
+    return grpc.aio.secure_channel(address, credentials, options=options)
