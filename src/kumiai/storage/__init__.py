@@ -1,8 +1,10 @@
 """What outlives a process: rows in SQL, and blobs by their digest."""
 
+from kumiai.storage.blobs import BlobStore, BlobWriter, MemoryBlobStore
 from kumiai.storage.clients import ClientRegistryRepository
 from kumiai.storage.database import DatabaseManager, Dialect, SQLiteSynchronous
 from kumiai.storage.inbox import UpdateInbox
+from kumiai.storage.local_blobs import LocalBlobStore
 from kumiai.storage.records import (
     AcceptOutcome,
     AcceptRequest,
@@ -23,6 +25,7 @@ from kumiai.storage.records import (
     RoundStage,
     RunRecord,
     RunState,
+    TrainTask,
     UpdateRecord,
 )
 from kumiai.storage.runs import RunRepository
@@ -34,6 +37,8 @@ __all__ = [
     "AssignmentKind",
     "AssignmentRecord",
     "AssignmentState",
+    "BlobStore",
+    "BlobWriter",
     "ClientRecord",
     "ClientRegistration",
     "ClientRegistryRepository",
@@ -45,6 +50,8 @@ __all__ = [
     "EventRecord",
     "FLModel",
     "Lease",
+    "LocalBlobStore",
+    "MemoryBlobStore",
     "Metrics",
     "ModelRecord",
     "NewRun",
@@ -55,6 +62,7 @@ __all__ = [
     "RunRepository",
     "RunState",
     "SQLiteSynchronous",
+    "TrainTask",
     "TrainingSession",
     "UpdateInbox",
     "UpdateRecord",

@@ -30,6 +30,7 @@ __all__ = [
     "RoundStage",
     "RunRecord",
     "RunState",
+    "TrainTask",
     "UpdateRecord",
 ]
 
@@ -245,11 +246,32 @@ class RoundProgress:
     refused: int
     late: int
     stage: RoundStage
+    attempt: int
     quorum_at: float | None
     deadline_at: float
     now: float
     stop_requested: bool
     epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class TrainTask:
+    """How one client's training in a round stands, the round included.
+
+    Attributes:
+        state, reason: of the assignment.
+        stage: of the round.
+        accepted_digest: of this client's update, once one is accepted.
+    """
+
+    run_id: str
+    round: int
+    client_id: str
+    state: AssignmentState
+    reason: str | None
+    attempt: int
+    stage: RoundStage
+    accepted_digest: str | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ from kumiai.storage.records import (
     RoundProgress,
     RoundRecord,
     RunRecord,
+    TrainTask,
     UpdateRecord,
 )
 from kumiai.storage.rows import parsed, table_of
@@ -194,6 +195,44 @@ class RunQueries:
         )
         return [AssignmentRecord(**row) for row in rows]
 
+    async def find_train_task(
+        self,
+        run_id: str,
+        round: int,  # noqa: A002
+        client_id: str,
+    ) -> TrainTask | None:
+        """Return how a client's training in a round stands, or ``None`` if it was not asked."""
+        of_the_round = and_(
+            _ROUNDS.c.run_id == _ASSIGNMENTS.c.run_id, _ROUNDS.c.round == _ASSIGNMENTS.c.round
+        )
+        of_the_client = and_(
+            _UPDATES.c.run_id == _ASSIGNMENTS.c.run_id,
+            _UPDATES.c.round == _ASSIGNMENTS.c.round,
+            _UPDATES.c.client_id == _ASSIGNMENTS.c.client_id,
+        )
+        rows = await self._fetch(
+            select(
+                _ASSIGNMENTS.c.run_id,
+                _ASSIGNMENTS.c.round,
+                _ASSIGNMENTS.c.client_id,
+                _ASSIGNMENTS.c.state,
+                _ASSIGNMENTS.c.reason,
+                _ASSIGNMENTS.c.attempt,
+                _ROUNDS.c.stage,
+                _UPDATES.c.digest.label("accepted_digest"),
+            )
+            .select_from(
+                _ASSIGNMENTS.join(_ROUNDS, of_the_round).outerjoin(_UPDATES, of_the_client)
+            )
+            .where(
+                _ASSIGNMENTS.c.run_id == run_id,
+                _ASSIGNMENTS.c.round == round,
+                _ASSIGNMENTS.c.client_id == client_id,
+                _ASSIGNMENTS.c.kind == "train",
+            )
+        )
+        return TrainTask(**rows[0]) if rows else None
+
     async def may_read_model(self, client_id: str, digest: str) -> bool:
         """Tell whether an assignment of this client entitles it to the model ``digest``.
 
@@ -248,6 +287,7 @@ class RunQueries:
         )
         told = (
             _ROUNDS.c.stage,
+            _ROUNDS.c.attempt,
             _ROUNDS.c.quorum_at,
             _ROUNDS.c.deadline_at,
             _RUNS.c.stop_requested,
