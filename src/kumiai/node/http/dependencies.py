@@ -1,0 +1,52 @@
+"""What the API works with: the coordinator's parts, handed in by the assembly."""
+
+from dataclasses import dataclass
+from typing import Annotated, cast
+
+from fastapi import Depends, Request
+
+from kumiai.core.clock import Clock
+from kumiai.node.coordinator.blob_service import TransferMeter
+from kumiai.node.coordinator.leadership import RunSupervisor
+from kumiai.node.coordinator.sessions import SessionHub
+from kumiai.node.coordinator.signals import RunSignals
+from kumiai.node.wire.peers import PeerAuthenticator
+from kumiai.storage import BlobStore, ClientRegistryRepository, DatabaseManager, RunRepository
+
+__all__ = ["ApiDependencies", "Parts"]
+
+
+@dataclass(frozen=True, slots=True)
+class ApiDependencies:
+    """The parts of one coordinator.
+
+    Attributes:
+        coordinator_id: this replica's lasting name.
+        can_evaluate: whether this coordinator can measure a model itself, which jobs with
+            ``evaluation.central`` need.
+        model_bytes_max: the largest initial model that may be uploaded.
+        stream_count_max: how many event streams may be open at once.
+    """
+
+    database: DatabaseManager
+    runs: RunRepository
+    clients: ClientRegistryRepository
+    blobs: BlobStore
+    hub: SessionHub
+    supervisor: RunSupervisor
+    signals: RunSignals
+    authenticator: PeerAuthenticator
+    meter: TransferMeter
+    clock: Clock
+    coordinator_id: str
+    can_evaluate: bool
+    model_bytes_max: int = 4 << 30
+    stream_count_max: int = 100
+
+
+async def _parts(request: Request) -> ApiDependencies:
+    return cast("ApiDependencies", request.app.state.parts)
+
+
+Parts = Annotated[ApiDependencies, Depends(_parts)]
+"""How a route asks for them."""

@@ -1,0 +1,158 @@
+"""uvicorn inside the coordinator's event loop, with the peer's certificate in the ASGI scope."""
+
+import asyncio
+import contextlib
+import socket
+import ssl
+from collections.abc import Iterator
+from typing import Any, Final
+
+import structlog
+import uvicorn
+from fastapi import FastAPI
+from starlette.types import ASGIApp, Receive, Scope, Send
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from kumiai.core.errors import ConfigError
+from kumiai.node.coordinator.server import HttpServer
+from kumiai.node.settings import split_address
+
+__all__ = ["certificate_of", "new_http_server"]
+
+_CONNECTIONS_MAX: Final = 1_000
+_BACKLOG: Final = 256
+_IDLE_SECONDS: Final = 30
+_STOP_SECONDS: Final = 2
+
+
+def new_http_server(app: FastAPI, listen: str, ssl_context: ssl.SSLContext) -> HttpServer:
+    """Return the server of an API; it runs in the event loop that starts it.
+
+    Args:
+        app: made by `create_app`.
+        listen: ``host:port``; port 0 takes a free one.
+        ssl_context: the server's; clients' certificates are asked for by it.
+    """
+    service = _HttpService(app, listen, ssl_context)
+    return HttpServer(start=service.start, stop=service.stop)
+
+
+def certificate_of(scope: Scope) -> bytes | None:
+    """Return the certificate (DER) that the peer of this request showed in its handshake."""
+    certificate = scope.get("extensions", {}).get("tls", {}).get("client_cert_der")
+    return certificate if isinstance(certificate, bytes) else None
+
+
+class _HttpService:
+    """One listening socket, from start to stop."""
+
+    def __init__(self, app: FastAPI, listen: str, ssl_context: ssl.SSLContext) -> None:
+        self._app = app
+        self._listen = listen
+        self._ssl_context = ssl_context
+        self._server: _Server | None = None
+        self._serving: asyncio.Task[None] | None = None
+        self._log = structlog.get_logger("kumiai.http")
+
+    async def start(self) -> int:
+        """Open the port and return its number.
+
+        Raises:
+            ConfigError: it can not be opened.
+        """
+        listener = self._bind()
+        config = uvicorn.Config(
+            self._app,
+            http=_CertificateProtocol,
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            limit_concurrency=_CONNECTIONS_MAX,
+            backlog=_BACKLOG,
+            timeout_keep_alive=_IDLE_SECONDS,
+            timeout_graceful_shutdown=_STOP_SECONDS,
+        )
+        config.load()
+        config.ssl = self._ssl_context
+        server = _Server(config)
+        self._server = server
+        self._serving = asyncio.create_task(server.serve(sockets=[listener]))
+        is_listening = asyncio.create_task(server.is_listening.wait())
+        await asyncio.wait({self._serving, is_listening}, return_when=asyncio.FIRST_COMPLETED)
+        is_listening.cancel()
+        if self._serving.done():
+            self._serving.result()
+        return int(listener.getsockname()[1])
+
+    async def stop(self) -> None:
+        """Let requests end, close every connection and the port; stopping twice does nothing."""
+        server, serving, self._server, self._serving = self._server, self._serving, None, None
+        if server is None or serving is None:
+            return
+        # Streams have no end of their own.
+        self._app.state.closing.set()
+        server.should_exit = True
+        await serving
+
+    def _bind(self) -> socket.socket:
+        host, port = split_address(self._listen)
+        try:
+            # Bound here: uvicorn would end the process when the port is taken.
+            family, kind, protocol, _, address = socket.getaddrinfo(
+                host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+            )[0]
+            listener = socket.socket(family, kind, protocol)
+            try:
+                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                listener.bind(address)
+                listener.settimeout(0)
+            except OSError:
+                listener.close()
+                raise
+        except OSError as error:
+            raise ConfigError(
+                f"coordinator.http_listen must be a free address of this machine, got "
+                f"{self._listen}: {error.strerror or error}"
+            ) from error
+        return listener
+
+
+class _Server(uvicorn.Server):
+    """A uvicorn server that leaves signals alone and says when it listens."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.is_listening = asyncio.Event()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.is_listening.set()
+
+
+class _CertificateProtocol(H11Protocol):
+    """HTTP/1.1 whose requests carry the certificate of the connection's peer.
+
+    uvicorn does not hand it on. A connection has one peer, so the application is wrapped once
+    for each connection.
+    """
+
+    def connection_made(self, transport: Any) -> None:
+        super().connection_made(transport)
+        tls = transport.get_extra_info("ssl_object")
+        certificate = tls.getpeercert(binary_form=True) if tls is not None else None
+        self.app = _with_certificate(self.app, certificate)
+
+
+def _with_certificate(app: Any, certificate: bytes | None) -> ASGIApp:
+    async def wrapped(scope: Scope, receive: Receive, send: Send) -> None:
+        extensions = {**scope.get("extensions", {}), "tls": {"client_cert_der": certificate}}
+        await app({**scope, "extensions": extensions}, receive, send)
+
+    return wrapped
