@@ -1,8 +1,12 @@
-"""What holds for every test: its group follows from the folder it stands in."""
+"""What holds for every test: its group follows from its folder; databases to work with."""
 
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+
+from kumiai.storage import DatabaseManager
+from kumiai.testing.databases import PostgresServer, SQLiteTemplate
 
 TESTS = Path(__file__).parent
 GROUPS = ("unit", "integration", "system")
@@ -15,3 +19,39 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             continue
         folder = item.path.relative_to(TESTS).parts[0]
         item.add_marker(folder if folder in GROUPS else "unit")
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    """Lend a PostgreSQL server; each worker of a parallel run has its own."""
+    server = PostgresServer()
+    yield server
+    server.remove()
+
+
+@pytest.fixture(scope="session")
+def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> SQLiteTemplate:
+    """Lend a migrated SQLite file, to be copied."""
+    return SQLiteTemplate(tmp_path_factory.mktemp("sqlite"))
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """Lend a fresh migrated database of each kind."""
+    if request.param == "sqlite":
+        template: SQLiteTemplate = request.getfixturevalue("sqlite_template")
+        yield template.copy_to(tmp_path / "kumiai.db")
+        return
+    server: PostgresServer = request.getfixturevalue("postgres")
+    url = server.new_database()
+    yield url
+    server.drop(url)
+
+
+@pytest.fixture
+async def database(database_url: str) -> AsyncIterator[DatabaseManager]:
+    """Lend a connected database of each kind."""
+    manager = DatabaseManager(database_url)
+    await manager.connect()
+    yield manager
+    await manager.close()

