@@ -1,0 +1,90 @@
+"""TLS contexts for the HTTP server and its clients: TLS 1.3, certificates of one authority.
+
+There is no way to turn verification off. gRPC has its own TLS library and gets the same files.
+Reads files.
+"""
+
+import ssl
+from pathlib import Path
+from typing import Final, Literal, NoReturn
+
+from kumiai.core.errors import CertificateError, ConfigError
+from kumiai.identity import files
+from kumiai.identity.names import CERTIFICATE_SIZE_BYTES_MAX
+
+__all__ = ["client_context", "server_context"]
+
+_VERIFY_MODES: Final = {"required": ssl.CERT_REQUIRED, "optional": ssl.CERT_OPTIONAL}
+
+
+def server_context(
+    cert: Path, key: Path, ca: Path, *, client_certificate: Literal["required", "optional"]
+) -> ssl.SSLContext:
+    """Return the context of a server.
+
+    Args:
+        cert: the server's certificate, PEM.
+        key: its private key, PEM, not encrypted.
+        ca: the authority that signs clients, PEM.
+        client_certificate: whether a client without one is refused in the handshake, or let in
+            without an identity. One that shows a bad certificate is refused either way.
+
+    Raises:
+        NotFoundError: a file is missing.
+        StorageError: a file cannot be read.
+        CertificateError: a file does not parse, or the key is another certificate's.
+        ConfigError: ``client_certificate`` is neither of the two.
+    """
+    if client_certificate not in _VERIFY_MODES:
+        raise ConfigError(
+            f"client_certificate must be 'required' or 'optional', got {client_certificate!r}"
+        )
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.verify_mode = _VERIFY_MODES[client_certificate]
+    # A resumed session skips the certificates: one that has expired since would still get in.
+    context.num_tickets = 0
+    _arm(context, cert, key, ca)
+    return context
+
+
+def client_context(cert: Path, key: Path, ca: Path) -> ssl.SSLContext:
+    """Return the context of a client, which checks the server's certificate and host name.
+
+    Args:
+        cert: the client's certificate, PEM.
+        key: its private key, PEM, not encrypted.
+        ca: the authority that signs the server, PEM.
+
+    Raises:
+        NotFoundError, StorageError, CertificateError: as for ``server_context``.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    _arm(context, cert, key, ca)
+    return context
+
+
+def _arm(context: ssl.SSLContext, cert: Path, key: Path, ca: Path) -> None:
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.verify_flags |= ssl.VerifyFlags.VERIFY_X509_STRICT
+    for path, what in ((cert, "certificate"), (key, "private key"), (ca, "ca certificate")):
+        # Read here for the error's sake: the ssl module does not say which file it misses.
+        files.read_file(path, what, size_bytes_max=CERTIFICATE_SIZE_BYTES_MAX)
+    try:
+        context.load_cert_chain(cert, key, password=_refuse_passphrase)
+    except (ssl.SSLError, _EncryptedKeyError) as error:
+        raise CertificateError(
+            f"certificate and private key must be PEM, without a passphrase and belong "
+            f"together, got {cert} and {key} that do not"
+        ) from error
+    try:
+        context.load_verify_locations(cafile=ca)
+    except ssl.SSLError as error:
+        raise CertificateError(f"ca certificate must be PEM, got something else in {ca}") from error
+
+
+class _EncryptedKeyError(Exception):
+    """The key asks for a passphrase; without this, OpenSSL would ask on the terminal."""
+
+
+def _refuse_passphrase() -> NoReturn:
+    raise _EncryptedKeyError

@@ -1,0 +1,157 @@
+import os
+import stat
+import threading
+from pathlib import Path
+
+import pytest
+
+from kumiai.core.errors import CertificateError, NotFoundError, StorageError
+from kumiai.identity import files
+
+
+def test_a_file_is_written_with_exactly_its_mode(tmp_path: Path) -> None:
+    old = os.umask(0o777)
+    try:
+        files.write_atomic(tmp_path / "a", b"content", mode=0o640)
+    finally:
+        os.umask(old)
+
+    assert (tmp_path / "a").read_bytes() == b"content"
+    assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == 0o640
+
+
+def test_writing_replaces_the_file_and_leaves_nothing_else(tmp_path: Path) -> None:
+    files.write_atomic(tmp_path / "a", b"old", mode=0o600)
+
+    files.write_atomic(tmp_path / "a", b"new", mode=0o600)
+
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+    assert (tmp_path / "a").read_bytes() == b"new"
+
+
+def test_a_reader_of_the_old_file_keeps_it(tmp_path: Path) -> None:
+    files.write_atomic(tmp_path / "a", b"old", mode=0o600)
+
+    with (tmp_path / "a").open("rb") as old:
+        files.write_atomic(tmp_path / "a", b"new", mode=0o600)
+
+        assert old.read() == b"old"
+
+
+def test_a_failed_write_leaves_nothing_behind(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+
+    with pytest.raises(StorageError, match="cannot write"):
+        files.write_atomic(tmp_path / "a", b"content", mode=0o600)
+
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def test_a_write_into_a_missing_directory_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match="No such file"):
+        files.write_atomic(tmp_path / "missing" / "a", b"", mode=0o600)
+
+
+def test_a_new_directory_is_private_and_an_old_one_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "old").mkdir(mode=0o755)
+
+    files.new_private_directory(tmp_path / "new" / "deep")
+    files.new_private_directory(tmp_path / "old")
+
+    assert stat.S_IMODE((tmp_path / "new" / "deep").stat().st_mode) == 0o700
+    assert stat.S_IMODE((tmp_path / "old").stat().st_mode) == 0o755
+
+
+def test_a_directory_under_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+
+    with pytest.raises(StorageError, match="cannot create directory"):
+        files.new_private_directory(tmp_path / "file" / "a")
+
+
+def test_reading_stops_at_the_limit(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"1234")
+
+    assert files.read_file(tmp_path / "a", "thing", size_bytes_max=4) == b"1234"
+    with pytest.raises(StorageError, match="thing must be at most 3 bytes, got more"):
+        files.read_file(tmp_path / "a", "thing", size_bytes_max=3)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(NotFoundError, match=f"thing must exist, got no file at {tmp_path}/a"):
+        files.read_file(tmp_path / "a", "thing")
+
+
+def test_what_is_no_file_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match="cannot read thing"):
+        files.read_file(tmp_path, "thing")
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o400, 0o700])
+def test_a_file_of_its_owner_alone_is_private(tmp_path: Path, mode: int) -> None:
+    (tmp_path / "key").touch()
+    (tmp_path / "key").chmod(mode)
+
+    files.verify_private(tmp_path / "key", "key")
+
+
+@pytest.mark.parametrize("mode", [0o640, 0o620, 0o610, 0o604, 0o602, 0o601, 0o644])
+def test_a_file_that_others_can_use_is_refused_with_the_mend(tmp_path: Path, mode: int) -> None:
+    (tmp_path / "key").touch()
+    (tmp_path / "key").chmod(mode)
+
+    with pytest.raises(CertificateError, match=f"got mode {mode:04o}; run `chmod 600 {tmp_path}"):
+        files.verify_private(tmp_path / "key", "key")
+
+
+def test_a_missing_key_is_named(tmp_path: Path) -> None:
+    with pytest.raises(NotFoundError, match="key must exist"):
+        files.verify_private(tmp_path / "key", "key")
+
+
+def test_a_key_under_a_file_cannot_be_examined(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+
+    with pytest.raises(StorageError, match="cannot examine key"):
+        files.verify_private(tmp_path / "file" / "key", "key")
+
+
+@pytest.mark.parametrize(
+    ("mode", "owner", "user", "is_private"),
+    [
+        (0o640, 0, 1000, True),  # a mounted secret: root's, readable by the process's group
+        (0o660, 0, 1000, False),
+        (0o644, 0, 1000, False),
+        (0o640, 0, 0, False),
+        (0o640, 1000, 1000, False),
+        (0o600, 1000, 1000, True),
+    ],
+)
+def test_only_a_mounted_secret_of_root_may_be_read_by_the_group(
+    mode: int, owner: int, user: int, is_private: bool
+) -> None:
+    assert files._is_private(mode, owner=owner, user=user) is is_private
+
+
+def test_a_lock_keeps_others_out_until_it_is_let_go(tmp_path: Path) -> None:
+    entered, order = threading.Event(), []
+
+    def wait_for_the_lock() -> None:
+        entered.set()
+        with files.locked(tmp_path):
+            order.append("second")
+
+    with files.locked(tmp_path):
+        thread = threading.Thread(target=wait_for_the_lock)
+        thread.start()
+        entered.wait()
+        thread.join(0.05)
+        order.append("first")
+    thread.join()
+
+    assert order == ["first", "second"]
+
+
+def test_a_missing_directory_cannot_be_locked(tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match="cannot open"), files.locked(tmp_path / "missing"):
+        pytest.fail("entered")

@@ -1,0 +1,213 @@
+import socket
+import ssl
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography.hazmat.primitives import serialization
+
+from kumiai.core.errors import CertificateError, ConfigError, NotFoundError
+from kumiai.identity import IssuedCertificate, client_context, server_context
+
+
+def greet(connection: socket.socket) -> None:
+    connection.sendall(b"hello")
+    connection.recv(1)
+
+
+def server_of(issued: IssuedCertificate, client_certificate: Any = "required") -> ssl.SSLContext:
+    return server_context(issued.cert, issued.key, issued.ca, client_certificate=client_certificate)
+
+
+def client_of(issued: IssuedCertificate) -> ssl.SSLContext:
+    return client_context(issued.cert, issued.key, issued.ca)
+
+
+def bare_client(ca: Path) -> ssl.SSLContext:
+    """A client without a certificate."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.load_verify_locations(ca)
+    return context
+
+
+def greeting(
+    server: Any, context: ssl.SSLContext, host: str = "localhost"
+) -> tuple[bytes, str | None, bool | None]:
+    """Connect and read: under TLS 1.3 only reading shows whether the server let us in."""
+    with (
+        socket.create_connection((server.host, server.port), 10) as plain,
+        context.wrap_socket(plain, server_hostname=host) as secure,
+    ):
+        return secure.recv(5), secure.version(), secure.session_reused
+
+
+def test_both_sides_meet_over_tls_1_3(
+    serving: Any, coordinator: IssuedCertificate, client: IssuedCertificate
+) -> None:
+    with serving(server_of(coordinator), greet) as server:
+        assert greeting(server, client_of(client)) == (b"hello", "TLSv1.3", False)
+
+
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1"])
+def test_a_coordinator_answers_for_each_of_its_hosts(
+    serving: Any, coordinator: IssuedCertificate, client: IssuedCertificate, host: str
+) -> None:
+    with serving(server_of(coordinator), greet) as server:
+        assert greeting(server, client_of(client), host)[0] == b"hello"
+
+
+def test_a_coordinator_does_not_answer_for_another_host(
+    serving: Any, coordinator: IssuedCertificate, client: IssuedCertificate
+) -> None:
+    with (
+        serving(server_of(coordinator), greet) as server,
+        pytest.raises(ssl.SSLCertVerificationError, match="Hostname mismatch"),
+    ):
+        greeting(server, client_of(client), "example.org")
+
+
+def test_a_client_of_another_authority_is_refused(
+    serving: Any, coordinator: IssuedCertificate, stranger: IssuedCertificate
+) -> None:
+    context = client_context(stranger.cert, stranger.key, coordinator.ca)
+
+    with serving(server_of(coordinator), greet) as server, pytest.raises(ssl.SSLError):
+        greeting(server, context)
+
+
+def test_a_server_of_another_authority_is_refused(
+    serving: Any,
+    coordinator: IssuedCertificate,
+    client: IssuedCertificate,
+    stranger: IssuedCertificate,
+) -> None:
+    context = client_context(client.cert, client.key, stranger.ca)
+
+    with (
+        serving(server_of(coordinator), greet) as server,
+        pytest.raises(ssl.SSLCertVerificationError),
+    ):
+        greeting(server, context)
+
+
+def test_a_client_cannot_serve(serving: Any, client: IssuedCertificate) -> None:
+    with (
+        serving(server_of(client), greet) as server,
+        pytest.raises(ssl.SSLCertVerificationError, match="purpose"),
+    ):
+        greeting(server, client_of(client))
+
+
+def test_a_client_without_a_certificate_is_refused_where_one_is_required(
+    serving: Any, coordinator: IssuedCertificate
+) -> None:
+    with (
+        serving(server_of(coordinator), greet) as server,
+        pytest.raises(ssl.SSLError, match="CERTIFICATE_REQUIRED"),
+    ):
+        greeting(server, bare_client(coordinator.ca))
+
+
+def test_a_client_without_a_certificate_is_let_in_where_it_is_optional(
+    serving: Any, coordinator: IssuedCertificate
+) -> None:
+    with serving(server_of(coordinator, "optional"), greet) as server:
+        assert greeting(server, bare_client(coordinator.ca))[0] == b"hello"
+
+
+def test_a_bad_certificate_is_refused_even_where_it_is_optional(
+    serving: Any, coordinator: IssuedCertificate, stranger: IssuedCertificate
+) -> None:
+    context = client_context(stranger.cert, stranger.key, coordinator.ca)
+
+    with serving(server_of(coordinator, "optional"), greet) as server, pytest.raises(ssl.SSLError):
+        greeting(server, context)
+
+
+def test_a_client_of_tls_1_2_is_refused(serving: Any, coordinator: IssuedCertificate) -> None:
+    context = bare_client(coordinator.ca)
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+
+    with (
+        serving(server_of(coordinator, "optional"), greet) as server,
+        pytest.raises(ssl.SSLError, match="PROTOCOL_VERSION"),
+    ):
+        greeting(server, context)
+
+
+def test_a_server_of_tls_1_2_is_refused(
+    serving: Any, coordinator: IssuedCertificate, client: IssuedCertificate
+) -> None:
+    old = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    old.load_cert_chain(coordinator.cert, coordinator.key)
+    old.maximum_version = ssl.TLSVersion.TLSv1_2
+
+    with (
+        serving(old, greet) as server,
+        pytest.raises(ssl.SSLError, match="PROTOCOL_VERSION"),
+    ):
+        greeting(server, client_of(client))
+
+
+def test_a_server_hands_out_no_ticket_to_resume_with(coordinator: IssuedCertificate) -> None:
+    assert server_of(coordinator).num_tickets == 0
+
+
+def test_both_contexts_verify_strictly(
+    coordinator: IssuedCertificate, client: IssuedCertificate
+) -> None:
+    for context in (server_of(coordinator), client_of(client)):
+        assert context.verify_mode is ssl.CERT_REQUIRED
+        assert context.verify_flags & ssl.VerifyFlags.VERIFY_X509_STRICT
+        assert context.minimum_version is ssl.TLSVersion.TLSv1_3
+    assert client_of(client).check_hostname
+
+
+@pytest.mark.parametrize("missing", ["cert", "key", "ca"])
+def test_a_missing_file_is_named(client: IssuedCertificate, missing: str) -> None:
+    path = getattr(client, missing)
+    path.unlink()
+
+    with pytest.raises(NotFoundError, match=f"got no file at {path}"):
+        client_of(client)
+
+
+def test_a_key_of_another_certificate_is_refused(
+    client: IssuedCertificate, coordinator: IssuedCertificate
+) -> None:
+    with pytest.raises(CertificateError, match="belong together"):
+        client_context(client.cert, coordinator.key, client.ca)
+
+
+def test_an_encrypted_key_is_refused_without_asking_on_the_terminal(
+    client: IssuedCertificate, key_pem_of: Callable[..., bytes]
+) -> None:
+    key = serialization.load_pem_private_key(client.key.read_bytes(), None)
+    client.key.write_bytes(key_pem_of(key, serialization.BestAvailableEncryption(b"passphrase")))
+
+    with pytest.raises(CertificateError, match="without a passphrase"):
+        client_of(client)
+
+
+@pytest.mark.parametrize("name", ["cert", "key"])
+def test_a_file_of_something_else_is_refused(client: IssuedCertificate, name: str) -> None:
+    getattr(client, name).write_bytes(b"junk")
+
+    with pytest.raises(CertificateError, match="must be PEM"):
+        client_of(client)
+
+
+@pytest.mark.parametrize("content", [b"junk", b""])
+def test_an_authority_of_something_else_is_refused(
+    client: IssuedCertificate, content: bytes
+) -> None:
+    client.ca.write_bytes(content)
+
+    with pytest.raises(CertificateError, match=f"got something else in {client.ca}"):
+        client_of(client)
+
+
+def test_there_is_no_third_way_to_treat_clients(coordinator: IssuedCertificate) -> None:
+    with pytest.raises(ConfigError, match="'required' or 'optional', got 'none'"):
+        server_of(coordinator, "none")
