@@ -23,6 +23,7 @@ from kumiai.node.coordinator.evaluations import EvaluationIntake
 from kumiai.node.coordinator.intake import UpdateIntake
 from kumiai.node.coordinator.leadership import RunSupervisor
 from kumiai.node.coordinator.rounds import RoundEngine
+from kumiai.node.coordinator.run_facts import RunFactsCache
 from kumiai.node.coordinator.server import CoordinatorServer, DataDirectory
 from kumiai.node.coordinator.session_service import SessionService, SessionTimes
 from kumiai.node.coordinator.sessions import SessionHub
@@ -105,6 +106,7 @@ def new_coordinator(settings: Settings, coordinator_id: str) -> CoordinatorServe
     blobs = LocalBlobStore(settings.coordinator.data_dir / "blobs")
     runs, clients = RunRepository(database), ClientRegistryRepository(database)
     inbox, signals, meter = UpdateInbox(database), RunSignals(), TransferMeter()
+    facts = RunFactsCache(runs=runs, blobs=blobs)
     checkers = ThreadPoolExecutor(min(4, os.cpu_count() or 1), thread_name_prefix="kumiai-check")
     workers = ThreadPoolExecutor(2, thread_name_prefix="kumiai-aggregate")
     folders = ThreadPoolExecutor(
@@ -131,14 +133,16 @@ def new_coordinator(settings: Settings, coordinator_id: str) -> CoordinatorServe
     supervisor = RunSupervisor(
         engine, leader=coordinator_id, lease_seconds=settings.coordinator.lease_seconds
     )
-    intake = UpdateIntake(runs=runs, inbox=inbox, blobs=blobs, signals=signals, executor=checkers)
+    intake = UpdateIntake(
+        runs=runs, inbox=inbox, blobs=blobs, signals=signals, facts=facts, executor=checkers
+    )
     sessions = SessionService(
         coordinator_id=coordinator_id,
         authenticator=authenticator,
         hub=hub,
         runs=runs,
         clients=clients,
-        evaluations=EvaluationIntake(runs=runs, inbox=inbox, signals=signals),
+        evaluations=EvaluationIntake(inbox=inbox, signals=signals, facts=facts),
         tasks=tasks,
         signals=signals,
         clock=clock,

@@ -7,16 +7,19 @@ has its own data, seed and rows, and nothing else.
 
 import asyncio
 import json
+import logging
 import os
 import tempfile
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import Any
 
 import numpy as np
+import structlog
 from numpy.typing import NDArray
 
 from kumiai.core.arrays import NamedArrays
@@ -25,13 +28,15 @@ from kumiai.core.codec import decode, encode
 from kumiai.core.digest import digest_of
 from kumiai.core.errors import ConfigError, KumiaiError, QuorumLostError
 from kumiai.core.ids import new_id
+from kumiai.learning import delta_of
 from kumiai.node.coordinator.aggregation import Aggregator
 from kumiai.node.coordinator.evaluations import EvaluationIntake
 from kumiai.node.coordinator.intake import FinishedUpdate, UpdateIntake
 from kumiai.node.coordinator.leadership import RunSupervisor
 from kumiai.node.coordinator.namespaces import model_namespace, update_namespace
-from kumiai.node.coordinator.orders import TaskOrder
+from kumiai.node.coordinator.orders import TaskKey, TaskOrder
 from kumiai.node.coordinator.rounds import RoundEngine
+from kumiai.node.coordinator.run_facts import RunFactsCache
 from kumiai.node.coordinator.signals import RunSignals
 from kumiai.node.coordinator.tasks import TaskWriter
 from kumiai.node.job import JobSpec, parse_job
@@ -49,11 +54,10 @@ from kumiai.storage import (
 
 __all__ = ["RoundResult", "RunResult", "run", "simulate"]
 
-_P = ParamSpec("_P")
-_T = TypeVar("_T")
-
 _SPOOL_IN_MEMORY_BYTES_MAX = 512 << 20
 _LOOK_SECONDS = 0.05
+_BATCH_SECONDS = 0.02
+_BATCH_MAX = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,9 +184,15 @@ def simulate(
     # The model may be large, and lives until the run's end: made here, outside the thread.
     weights = model or initial_model(app, job.train, seed=job.run.seed)
 
+    if not structlog.is_configured():
+        quiet = structlog.make_filtering_bound_logger(logging.WARNING)
+        structlog.configure(wrapper_class=quiet, cache_logger_on_first_use=True)
+
     async def main() -> RunResult:
         with tempfile.TemporaryDirectory(prefix="kumiai-simulation-") as folder:
-            federation = _Federation(app, job, virtual_sites, weights, Path(folder), workers)
+            federation = _Federation(
+                app, job, virtual_sites, weights, folder=Path(folder), workers=workers
+            )
             return await federation.run(on_round)
 
     return _in_own_loop(main)
@@ -196,11 +206,9 @@ def _sites(
             raise ConfigError(f"sites must be at least 1, got {sites}")
         width = len(str(sites))
         sites = [f"site-{number:0{width}}" for number in range(1, sites + 1)]
-    options = sites if isinstance(sites, Mapping) else dict.fromkeys(sites, {})
+    options = sites if isinstance(sites, Mapping) else {name: {} for name in sites}
     return {
-        name: Site(
-            name, {"partition": index, "partitions": len(options), **data, **options[name]}
-        )
+        name: Site(name, {"partition": index, "partitions": len(options), **data, **options[name]})
         for index, name in enumerate(options)
     }
 
@@ -220,18 +228,6 @@ def _in_own_loop(main: Callable[[], Any]) -> RunResult:
     return outcome.result()
 
 
-class _InlineExecutor(Executor):
-    """Runs what it is given at once: for checks that are shorter than a thread's wake-up."""
-
-    def submit(self, fn: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) -> Future[_T]:
-        future: Future[_T] = Future()
-        try:
-            future.set_result(fn(*args, **kwargs))
-        except Exception as error:  # noqa: BLE001 - the future carries it, as any executor's
-            future.set_exception(error)
-        return future
-
-
 class _Federation:
     """One simulated run and everything that it needs."""
 
@@ -241,6 +237,7 @@ class _Federation:
         job: JobSpec,
         sites: Mapping[str, Site],
         model: NamedArrays,
+        *,
         folder: Path,
         workers: int | None,
     ) -> None:
@@ -254,6 +251,7 @@ class _Federation:
         self._inbox = UpdateInbox(self._database, batch_limit=1_000)
         self._blobs = _spool(model, job.cohort.size or len(sites), folder)
         signals = RunSignals()
+        facts = RunFactsCache(runs=self._runs, blobs=self._blobs)
         self._pool = ThreadPoolExecutor(
             workers or os.cpu_count() or 1, thread_name_prefix="kumiai-virtual-client"
         )
@@ -267,9 +265,10 @@ class _Federation:
                 inbox=self._inbox,
                 blobs=self._blobs,
                 signals=signals,
-                executor=_InlineExecutor(),
+                facts=facts,
+                executor=None,
             ),
-            evaluations=EvaluationIntake(runs=self._runs, inbox=self._inbox, signals=signals),
+            evaluations=EvaluationIntake(inbox=self._inbox, signals=signals, facts=facts),
             pool=self._pool,
             parallel=workers or os.cpu_count() or 1,
             signals=signals,
@@ -279,7 +278,7 @@ class _Federation:
             blobs=self._blobs,
             directory=self._clients,
             tasks=TaskWriter(self._runs),
-            aggregator=Aggregator(blobs=self._blobs, worker=ThreadPoolExecutor(1)),
+            aggregator=Aggregator(blobs=self._blobs, worker=self._pool),
             signals=signals,
             clock=SystemClock(),
         )
@@ -328,22 +327,22 @@ class _Federation:
     async def _watch(
         self, on_round: Callable[[RoundResult], None] | None, tasks: set["asyncio.Task[None]"]
     ) -> None:
-        """Tell each round once, until the run has ended."""
+        """Tell each round once, with its evaluation, until the run has ended."""
         told = -1
         while True:
             run_now = await self._runs.get(self._run_id)
+            has_ended = run_now.state in {"finished", "failed", "stopped"}
             if on_round is not None:
-                for record in await self._runs.rounds(self._run_id):
-                    is_last = record.round == run_now.rounds_total
-                    if record.round <= told or record.stage != "published":
-                        continue
-                    if is_last and run_now.state == "running":
-                        continue  # its evaluation is still being made
-                    told = record.round
-                    on_round(_round_result(record))
-            if run_now.state in {"finished", "failed", "stopped"}:
-                if run_now.state != "finished":
-                    raise QuorumLostError(await self._why(run_now.reason or run_now.state))
+                records = await self._runs.rounds(self._run_id)
+                published = [each for each in records if each.stage == "published"]
+                # A round's evaluation is written before the next round is published.
+                for record in published if has_ended else published[:-1]:
+                    if record.round > told:
+                        told = record.round
+                        on_round(_round_result(record))
+            if has_ended and run_now.state != "finished":
+                raise QuorumLostError(await self._why(run_now.reason or run_now.state))
+            if has_ended:
                 return
             done, _ = await asyncio.wait(tasks, timeout=_LOOK_SECONDS)
             for task in done:
@@ -360,7 +359,7 @@ class _Federation:
         model = await self._runs.find_model(self._run_id, None)
         if model is None:
             raise KumiaiError("a finished run must have a model, got none")
-        async with self._blobs.open_buffer(model_namespace(self._run_id), model.digest) as buffer:
+        with self._blobs.open_buffer(model_namespace(self._run_id), model.digest) as buffer:
             weights = {name: np.array(array) for name, array in decode(buffer).arrays.items()}
         records = await self._runs.rounds(self._run_id)
         return RunResult(weights, tuple(_round_result(record) for record in records), seconds)
@@ -419,7 +418,8 @@ class _VirtualClients:
         self._parallel = parallel
         self._signals = signals
         self._orders: asyncio.Queue[TaskOrder] = asyncio.Queue()
-        self._taken: set[Any] = set()
+        self._taken: set[TaskKey] = set()
+        self._task_seconds = 1.0  # of the last batch
 
     def available(self, app: str) -> Sequence[str]:
         return self._names if app == self._app.name else []
@@ -449,21 +449,32 @@ class _VirtualClients:
         loop = asyncio.get_running_loop()
         while True:
             batch = [await self._orders.get()]
-            # A worker thread is woken once for several short tasks; the others get their share.
-            share = self._orders.qsize() // (4 * self._parallel)
-            batch += [self._orders.get_nowait() for _ in range(min(share, 64))]
-            async with self._models(batch) as models:
-                done = await loop.run_in_executor(self._pool, self._compute_all, batch, models)
+            batch += [self._orders.get_nowait() for _ in range(self._share())]
+            done = await loop.run_in_executor(self._pool, self._compute_all, batch)
             await asyncio.gather(*(self._settle(each) for each in done))
 
-    def _models(self, batch: Sequence[TaskOrder]) -> "_OpenModels":
-        wanted = {(each.key.run_id, each.model_digest) for each in batch}
-        return _OpenModels(self._blobs, wanted)
+    def _share(self) -> int:
+        """Return how many more orders to take at once.
 
-    def _compute_all(
-        self, batch: Sequence[TaskOrder], models: Mapping[str, NamedArrays]
-    ) -> list[_Done]:
-        return [self._compute(order, models[order.model_digest]) for order in batch]
+        Waking a thread costs as much as a tiny task, so tiny tasks go in batches; long ones go
+        one by one, so that no worker sits on what another could begin.
+        """
+        wanted = int(_BATCH_SECONDS / max(self._task_seconds, 1e-6))
+        return min(wanted, _BATCH_MAX, self._orders.qsize() // self._parallel)
+
+    def _compute_all(self, batch: Sequence[TaskOrder]) -> list[_Done]:
+        clock = SystemClock()
+        began = clock.monotonic()
+        with ExitStack() as opened:
+            models = {
+                digest: decode(
+                    opened.enter_context(self._blobs.open_buffer(model_namespace(run_id), digest))
+                ).arrays
+                for run_id, digest in {(each.key.run_id, each.model_digest) for each in batch}
+            }
+            done = [self._compute(order, models[order.model_digest]) for order in batch]
+        self._task_seconds = (clock.monotonic() - began) / len(batch)
+        return done
 
     def _compute(self, order: TaskOrder, base: NamedArrays) -> _Done:
         context = self._app.context(
@@ -480,7 +491,7 @@ class _VirtualClients:
             update = run_train(self._app, base, context)
         except KumiaiError as error:
             return _Done(order, failure=str(error))
-        buffers = encode({name: update.weights[name] - base[name] for name in base})
+        buffers = encode(delta_of(update.weights, base))
         return _Done(order, update.examples, update.metrics, buffers, digest_of(buffers))
 
     async def _settle(self, done: _Done) -> None:
@@ -507,24 +518,3 @@ class _VirtualClients:
                     metrics=done.metrics or {},
                 )
             )
-
-
-class _OpenModels:
-    """The decoded models of a batch, by digest, while it is computed."""
-
-    def __init__(self, blobs: BlobStore, wanted: set[tuple[str, str]]) -> None:
-        self._blobs = blobs
-        self._wanted = wanted
-        self._open: list[Any] = []
-
-    async def __aenter__(self) -> Mapping[str, NamedArrays]:
-        models = {}
-        for run_id, digest in self._wanted:
-            buffer = self._blobs.open_buffer(model_namespace(run_id), digest)
-            models[digest] = decode(await buffer.__aenter__()).arrays
-            self._open.append(buffer)
-        return models
-
-    async def __aexit__(self, *exception: object) -> None:
-        for buffer in self._open:
-            await buffer.__aexit__(None, None, None)

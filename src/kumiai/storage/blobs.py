@@ -8,8 +8,8 @@ durable and all of them match the digest. Namespaces are paths such as ``models/
 """
 
 import re
-from collections.abc import AsyncIterator, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
 from kumiai.core.digest import Buffer, StreamingDigest, digest_of, verify_digest_text
@@ -92,8 +92,11 @@ class BlobStore(Protocol):
         """
         ...
 
-    def open_buffer(self, namespace: str, digest: str) -> AbstractAsyncContextManager[memoryview]:
+    def open_buffer(self, namespace: str, digest: str) -> AbstractContextManager[memoryview]:
         """Return the whole blob as a read-only view, memory-mapped where the store can.
+
+        The one call that is not a coroutine: those who add up or check blobs do it in worker
+        threads, and a trip through the event loop for each blob would cost more than opening it.
 
         Arrays made over the view stay valid after the context has ended, and hold its memory.
 
@@ -226,8 +229,8 @@ class MemoryBlobStore:
         """Return a part of the blob; see `BlobStore.read`."""
         return self._blob(namespace, digest)[offset : offset + limit]
 
-    @asynccontextmanager
-    async def open_buffer(self, namespace: str, digest: str) -> AsyncIterator[memoryview]:
+    @contextmanager
+    def open_buffer(self, namespace: str, digest: str) -> Iterator[memoryview]:
         """Return the blob as a view; see `BlobStore.open_buffer`."""
         yield memoryview(self._blob(namespace, digest))
 

@@ -21,9 +21,9 @@ import os
 import secrets
 import shutil
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
@@ -106,18 +106,14 @@ class LocalBlobStore:
 
         return await self.in_thread(_read)
 
-    @asynccontextmanager
-    async def open_buffer(self, namespace: str, digest: str) -> AsyncIterator[memoryview]:
+    @contextmanager
+    def open_buffer(self, namespace: str, digest: str) -> Iterator[memoryview]:
         """Return the blob, memory-mapped; see `BlobStore.open_buffer`."""
         path = self.path_of(namespace, digest)
-
-        def _map() -> mmap.mmap | bytes:
-            with _opened(path, namespace, digest) as descriptor:
-                if os.fstat(descriptor).st_size == 0:
-                    return b""  # nothing cannot be mapped
-                return mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ)
-
-        mapped = await self.in_thread(_map)
+        mapped: mmap.mmap | bytes = b""  # nothing cannot be mapped
+        with self.translated(), _opened(path, namespace, digest) as descriptor:
+            if os.fstat(descriptor).st_size:
+                mapped = mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ)
         view = memoryview(mapped)
         try:
             yield view

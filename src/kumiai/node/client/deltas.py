@@ -65,7 +65,7 @@ class DeltaUpload:
             step = max(chunk_bytes // trained.itemsize, 1)
             for start in range(0, trained.size, step):
                 new, old = trained[start : start + step], base[start : start + step]
-                yield new.nbytes, lambda new=new, old=old: _bytes_of(new - old)  # type: ignore[misc]
+                yield new.nbytes, lambda new=new, old=old: _bytes_of(new, old)  # type: ignore[misc]
 
 
 class _Block:
@@ -92,6 +92,10 @@ class _Block:
         self._parts, self._held = [], 0
 
 
-def _bytes_of(array: NDArray[Any]) -> memoryview:
-    # Through uint8: numpy gives no buffer of bfloat16.
-    return np.ascontiguousarray(array).view(np.uint8).data
+def _bytes_of(trained: NDArray[Any], base: NDArray[Any]) -> memoryview:
+    # Slice by slice what `learning.delta_of` does to whole arrays. An overflow becomes an
+    # infinity, which the coordinator refuses with a reason.
+    difference = np.not_equal if base.dtype == np.bool_ else np.subtract
+    with np.errstate(over="ignore", invalid="ignore"):
+        delta = np.ascontiguousarray(difference(trained, base), dtype=base.dtype)
+    return delta.view(np.uint8).data  # numpy gives no buffer of bfloat16 itself

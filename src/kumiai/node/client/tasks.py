@@ -161,7 +161,7 @@ class TaskRunner:
         except KumiaiError as error:
             if task.cancelled.is_set():
                 return None
-            log.error("task failed", error=str(error), exc_info=error.__cause__)
+            log.warning("task failed", error=str(error), exc_info=error.__cause__)
             return _failure(task, str(error))
 
     async def _train(

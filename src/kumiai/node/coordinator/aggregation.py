@@ -6,11 +6,10 @@ work again after a crash publishes the identical model.
 """
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
-from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 from kumiai.core.arrays import NamedArrays, layout_of
 from kumiai.core.codec import decode, encode
@@ -24,8 +23,6 @@ from kumiai.node.job import JobSpec
 from kumiai.storage import BlobStore, RunRecord, UpdateRecord
 
 __all__ = ["Aggregator", "CentralEvaluator", "NewModel"]
-
-_T = TypeVar("_T")
 
 CentralEvaluator = Callable[[str, NamedArrays, Mapping[str, Any]], Mapping[str, float]]
 """Measures a model (of this app, with this config) on the coordinator's own data."""
@@ -95,9 +92,8 @@ class Aggregator:
         Raises:
             StorageError: a blob can not be read or written; calling again is safe.
         """
-        loop = asyncio.get_running_loop()
-        work = _Work(self._blobs, loop, run, job, round_number, base_digest, tuple(updates))
-        model, state, central = await loop.run_in_executor(
+        work = _Work(self._blobs, run, job, round_number, base_digest, tuple(updates))
+        model, state, central = await asyncio.get_running_loop().run_in_executor(
             self._worker,
             lambda: work.compute(self._fold_executor, self._fold_threads, self._evaluator),
         )
@@ -120,10 +116,9 @@ class Aggregator:
 
 @dataclass(frozen=True, slots=True)
 class _Work:
-    """One aggregation; `compute` runs in a thread and reads blobs through the event loop."""
+    """One aggregation, for a worker thread."""
 
     blobs: BlobStore
-    loop: asyncio.AbstractEventLoop
     run: RunRecord
     job: JobSpec
     round_number: int
@@ -135,7 +130,8 @@ class _Work:
     ) -> tuple[NamedArrays, NamedArrays, Mapping[str, float]]:
         strategy = self.job.strategy.build()
         namespace = model_namespace(self.run.run_id)
-        with _Opened(self, namespace, self.base_digest) as base:
+        with self.blobs.open_buffer(namespace, self.base_digest) as buffer:
+            base = decode(buffer).arrays
             mean = mean_of_updates(
                 self._weighted_updates(), layout_of(base), executor=executor, threads=threads
             )
@@ -151,40 +147,13 @@ class _Work:
         if self.run.state_digest is None:
             return strategy.apply(base, mean, strategy.initial_state(base))
         namespace = state_namespace(self.run.run_id, self.round_number - 1)
-        with _Opened(self, namespace, self.run.state_digest) as state:
-            return strategy.apply(base, mean, state)
+        with self.blobs.open_buffer(namespace, self.run.state_digest) as buffer:
+            return strategy.apply(base, mean, decode(buffer).arrays)
 
     def _weighted_updates(self) -> Iterator[tuple[NamedArrays, float]]:
         examples = [each.examples for each in self.updates]
         weights = weights_of(examples, self.job.strategy.weighting)
         for update, weight in zip(self.updates, weights, strict=True):
             namespace = update_namespace(self.run.run_id, self.round_number, update.client_id)
-            with _Opened(self, namespace, update.digest) as arrays:
-                yield arrays, float(weight)
-
-    def wait(self, coroutine: Coroutine[Any, Any, _T]) -> _T:
-        return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result()
-
-
-class _Opened:
-    """A blob's arrays, for the time of a ``with`` in the worker's thread."""
-
-    def __init__(self, work: _Work, namespace: str, digest: str) -> None:
-        self._work = work
-        self._buffer: AbstractAsyncContextManager[memoryview] = work.blobs.open_buffer(
-            namespace, digest
-        )
-
-    def __enter__(self) -> NamedArrays:
-        return decode(self._work.wait(_enter(self._buffer))).arrays
-
-    def __exit__(self, *exception: object) -> None:
-        self._work.wait(_leave(self._buffer))
-
-
-async def _enter(context: AbstractAsyncContextManager[memoryview]) -> memoryview:
-    return await context.__aenter__()
-
-
-async def _leave(context: AbstractAsyncContextManager[memoryview]) -> None:
-    await context.__aexit__(None, None, None)
+            with self.blobs.open_buffer(namespace, update.digest) as buffer:
+                yield decode(buffer).arrays, float(weight)

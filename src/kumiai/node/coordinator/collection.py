@@ -16,9 +16,10 @@ __all__ = ["Close", "Decision", "Extend", "GiveUp", "MarkQuorum", "Stop", "Wait"
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """Nothing to do before this many seconds have passed or a report comes in."""
+    """Nothing to do before this time, so many reports, or a failure."""
 
     seconds: float
+    reports: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +75,7 @@ def decide(
         return Close("every client has answered")
     is_late = progress.now >= progress.deadline_at
     if progress.reported >= min_reports:
-        return _after_quorum(progress, cohort, is_late=is_late)
+        return _after_quorum(progress, cohort, target_reports, is_late=is_late)
     can_reach_quorum = progress.reported + progress.assigned >= min_reports
     if is_late or not can_reach_quorum:
         why = (
@@ -84,10 +85,13 @@ def decide(
         )
         is_last = progress.attempt >= cohort.max_attempts
         return GiveUp(why) if is_last else Extend(why)
-    return Wait(progress.deadline_at - progress.now)
+    wanted = min_reports - progress.reported
+    return Wait(progress.deadline_at - progress.now, min(wanted, progress.assigned))
 
 
-def _after_quorum(progress: RoundProgress, cohort: CohortSpec, *, is_late: bool) -> Decision:
+def _after_quorum(
+    progress: RoundProgress, cohort: CohortSpec, target_reports: int, *, is_late: bool
+) -> Decision:
     if is_late:
         return Close(f"deadline, {progress.assigned} clients silent")
     if progress.quorum_at is None:
@@ -95,4 +99,5 @@ def _after_quorum(progress: RoundProgress, cohort: CohortSpec, *, is_late: bool)
     closes_at = min(progress.quorum_at + cohort.grace_seconds, progress.deadline_at)
     if progress.now >= closes_at:
         return Close(f"grace after the quorum is over, {progress.assigned} clients silent")
-    return Wait(closes_at - progress.now)
+    wanted = target_reports - progress.reported
+    return Wait(closes_at - progress.now, min(wanted, progress.assigned))

@@ -4,9 +4,9 @@ from collections.abc import Mapping
 
 from kumiai.learning import verify_report
 from kumiai.node.coordinator.orders import TaskKey
+from kumiai.node.coordinator.run_facts import RunFactsCache
 from kumiai.node.coordinator.signals import RunSignals
-from kumiai.node.job import parse_job
-from kumiai.storage import RunRepository, UpdateInbox
+from kumiai.storage import UpdateInbox
 
 __all__ = ["EvaluationIntake"]
 
@@ -14,22 +14,23 @@ __all__ = ["EvaluationIntake"]
 class EvaluationIntake:
     """Checks and records what clients measured on their own data."""
 
-    def __init__(self, *, runs: RunRepository, inbox: UpdateInbox, signals: RunSignals) -> None:
+    def __init__(self, *, inbox: UpdateInbox, signals: RunSignals, facts: RunFactsCache) -> None:
         """Record through ``inbox``."""
-        self._runs = runs
         self._inbox = inbox
         self._signals = signals
+        self._facts = facts
 
     async def accept(self, key: TaskKey, examples: int, metrics: Mapping[str, float]) -> bool:
         """Record a report; return whether it counts (not when it came late or twice).
 
         Raises:
-            UpdateRejectedError: its numbers can not be averaged; it is written down as refused.
+            UpdateRejectedError: its numbers can not be averaged.
+            NotFoundError: no such run.
         """
-        run = await self._runs.get(key.run_id)
-        verify_report(examples, metrics, examples_max=parse_job(run.job).examples_max)
+        facts = await self._facts.get(key.run_id)
+        verify_report(examples, metrics, examples_max=facts.job.examples_max)
         accepted = await self._inbox.accept_evaluation(
             key.run_id, key.round, key.client_id, examples, dict(metrics)
         )
-        self._signals.wake(key.run_id)
+        self._signals.report(key.run_id)
         return accepted

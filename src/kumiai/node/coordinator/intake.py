@@ -11,18 +11,16 @@ from concurrent.futures import Executor
 from dataclasses import dataclass
 
 from kumiai.core import failpoints
-from kumiai.core.arrays import Layout
-from kumiai.core.codec import decode, decode_header
-from kumiai.core.errors import CodecError, NotFoundError, UpdateRejectedError
+from kumiai.core.codec import decode
+from kumiai.core.errors import CodecError, UpdateRejectedError
 from kumiai.learning import verify_update
-from kumiai.node.coordinator.namespaces import model_namespace, update_namespace
+from kumiai.node.coordinator.namespaces import update_namespace
+from kumiai.node.coordinator.run_facts import RunFacts, RunFactsCache
 from kumiai.node.coordinator.signals import RunSignals
-from kumiai.node.job import JobSpec, parse_job
 from kumiai.storage import (
     AcceptOutcome,
     AcceptRequest,
     BlobStore,
-    RunRecord,
     RunRepository,
     UpdateInbox,
 )
@@ -30,8 +28,6 @@ from kumiai.storage import (
 __all__ = ["FinishedUpdate", "IntakeResult", "UpdateIntake"]
 
 _HEADER_SLACK_BYTES = 1 << 20
-_HEADER_BYTES_MAX = 8 + (1 << 20)
-_RUNS_REMEMBERED = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,13 +57,6 @@ class IntakeResult:
         return self.outcome in {AcceptOutcome.ACCEPTED, AcceptOutcome.DUPLICATE}
 
 
-@dataclass(frozen=True, slots=True)
-class _RunFacts:
-    job: JobSpec
-    layout: Layout
-    model_size_bytes: int
-
-
 class UpdateIntake:
     """Checks and records finished updates."""
 
@@ -78,15 +67,20 @@ class UpdateIntake:
         inbox: UpdateInbox,
         blobs: BlobStore,
         signals: RunSignals,
-        executor: Executor,
+        facts: RunFactsCache,
+        executor: Executor | None,
     ) -> None:
-        """Work on these stores; content is checked in ``executor``."""
+        """Work on these stores.
+
+        Content is checked in ``executor``; ``None`` checks at once, for models so small that
+        waking a thread would take longer.
+        """
         self._runs = runs
         self._inbox = inbox
         self._blobs = blobs
         self._signals = signals
         self._executor = executor
-        self._facts: dict[str, _RunFacts] = {}
+        self._facts = facts
 
     async def size_limit(self, run_id: str) -> int:
         """Return how large an update of this run may be, in bytes.
@@ -94,7 +88,7 @@ class UpdateIntake:
         Raises:
             NotFoundError: no such run.
         """
-        facts = await self._facts_of(run_id)
+        facts = await self._facts.get(run_id)
         return facts.model_size_bytes + _HEADER_SLACK_BYTES
 
     async def finish(self, update: FinishedUpdate) -> IntakeResult:
@@ -103,7 +97,7 @@ class UpdateIntake:
         Raises:
             StorageError: nothing was acknowledged; the same call may be made again.
         """
-        facts = await self._facts_of(update.run_id)
+        facts = await self._facts.get(update.run_id)
         try:
             await self._check_content(update, facts)
         except (UpdateRejectedError, CodecError) as error:
@@ -123,7 +117,7 @@ class UpdateIntake:
         failpoints.reach("coordinator.update.accepted")
         if outcome in {AcceptOutcome.LATE, AcceptOutcome.NOT_ASSIGNED}:
             await self._drop(update)
-        self._signals.wake(update.run_id)
+        self._signals.report(update.run_id)
         return IntakeResult(outcome, _REASONS[outcome])
 
     async def _refuse(self, update: FinishedUpdate, reason: str) -> IntakeResult:
@@ -145,41 +139,24 @@ class UpdateIntake:
             update_namespace(update.run_id, update.round, update.client_id), update.digest
         )
 
-    async def _check_content(self, update: FinishedUpdate, facts: _RunFacts) -> None:
-        namespace = update_namespace(update.run_id, update.round, update.client_id)
-        async with self._blobs.open_buffer(namespace, update.digest) as buffer:
+    async def _check_content(self, update: FinishedUpdate, facts: RunFacts) -> None:
+        if self._executor is None:
+            self._verify(update, facts)
+        else:
             await asyncio.get_running_loop().run_in_executor(
-                self._executor, _verify_buffer, buffer, update, facts
+                self._executor, self._verify, update, facts
             )
 
-    async def _facts_of(self, run_id: str) -> _RunFacts:
-        if (facts := self._facts.get(run_id)) is not None:
-            return facts
-        run = await self._runs.get(run_id)
-        facts = await self._load_facts(run)
-        while len(self._facts) >= _RUNS_REMEMBERED:
-            self._facts.pop(next(iter(self._facts)))
-        self._facts[run_id] = facts
-        return facts
-
-    async def _load_facts(self, run: RunRecord) -> _RunFacts:
-        model = await self._runs.find_model(run.run_id, 0)
-        if model is None:
-            raise NotFoundError(f"run {run.run_id} has no initial model")
-        prefix = await self._blobs.read(
-            model_namespace(run.run_id), model.digest, 0, _HEADER_BYTES_MAX
-        )
-        return _RunFacts(parse_job(run.job), decode_header(prefix).layout, model.size_bytes)
-
-
-def _verify_buffer(buffer: memoryview, update: FinishedUpdate, facts: _RunFacts) -> None:
-    verify_update(
-        decode(buffer).arrays,
-        facts.layout,
-        update.examples,
-        update.metrics,
-        examples_max=facts.job.examples_max,
-    )
+    def _verify(self, update: FinishedUpdate, facts: RunFacts) -> None:
+        namespace = update_namespace(update.run_id, update.round, update.client_id)
+        with self._blobs.open_buffer(namespace, update.digest) as buffer:
+            verify_update(
+                decode(buffer).arrays,
+                facts.layout,
+                update.examples,
+                update.metrics,
+                examples_max=facts.job.examples_max,
+            )
 
 
 _REASONS = {

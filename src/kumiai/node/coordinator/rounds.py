@@ -223,10 +223,9 @@ class RunDriver:
                 min_reports=current.min_reports,
             )
             match decision:
-                case Wait(seconds):
-                    await self._engine.signals.wait(
-                        self._run_id, min(max(seconds, 0.0), self._engine.times.look_seconds)
-                    )
+                case Wait(seconds, reports):
+                    look = min(max(seconds, 0.0), self._engine.times.look_seconds)
+                    await self._engine.signals.wait(self._run_id, look, reports=reports)
                 case MarkQuorum():
                     await runs.mark_quorum(self._lease, number)
                 case Close(reason):
@@ -319,15 +318,14 @@ class RunDriver:
         began = self._engine.clock.monotonic()
         waiting = await self._open_evaluations(number)
         self._engine.directory.deliver(await self._engine.tasks.orders(run, job, waiting))
-        while await self._open_evaluations(number):
+        while still_open := len(await self._open_evaluations(number)):
             left = job.evaluation.deadline_seconds - self._engine.clock.monotonic() + began
             if left <= 0:
                 return
             if (await self._engine.runs.get(self._run_id)).stop_requested:
                 raise _RunStopped
-            await self._engine.signals.wait(
-                self._run_id, min(left, self._engine.times.look_seconds)
-            )
+            look = min(left, self._engine.times.look_seconds)
+            await self._engine.signals.wait(self._run_id, look, reports=still_open)
 
     async def _open_evaluations(self, number: int) -> list[AssignmentRecord]:
         return [
@@ -341,7 +339,8 @@ class RunDriver:
         blobs = self._engine.blobs
         try:
             await blobs.delete_namespace(update_namespace(self._run_id, number))
-            await blobs.delete_namespace(state_namespace(self._run_id, number - 1))
+            if number > 0:
+                await blobs.delete_namespace(state_namespace(self._run_id, number - 1))
             await self._forget_old_model(number - job.run.keep_versions)
         except KumiaiError as error:
             self._log.warning("clean-up failed", round=number, error=str(error))

@@ -6,29 +6,50 @@ that a hint lost with a crashed or distant process costs time, never correctness
 
 import asyncio
 import contextlib
+from dataclasses import dataclass, field
 
 __all__ = ["RunSignals"]
 
 
+@dataclass(slots=True)
+class _Run:
+    event: asyncio.Event = field(default_factory=asyncio.Event)
+    reports: int = 0
+    reports_wanted: int = 1
+
+
 class RunSignals:
-    """One event per run."""
+    """One event per run that is waited for."""
 
     def __init__(self) -> None:
         """Start with nobody waiting."""
-        self._events: dict[str, asyncio.Event] = {}
+        self._runs: dict[str, _Run] = {}
 
     def wake(self, run_id: str) -> None:
         """Let the run's driver look at its rows now."""
-        if event := self._events.get(run_id):
-            event.set()
+        if run := self._runs.get(run_id):
+            run.event.set()
 
-    async def wait(self, run_id: str, timeout_seconds: float) -> None:
-        """Return at the next wake-up (one since the last wait counts), or after the time."""
-        event = self._events.setdefault(run_id, asyncio.Event())
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(event.wait(), timeout_seconds)
-        event.clear()
+    def report(self, run_id: str) -> None:
+        """Count a report; the driver looks when as many came as can change its mind."""
+        if run := self._runs.get(run_id):
+            run.reports += 1
+            if run.reports >= run.reports_wanted:
+                run.event.set()
+
+    async def wait(self, run_id: str, timeout_seconds: float, *, reports: int = 1) -> None:
+        """Return at a wake-up, after so many reports, or after the time.
+
+        What came since the last wait counts.
+        """
+        run = self._runs.setdefault(run_id, _Run())
+        run.reports_wanted = max(reports, 1)
+        if run.reports < run.reports_wanted:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(run.event.wait(), timeout_seconds)
+        run.event.clear()
+        run.reports = 0
 
     def forget(self, run_id: str) -> None:
         """Drop what is kept for a run that has ended."""
-        self._events.pop(run_id, None)
+        self._runs.pop(run_id, None)
