@@ -1,0 +1,92 @@
+"""From errors to answers: one table for the status and the kind, one shape for the body.
+
+``{"error": {"kind": …, "message": …}}``: the kind is for programs (the command line makes the
+same error of it again), the message for people.
+"""
+
+from collections.abc import Mapping
+from typing import Final
+
+import structlog
+from fastapi import Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from kumiai.core.errors import (
+    ConfigError,
+    ConflictError,
+    DeadlineError,
+    DeniedError,
+    IntegrityError,
+    KumiaiError,
+    NotFoundError,
+    StorageError,
+)
+
+__all__ = [
+    "ANSWERS",
+    "answer_http_error",
+    "answer_invalid_request",
+    "answer_kumiai_error",
+    "internal_error",
+]
+
+ANSWERS: Final[Mapping[type[KumiaiError], tuple[int, str]]] = {
+    ConfigError: (422, "config"),
+    NotFoundError: (404, "not_found"),
+    DeniedError: (403, "denied"),
+    DeadlineError: (504, "deadline"),
+    IntegrityError: (400, "integrity"),
+    ConflictError: (409, "conflict"),
+    StorageError: (503, "storage"),
+    KumiaiError: (500, "internal"),
+}
+"""Status and kind of each error; of several the first that fits."""
+
+# Errors that the framework finds before a route is reached.
+_KINDS_BY_STATUS: Final = {403: "denied", 404: "not_found"}
+
+
+async def answer_kumiai_error(_request: Request, error: Exception) -> JSONResponse:
+    """Answer one of our errors by the table."""
+    status, kind = next(answer for known, answer in ANSWERS.items() if isinstance(error, known))
+    if status >= 500:
+        structlog.get_logger("kumiai.http").error("request failed", kind=kind, error=str(error))
+    return _answer(status, kind, str(error))
+
+
+async def answer_http_error(_request: Request, error: Exception) -> JSONResponse:
+    """Answer an error of the framework: no such route, another method, a body that is no JSON."""
+    if not isinstance(error, HTTPException):
+        raise TypeError(f"error must be an HTTPException, got {type(error).__name__}")
+    kind = _KINDS_BY_STATUS.get(error.status_code, "config")
+    return _answer(error.status_code, kind, _sentence(str(error.detail)), error.headers)
+
+
+async def answer_invalid_request(_request: Request, error: Exception) -> JSONResponse:
+    """Answer a query or a body that does not fit, one line per problem."""
+    if not isinstance(error, RequestValidationError):
+        raise TypeError(f"error must be a RequestValidationError, got {type(error).__name__}")
+    lines = [
+        f"{'.'.join(str(part) for part in problem['loc'])}: {_sentence(problem['msg'])}"
+        for problem in error.errors()
+    ]
+    return _answer(422, "config", "\n".join(lines))
+
+
+def internal_error() -> JSONResponse:
+    """Return the answer for an error that nobody foresaw; the log has the details."""
+    return _answer(500, "internal", "internal error; the coordinator's log has the details")
+
+
+def _answer(
+    status: int, kind: str, message: str, headers: Mapping[str, str] | None = None
+) -> JSONResponse:
+    body = {"error": {"kind": kind, "message": message}}
+    return JSONResponse(body, status, headers=dict(headers or {}))
+
+
+def _sentence(text: str) -> str:
+    """Return the framework's words in our manner: lower case first, no full stop."""
+    return text[:1].lower() + text[1:].removesuffix(".")
