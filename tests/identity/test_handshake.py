@@ -12,10 +12,18 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
+from kumiai.core.errors import (
+    CertificateError,
+    ConfigError,
+    KumiaiError,
+    NotFoundError,
+    TransportError,
+)
 from kumiai.identity import (
     CertificateManager,
     IssuedCertificate,
     Role,
+    diagnose_handshake,
     explain_handshake,
     handshake,
     server_context,
@@ -137,7 +145,7 @@ def test_a_name_that_does_not_exist_is_told(client: IssuedCertificate) -> None:
 def test_what_is_no_address_is_told(client: IssuedCertificate, host: str, port: int) -> None:
     text = explain_handshake(host, port, client.cert, client.key, client.ca, 5.0)
 
-    assert f"{host}:{port} is not an address" in text
+    assert f"with a port up to 65535, got {host}:{port}" in text
 
 
 def test_no_host_at_all_is_told(
@@ -146,7 +154,7 @@ def test_no_host_at_all_is_told(
     with serving(server_of(coordinator)) as server:
         text = explain_handshake("", server.port, client.cert, client.key, client.ca, 5.0)
 
-    assert "is not an address" in text
+    assert "with a port up to 65535, got" in text
 
 
 def test_an_unreachable_network_is_told() -> None:
@@ -407,7 +415,7 @@ def test_every_alert_has_its_sentence(reason: str, said: str) -> None:
     error = ssl.SSLError(1, "text")
     error.reason = reason
 
-    text = handshake._explain_refusal(error, "h:1")
+    text = str(handshake._diagnose_refusal(error, "h:1"))
 
     assert said in text
     assert "h:1" in text
@@ -436,13 +444,43 @@ def test_a_server_that_resets_the_connection_is_told(
     assert "hung up in the handshake without a reason" in text
 
 
-def test_a_server_that_hangs_up_after_the_handshake_is_told(
+def test_a_server_that_hangs_up_after_the_handshake_refuses_our_certificate(
     serving: Any, coordinator: IssuedCertificate, client: IssuedCertificate
 ) -> None:
     with serving(server_of(coordinator), lambda connection: None) as server:
+        error = diagnose_handshake(
+            server.host, server.port, client.cert, client.key, client.ca, 5.0, settle_seconds=5.0
+        )
+
+    assert isinstance(error, CertificateError)
+    assert "hung up after the handshake without a reason" in str(error)
+
+
+def test_a_connection_that_is_reset_after_the_handshake_counts_as_hung_up() -> None:
+    class ResetConnection:
+        def settimeout(self, seconds: float) -> None:
+            pass
+
+        def recv(self, size_bytes: int) -> bytes:
+            raise ConnectionResetError
+
+    error = handshake._diagnose_silence(ResetConnection(), "h:1", 1.0)  # type: ignore[arg-type]
+
+    assert isinstance(error, CertificateError)
+
+
+def test_a_server_that_hangs_up_once_was_just_restarting(
+    serving: Any, coordinator: IssuedCertificate, client: IssuedCertificate
+) -> None:
+    answers = iter([lambda connection: None, greet])
+
+    def answer_in_turn(connection: socket.socket) -> None:
+        next(answers)(connection)
+
+    with serving(server_of(coordinator), answer_in_turn) as server:
         text = explained(server, client)
 
-    assert "hung up in the handshake without a reason" in text
+    assert text is None
 
 
 def test_an_address_of_version_6_is_written_in_brackets(client: IssuedCertificate) -> None:
@@ -486,4 +524,56 @@ def test_a_grpc_server_that_refuses_our_certificate_is_told(
     text = explain_handshake("127.0.0.1", grpc_port, stranger.cert, stranger.key, client.ca, 5.0)
 
     assert text is not None
-    assert "your certificate" in text
+    assert "does not accept your certificate" in text
+
+
+# ---------------------------------------------------------------- what kind of error
+
+
+@pytest.mark.parametrize(
+    ("reason", "kind"),
+    [
+        ("TLSV1_ALERT_UNKNOWN_CA", CertificateError),
+        ("SSLV3_ALERT_CERTIFICATE_EXPIRED", CertificateError),
+        ("TLSV1_ALERT_PROTOCOL_VERSION", TransportError),
+        ("WRONG_VERSION_NUMBER", TransportError),
+        ("TLSV1_ALERT_INTERNAL_ERROR", TransportError),
+    ],
+)
+def test_a_refused_certificate_is_told_from_what_may_pass(
+    reason: str, kind: type[KumiaiError]
+) -> None:
+    error = ssl.SSLError(1, "text")
+    error.reason = reason
+
+    assert type(handshake._diagnose_refusal(error, "h:1")) is kind
+
+
+def test_a_certificate_at_fault_is_a_certificate_error(
+    serving: Any, coordinator: IssuedCertificate, client: IssuedCertificate, stranger: Any
+) -> None:
+    with serving(server_of(coordinator), greet) as server:
+        ours, theirs = (
+            diagnose_handshake(server.host, server.port, who.cert, who.key, ca, 5.0)
+            for who, ca in ((stranger, coordinator.ca), (client, stranger.ca))
+        )
+
+    assert type(ours) is CertificateError
+    assert type(theirs) is CertificateError
+
+
+@pytest.mark.parametrize(("host", "kind"), [("127.0.0.1", TransportError), ("", ConfigError)])
+def test_a_server_that_is_not_there_is_no_certificate_error(
+    client: IssuedCertificate, host: str, kind: type[KumiaiError]
+) -> None:
+    error = diagnose_handshake(host, free_port(), client.cert, client.key, client.ca, 5.0)
+
+    assert type(error) is kind
+
+
+def test_a_file_that_is_not_there_keeps_its_own_error(client: IssuedCertificate) -> None:
+    client.cert.unlink()
+
+    error = diagnose_handshake("127.0.0.1", 1, client.cert, client.key, client.ca, 5.0)
+
+    assert type(error) is NotFoundError

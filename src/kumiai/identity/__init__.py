@@ -11,7 +11,7 @@ an event loop runs them in a thread.
 
 from kumiai.identity.authority import CertificateManager, IssuedCertificate
 from kumiai.identity.check import verify_peer
-from kumiai.identity.handshake import explain_handshake
+from kumiai.identity.handshake import diagnose_handshake, explain_handshake
 from kumiai.identity.index import IssuedRecord, RevocationReason
 from kumiai.identity.names import Identity, Role, identity_of, identity_uri
 from kumiai.identity.revocation import RevocationList, RevocationWatcher
@@ -29,6 +29,7 @@ __all__ = [
     "Role",
     "TrustBundle",
     "client_context",
+    "diagnose_handshake",
     "explain_handshake",
     "identity_of",
     "identity_uri",

@@ -1,4 +1,4 @@
-"""Why a TLS connection fails, as a sentence with cause and mend.
+"""Why a TLS connection fails: an error whose sentence tells cause and mend.
 
 Strategy: connect as a client would, then read once. Under TLS 1.3 the client's half of the
 handshake ends before the server has judged the client's certificate, so a refusal arrives only
@@ -17,11 +17,11 @@ from typing import Final
 
 from cryptography import x509
 
-from kumiai.core.errors import CertificateError, KumiaiError
+from kumiai.core.errors import CertificateError, ConfigError, KumiaiError, TransportError
 from kumiai.identity.names import certificate_of
 from kumiai.identity.tls import client_context
 
-__all__ = ["explain_handshake"]
+__all__ = ["diagnose_handshake", "explain_handshake"]
 
 SETTLE_SECONDS: Final = 1.0
 """How long a refusal may take to arrive after the handshake before silence means consent."""
@@ -69,6 +69,9 @@ _REFUSALS: Final = {
         "the server at {at} does not accept this kind of certificate for a client; "
         "use one that `kumiai ca issue` made"
     ),
+}
+
+_MISFITS: Final = {
     "PROTOCOL_VERSION": (
         "the server at {at} does not speak TLS 1.3; update it, or what stands in front of it"
     ),
@@ -94,6 +97,36 @@ def explain_handshake(  # noqa: PLR0917 - the order of every tool that connects
     *,
     settle_seconds: float = SETTLE_SECONDS,
 ) -> str | None:
+    """Return why a connection with these certificates fails, in words, or ``None``.
+
+    Args:
+        host: as for ``diagnose_handshake``, like all the others.
+        port: see there.
+        cert: see there.
+        key: see there.
+        ca: see there.
+        timeout_seconds: see there.
+        settle_seconds: see there.
+
+    Returns:
+        A sentence with cause and mend, lower case, without a full stop; or ``None``.
+    """
+    error = diagnose_handshake(
+        host, port, cert, key, ca, timeout_seconds, settle_seconds=settle_seconds
+    )
+    return None if error is None else str(error)
+
+
+def diagnose_handshake(  # noqa: PLR0917 - as above
+    host: str,
+    port: int,
+    cert: Path,
+    key: Path,
+    ca: Path,
+    timeout_seconds: float,
+    *,
+    settle_seconds: float = SETTLE_SECONDS,
+) -> KumiaiError | None:
     """Return why a connection with these certificates fails, or ``None`` if it does not.
 
     Args:
@@ -106,7 +139,10 @@ def explain_handshake(  # noqa: PLR0917 - the order of every tool that connects
         settle_seconds: how long to listen for a refusal after the handshake, > 0.
 
     Returns:
-        A sentence with cause and mend, lower case, without a full stop; or ``None``.
+        ``CertificateError`` where one side does not accept the other's certificate, so that
+        somebody must act; ``TransportError`` where the server cannot be reached or hangs up, so
+        that trying again may help; ``ConfigError`` where host and port are no address;
+        ``NotFoundError`` or ``StorageError`` where a file of one's own cannot be read.
     """
     at = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     if not host or not 1 <= port <= _PORT_MAX:
@@ -114,11 +150,12 @@ def explain_handshake(  # noqa: PLR0917 - the order of every tool that connects
     try:
         context = client_context(cert, key, ca)
     except KumiaiError as error:
-        return str(error)
+        return error
     context.set_alpn_protocols(list(_PROTOCOLS))
-    try:
+
+    def attempt() -> KumiaiError | None:
         with socket.create_connection((host, port), timeout_seconds) as plain:
-            return _explain_tls(
+            return _diagnose_tls(
                 plain,
                 context,
                 host,
@@ -127,19 +164,29 @@ def explain_handshake(  # noqa: PLR0917 - the order of every tool that connects
                 settle_seconds=settle_seconds,
                 fetch=lambda: _fetch_certificate(host, port, timeout_seconds),
             )
+
+    try:
+        found = attempt()
+        # gRPC refuses a certificate by hanging up without an alert. So does a server that is
+        # just being stopped, but not twice.
+        return attempt() if isinstance(found, _SilentRefusalError) else found
     except TimeoutError:
-        return (
+        return TransportError(
             f"nothing answered at {at} within {timeout_seconds:g} s; check the address, "
             "and that no firewall is in between"
         )
     except OSError as error:
-        return _explain_connection(error, host, at)
+        return TransportError(_explain_connection(error, host, at))
     except ValueError:
         # A label too long for the DNS, for one.
         return _no_address(at)
 
 
-def _explain_tls(
+class _SilentRefusalError(CertificateError):
+    """The server hung up where it would have judged our certificate; asking again is worth it."""
+
+
+def _diagnose_tls(
     plain: socket.socket,
     context: ssl.SSLContext,
     host: str,
@@ -148,29 +195,43 @@ def _explain_tls(
     ca: Path,
     settle_seconds: float,
     fetch: Callable[[], x509.Certificate | None],
-) -> str | None:
+) -> KumiaiError | None:
     try:
         with context.wrap_socket(plain, server_hostname=host) as secure:
-            return _explain_silence(secure, at, settle_seconds)
+            return _diagnose_silence(secure, at, settle_seconds)
     except ssl.SSLCertVerificationError as error:
-        return _explain_server_certificate(error, host, at, ca=ca, certificate=fetch())
+        return CertificateError(
+            _explain_server_certificate(error, host, at, ca=ca, certificate=fetch())
+        )
     except (ssl.SSLEOFError, ConnectionError):
-        return _hung_up(at)
+        return TransportError(
+            f"the server at {at} hung up in the handshake without a reason; it was stopping, or "
+            "something in between has no server to pass this on to"
+        )
     except ssl.SSLError as error:
-        return _explain_refusal(error, at)
+        return _diagnose_refusal(error, at)
     except TimeoutError:
-        return (
+        return TransportError(
             f"the server at {at} took the connection but did not answer in TLS; "
             "check the port, and whether the server is overloaded"
         )
 
 
-def _explain_silence(secure: ssl.SSLSocket, at: str, settle_seconds: float) -> str | None:
+def _diagnose_silence(secure: ssl.SSLSocket, at: str, settle_seconds: float) -> KumiaiError | None:
     secure.settimeout(settle_seconds)
     try:
-        return None if secure.recv(1) else _hung_up(at)
+        answer = secure.recv(1)
     except TimeoutError:
         return None
+    except ConnectionError:
+        answer = b""
+    if answer:
+        return None
+    return _SilentRefusalError(
+        f"the server at {at} hung up after the handshake without a reason; most likely it does "
+        "not accept your certificate: use one that this federation issued, and compare the "
+        "clocks of both machines"
+    )
 
 
 def _explain_connection(error: OSError, host: str, at: str) -> str:
@@ -181,8 +242,10 @@ def _explain_connection(error: OSError, host: str, at: str) -> str:
     return f"{at} cannot be reached ({error.strerror}); check the address and the network"
 
 
-def _no_address(at: str) -> str:
-    return f"{at} is not an address; give a DNS name or IP address, and a port up to {_PORT_MAX}"
+def _no_address(at: str) -> KumiaiError:
+    return ConfigError(
+        f"server must be a DNS name or IP address with a port up to {_PORT_MAX}, got {at}"
+    )
 
 
 def _explain_server_certificate(
@@ -220,22 +283,17 @@ def _explain_server_certificate(
     )
 
 
-def _explain_refusal(error: ssl.SSLError, at: str) -> str:
+def _diagnose_refusal(error: ssl.SSLError, at: str) -> KumiaiError:
     reason = error.reason or "UNKNOWN"
     for ending, text in _REFUSALS.items():
         if reason.endswith(ending):
-            return text.format(at=at)
-    return (
+            return CertificateError(text.format(at=at))
+    for ending, text in _MISFITS.items():
+        if reason.endswith(ending):
+            return TransportError(text.format(at=at))
+    return TransportError(
         f"the TLS handshake with {at} failed ({reason.lower().replace('_', ' ')}); "
         "check that this is a coordinator of your version"
-    )
-
-
-def _hung_up(at: str) -> str:
-    return (
-        f"the server at {at} hung up in the handshake without a reason; most often it does not "
-        "accept your certificate (another federation's, expired or not yet valid), "
-        "or it was just stopping"
     )
 
 
