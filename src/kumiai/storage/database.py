@@ -14,6 +14,7 @@ Not a repository: it knows no table. Rules kept here:
 import asyncio
 import contextlib
 import os
+import sqlite3
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -146,7 +147,7 @@ class DatabaseManager:
         Raises:
             StorageError: the database refused or is gone, or the body tried to write.
         """
-        async with self._begun(_opened(self._reader)) as connection:
+        async with self._begun(_opened(self._reader), commits=False) as connection:
             yield connection
 
     async def migrate(self) -> None:
@@ -185,16 +186,20 @@ class DatabaseManager:
         return time.perf_counter() - start
 
     @asynccontextmanager
-    async def _begun(self, engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
+    async def _begun(
+        self, engine: AsyncEngine, *, commits: bool = True
+    ) -> AsyncIterator[AsyncConnection]:
         with self._translated(OSError):
             connection = await engine.connect()
         try:
             # Without OSError: one that the body raises about a file is not the database's.
             with self._translated():
-                async with connection.begin():
-                    yield connection
+                await connection.begin()
+                yield connection
+                if commits:
+                    await connection.commit()
         finally:
-            # A cancelled task must still give its connection back.
+            # This rolls back what is not committed. A cancelled task must do it, too.
             await asyncio.shield(asyncio.ensure_future(connection.close()))
 
     @contextmanager
@@ -274,6 +279,8 @@ class DatabaseManager:
                 "pool_size": pool_size,
                 "max_overflow": 0,
                 "pool_timeout": self._statement_timeout_seconds,
+                # We do it ourselves, and only where it is needed: see below.
+                "pool_reset_on_return": None if self.dialect == "sqlite" else "rollback",
             }
         if self.dialect == "sqlite":
             engine = create_async_engine(
@@ -332,7 +339,7 @@ def _parse(url: str) -> tuple[URL, Dialect]:
 
 def _errors_of(dialect: Dialect) -> tuple[type[Exception], ...]:
     if dialect == "sqlite":
-        return ()
+        return (sqlite3.Error,)
     try:
         import asyncpg  # noqa: PLC0415 - an extra: SQLite works without it
     except ImportError as error:
@@ -365,12 +372,20 @@ def _configure_sqlite(
             cursor.execute("PRAGMA query_only = ON")
         cursor.close()
 
-    begin = None if autocommit else "BEGIN" if reading else "BEGIN IMMEDIATE"
+    begin = "BEGIN" if reading else "BEGIN IMMEDIATE"
 
+    # These two go to the driver directly: by way of a cursor each would take four turns of the
+    # connection's thread instead of one.
     @event.listens_for(engine.sync_engine, "begin")
     def _on_begin(connection: Any) -> None:
-        if begin is not None:
-            connection.exec_driver_sql(begin)
+        if not autocommit:
+            driver_call = connection.connection.dbapi_connection.run_async
+            driver_call(lambda driver: driver.execute(begin))
+
+    @event.listens_for(engine.sync_engine, "reset")
+    def _on_reset(connection: DBAPIConnection, _record: object, _state: object) -> None:
+        if connection.driver_connection.in_transaction:
+            connection.rollback()
 
 
 def _replace_closed_connections(engine: AsyncEngine) -> None:

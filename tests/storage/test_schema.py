@@ -1,0 +1,18 @@
+from alembic.autogenerate import compare_metadata
+from alembic.runtime.migration import MigrationContext
+from sqlalchemy import Connection
+
+from kumiai.storage import DatabaseManager
+from kumiai.storage.tables import Base
+
+
+def _differences(connection: Connection) -> list[object]:
+    context = MigrationContext.configure(
+        connection, opts={"compare_type": True, "compare_server_default": True}
+    )
+    return list(compare_metadata(context, Base.metadata))
+
+
+async def test_the_migrated_schema_is_that_of_the_tables(database: DatabaseManager) -> None:
+    async with database.reading() as connection:
+        assert await connection.run_sync(_differences) == []
