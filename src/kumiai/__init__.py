@@ -22,6 +22,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from kumiai.node import datasets
+    from kumiai.node.adapters.sklearn import sklearn
+    from kumiai.node.adapters.torch import torch
+    from kumiai.node.simulation import run, simulate
     from kumiai.node.study import App, Context, Evaluation, Site, Update
 
     __version__: str

@@ -50,6 +50,14 @@ def test_both_sides_have_the_same_mix_of_classes() -> None:
     assert np.bincount(data.y_test).tolist() == [180, 20]
 
 
+def test_targets_of_several_columns_are_mixed_by_the_first() -> None:
+    targets = np.stack([np.repeat([0, 1], [900, 100]), np.arange(1000)], axis=1)
+
+    data = hold_out(np.arange(1000), targets)
+
+    assert np.bincount(data.y_test[:, 0]).tolist() == [180, 20]
+
+
 def test_the_division_is_the_same_every_time_and_another_for_another_seed() -> None:
     x = np.arange(100)
 

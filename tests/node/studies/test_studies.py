@@ -58,7 +58,7 @@ def everywhere(app: App, weights: Arrays, sites: list[Site], metric: str) -> flo
 
 
 def test_the_studies_are_known_by_name() -> None:
-    assert dict(digits=digits, heart=heart, rand=rand) == STUDIES
+    assert {"digits": digits, "heart": heart, "rand": rand} == STUDIES
 
 
 def test_federated_digits_come_close_to_pooled_ones_and_far_above_local_ones() -> None:

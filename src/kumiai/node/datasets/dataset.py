@@ -77,7 +77,7 @@ def hold_out(
 
     Args:
         x: shape (rows, ...).
-        y: shape (rows,), classes or numbers.
+        y: shape (rows,), classes or numbers; or (rows, ...), of which the first column counts.
         fraction: of the rows (or groups) that are held out, 0 < fraction < 1; at least one is, and
             at least one is left.
         seed: of the order in which rows are drawn.
@@ -102,7 +102,8 @@ def hold_out(
         raise ValueError(f"data must have at least two rows or groups to divide, got {len(names)}")
     # Shuffled, then in the order of their class, then every so many: a stratified draw.
     order = np.random.default_rng(seed).permutation(len(names))
-    order = order[np.argsort(y[first][order], kind="stable")]
+    labels = y.reshape(len(y), -1)[first, 0]
+    order = order[np.argsort(labels[order], kind="stable")]
     steps = np.floor(np.arange(len(names) + 1) * fraction)
     steps[-1] = max(steps[-1], 1)
     drawn = np.zeros(len(names), bool)
