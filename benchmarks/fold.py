@@ -22,7 +22,7 @@ try:
 except ImportError:
     saxpy = None
 
-NUMBERS = 10_000_000
+CASES = [(10_000_000, 1), (10_000_000, 50), (1_000_000, 2000)]  # numbers, in so many arrays
 UPDATES = 32
 DISTINCT = 4  # updates in memory; together they are far larger than the caches
 REPEATS = 3
@@ -37,7 +37,7 @@ def new_update(flat: np.ndarray[Any, Any], arrays: int) -> Arrays:
 
 
 def limit(updates: list[Arrays]) -> None:
-    accumulator = np.zeros(NUMBERS, np.float32)
+    accumulator = np.zeros(sum(array.size for array in updates[0].values()), np.float32)
     for index in range(UPDATES):
         start = 0
         for array in updates[index % len(updates)].values():
@@ -92,11 +92,11 @@ def measure(title: str, updates: list[Arrays], executor: ThreadPoolExecutor) -> 
 
 def main() -> None:
     generator = np.random.default_rng(1)
-    numbers = [generator.standard_normal(NUMBERS, dtype=np.float32) for _ in range(DISTINCT)]
+    flats = [generator.standard_normal(CASES[0][0], dtype=np.float32) for _ in range(DISTINCT)]
     with ThreadPoolExecutor(2) as executor:
-        for arrays in (1, 50, 5000):
-            updates = [new_update(flat, arrays) for flat in numbers]
-            title = f"{UPDATES} updates of {NUMBERS:,} float32 in {arrays} arrays"
+        for numbers, arrays in CASES:
+            updates = [new_update(flat[:numbers], arrays) for flat in flats]
+            title = f"{UPDATES} updates of {numbers:,} float32 in {arrays} arrays"
             measure(title, updates, executor)
 
 

@@ -2,6 +2,7 @@
 
 import gc
 import math
+import tracemalloc
 from collections.abc import Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from fractions import Fraction
@@ -202,6 +203,20 @@ def test_nothing_refers_to_an_update_when_the_next_is_asked_for(
         gc.enable()
 
     assert mean.keys() == layout.keys()
+
+
+@pytest.mark.parametrize("clients", [2, 50])
+def test_memory_is_one_accumulator_and_one_block_however_many_clients(clients: int) -> None:
+    update = {"a": np.ones(1_000_000, np.float32), "b": np.ones(10_000, np.float16)}
+    layout = layout_of(update)
+    weighted = [(update, 1 / clients)] * clients
+
+    tracemalloc.start()
+    mean_of_updates(weighted, layout)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+
+    assert peak < 4 * 1_010_000 + (1 << 20) + 100_000
 
 
 class FailingExecutor(ThreadPoolExecutor):

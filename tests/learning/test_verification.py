@@ -1,6 +1,7 @@
 """The gate for updates: everything that would spoil the sum is refused with its reason."""
 
 import math
+import tracemalloc
 from typing import Any
 
 import numpy as np
@@ -100,6 +101,21 @@ def test_one_bad_number_is_found_wherever_it_stands(
 
     assert nonfinite_count(array) == 1
     assert nonfinite_count(array.reshape(10, 25).T) == 1
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("last", [0.0, math.nan])
+def test_looking_for_bad_numbers_takes_no_copy(dtype: np.dtype[Any], last: float) -> None:
+    array = np.zeros(4_000_000, dtype)
+    array[-1] = last
+
+    tracemalloc.start()
+    count = nonfinite_count(array)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+
+    assert count == math.isnan(last)
+    assert peak < 600_000
 
 
 def test_infinities_of_both_signs_do_not_cancel() -> None:

@@ -28,9 +28,11 @@ class StreamingDigest:
         self.size_bytes = 0
 
     def update(self, data: Buffer) -> None:
-        """Take in the next bytes."""
-        self._hasher.update(data)
-        self.size_bytes += memoryview(data).nbytes
+        """Take in the next bytes; a buffer of wider items counts as its bytes."""
+        view = memoryview(data)
+        if view.nbytes:  # an empty one of several dimensions cannot be cast
+            self._hasher.update(view.cast("B"))
+            self.size_bytes += view.nbytes
 
     def hexdigest(self) -> str:
         """Return the digest of all bytes so far."""
