@@ -1,0 +1,42 @@
+"""A study whose sums are known: each site adds its number to every weight."""
+
+import threading
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+import kumiai as km
+
+app = km.App("counting", data=lambda site: site.options["number"])
+
+hold: dict[str, threading.Event] = {}
+"""Sites that wait in their training until the test lets them go."""
+
+
+@app.model
+def model(config: Mapping[str, Any]) -> dict[str, np.ndarray[Any, Any]]:
+    """Return zeros."""
+    size = int(config.get("size", 8))
+    return {"w": np.zeros(size, np.float32), "steps": np.zeros((), np.int64)}
+
+
+@app.train
+def train(weights: dict[str, np.ndarray[Any, Any]], context: km.Context) -> km.Update:
+    """Add the site's number."""
+    if event := hold.get(context.site):
+        while not event.wait(0.02):
+            context.check_cancelled()
+    if context.config.get("broken") == context.site:
+        raise RuntimeError("this site is broken")
+    if context.config.get("diverges") == context.site:
+        weights["w"][0] = np.nan
+    weights["w"] += np.float32(context.data)
+    weights["steps"] += 1
+    return km.Update(weights, examples=10, metrics={"loss": float(context.data)})
+
+
+@app.evaluate
+def evaluate(weights: dict[str, np.ndarray[Any, Any]], context: km.Context) -> km.Evaluation:
+    """Report the first weight."""
+    return km.Evaluation(examples=10, metrics={"first": float(weights["w"][0])})
