@@ -340,9 +340,9 @@ def run_group(group: str, arguments: list[str], *, covered: bool) -> tuple[str, 
     """Run one group of tests; with branch coverage of its own if asked."""
     say(f"{group} tests")
     command = [in_venv("pytest"), "-m", f"{group} and not chaos", *arguments]
+    data = coverage_file(group)
     environment = {}
     if covered:
-        data = ROOT / f".coverage.{group}"
         for old in ROOT.glob(f"{data.name}*"):
             old.unlink()
         command += ["--cov", "--cov-report="]
@@ -351,9 +351,14 @@ def run_group(group: str, arguments: list[str], *, covered: bool) -> tuple[str, 
         command += ["-n", str(min(os.cpu_count() or 1, 4))]
     code, last = tee(command, environment)
     passed = code == 0 or (code == NO_TESTS_EXIT and bool(arguments))
-    if covered and passed:
+    if covered and data.exists():
         last += f", branch coverage {coverage_total(data)} %"
     return f"{group} tests", passed, last
+
+
+def coverage_file(group: str) -> Path:
+    """Return where a group's coverage is kept; not `.coverage.*`, which coverage gathers up."""
+    return ROOT / f".coverage-{group}"
 
 
 def coverage_total(data: Path) -> str:
@@ -365,7 +370,7 @@ def coverage_total(data: Path) -> str:
 
 def run_coverage() -> tuple[str, bool, str]:
     """Put the groups' coverage together and hold it against the limit in pyproject.toml."""
-    files = [str(file) for group in GROUPS for file in ROOT.glob(f".coverage.{group}")]
+    files = [str(file) for file in map(coverage_file, GROUPS) if file.exists()]
     if not files:
         return "coverage", False, "no group of tests has measured any"
     coverage = in_venv("coverage")
