@@ -38,10 +38,13 @@ async def test_a_transaction_commits_at_its_end(database: DatabaseManager) -> No
 
 
 async def test_a_transaction_rolls_back_when_its_body_raises(database: DatabaseManager) -> None:
-    with pytest.raises(LookupError, match="stray"):
+    async def write_and_stumble() -> None:
         async with database.transaction() as connection:
             await connection.execute(INSERT)
             raise LookupError("stray")
+
+    with pytest.raises(LookupError, match="stray"):
+        await write_and_stumble()
 
     assert await count(database) == 0
 
@@ -287,7 +290,7 @@ async def test_a_transaction_that_stands_idle_is_ended(postgres: PostgresServer)
     database = DatabaseManager(url, idle_in_transaction_timeout_seconds=0.1)
     await database.connect()
 
-    with pytest.raises(StorageError):
+    async def write_and_stand_still() -> None:
         async with database.transaction() as connection:
             await connection.execute(INSERT)
             driver = (await connection.get_raw_connection()).driver_connection
@@ -295,6 +298,9 @@ async def test_a_transaction_that_stands_idle_is_ended(postgres: PostgresServer)
             driver.add_termination_listener(lambda _connection: gone.set())
             await gone.wait()
             await connection.execute(INSERT)
+
+    with pytest.raises(StorageError):
+        await write_and_stand_still()
 
     assert await count(database) == 0
     await database.close()

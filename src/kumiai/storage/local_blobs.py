@@ -292,18 +292,29 @@ class _LocalBlobWriter:
 
     async def end(self) -> None:
         """End this writer, keeping what came; ending twice does nothing."""
+        if self._ended and self._descriptor < 0:
+            return
         self._ended = True
-        self._store.forget(self._key, self)
         await self._store.in_thread(self._end)
+        # Not before: a newer writer that did not find this one would not get the file's lock.
+        self._store.forget(self._key, self)
 
     async def _guarded(self, work: Callable[[], None]) -> None:
         def _work() -> None:
             with self._guard:
-                if self._ended:
-                    raise ended_upload(*self._key)
+                self._verify_open()
                 work()
 
-        await self._store.in_thread(_work)
+        self._verify_open()
+        try:
+            await self._store.in_thread(_work)
+        finally:
+            if self._ended:
+                self._store.forget(self._key, self)
+
+    def _verify_open(self) -> None:
+        if self._ended:
+            raise ended_upload(*self._key)
 
     def _open(self) -> None:
         if _find_size(self._path) is not None:
