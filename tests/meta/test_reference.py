@@ -1,0 +1,151 @@
+"""The reference pages agree with the code, word by word where a program can compare."""
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+
+import kumiai
+from kumiai.learning import STRATEGY_NAMES, new_strategy
+from kumiai.node.coordinator.blob_service import TransferMeter
+from kumiai.node.http.access import ADMITTED
+from kumiai.node.http.errors import ANSWERS
+from kumiai.node.http.metrics import ApiMetrics
+from kumiai.node.job import JobSpec
+from kumiai.node.settings import Settings
+from tests.meta.repository import ROOT
+
+REFERENCE = ROOT / "docs" / "reference"
+
+
+def page(name: str) -> str:
+    return (REFERENCE / name).read_text(encoding="utf-8")
+
+
+def rows(text: str) -> Iterator[list[str]]:
+    """Give the cells of each row that begins with something in code style."""
+    for line in text.splitlines():
+        if line.startswith("| `"):
+            yield [cell.strip() for cell in line.strip("|").split(" |")]
+
+
+def sections(text: str) -> dict[str, str]:
+    parts = re.split(r"^## +(.*)$", text, flags=re.MULTILINE)
+    return dict(zip((title.strip("`[]") for title in parts[1::2]), parts[2::2], strict=True))
+
+
+def described_defaults(text: str) -> dict[str, str]:
+    return {cells[0].strip("`"): cells[1].strip("`") for cells in rows(text)}
+
+
+def shown(value: object) -> str:
+    match value:
+        case Path():
+            return json.dumps(str(value))
+        case tuple():
+            return json.dumps(list(value))
+        case None:
+            return ""
+        case _:
+            return json.dumps(value)
+
+
+def defaults(model: type[BaseModel]) -> dict[str, str]:
+    return {
+        name: "" if field.is_required() else shown(field.default)
+        for name, field in model.model_fields.items()
+        if not (isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel))
+    }
+
+
+def tables(model: type[BaseModel]) -> dict[str, dict[str, str]]:
+    return {
+        name: defaults(field.annotation)
+        for name, field in model.model_fields.items()
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
+    }
+
+
+@pytest.mark.parametrize("table", tables(Settings))
+def test_every_setting_stands_on_its_page_with_its_default(table: str) -> None:
+    described = described_defaults(sections(page("configuration.md"))[table])
+
+    assert described == tables(Settings)[table]
+
+
+@pytest.mark.parametrize("table", tables(JobSpec))
+def test_every_key_of_a_job_stands_on_its_page_with_its_default(table: str) -> None:
+    described = described_defaults(sections(page("job.md"))[table])
+
+    assert described == tables(JobSpec)[table]
+
+
+def test_the_keys_at_the_top_of_a_job_stand_on_its_page() -> None:
+    described = described_defaults(sections(page("job.md"))["At the top"])
+
+    assert described == {
+        name: value for name, value in defaults(JobSpec).items() if name != "train"
+    }
+
+
+def parameters(text: str) -> Mapping[str, Any]:
+    pairs = re.findall(r"`(\w+)` ([\w.]+)", text)
+    return {name: json.loads(value) for name, value in pairs}
+
+
+def test_every_strategy_stands_on_its_page_with_its_parameters() -> None:
+    described = {cells[0].strip("`"): parameters(cells[2]) for cells in rows(page("strategies.md"))}
+
+    assert described == {
+        name: {field.name: field.default for field in fields(new_strategy(name, {}))}
+        for name in STRATEGY_NAMES
+    }
+
+
+def test_every_route_stands_on_its_page_with_who_may_call_it() -> None:
+    described = {
+        cells[0].strip("`"): cells[1]
+        for cells in rows(page("http-api.md"))
+        if re.match(r"`[A-Z]+ /", cells[0])
+    }
+
+    assert described == {
+        f"{method} {path}": "everybody" if roles is None else ", ".join(sorted(roles, reverse=True))
+        for (method, path), roles in ADMITTED.items()
+    }
+
+
+def test_every_kind_of_error_stands_on_its_page_with_its_status() -> None:
+    described = described_defaults(sections(page("http-api.md"))["Errors"])
+
+    assert described == {kind: str(status) for status, kind in ANSWERS.values()}
+
+
+def test_every_metric_stands_on_its_page() -> None:
+    described = {cells[0].strip("`") for cells in rows(sections(page("http-api.md"))["Metrics"])}
+    families = list(ApiMetrics(TransferMeter()).registry.collect())
+    ours = {
+        family.name + ("_total" if family.type == "counter" else "")
+        for family in families
+        if family.name.startswith("kumiai_")
+    }
+
+    assert described == ours
+
+
+def test_every_public_name_stands_on_its_page() -> None:
+    described = re.findall(r"^\| `kumiai\.(\w+)`", page("python-api.md"), re.MULTILINE)
+
+    assert sorted([*described, "__version__"]) == sorted(kumiai.__all__)
+
+
+def test_the_study_in_the_readme_is_the_one_among_the_examples() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    example = (ROOT / "examples" / "quickstart.py").read_text(encoding="utf-8")
+
+    assert f"```python\n{example}```" in readme
