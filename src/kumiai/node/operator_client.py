@@ -1,0 +1,393 @@
+"""The coordinator's HTTP API as calls that return plain JSON values, for the command line.
+
+Synchronous: a command does one thing at a time. Answers of 400 and above become the errors they
+were at the coordinator. No proxy and no other variable of the environment is looked at: the
+coordinator is at ``operator.url`` or nowhere.
+"""
+
+import contextlib
+import json
+import os
+import ssl
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Self
+from urllib.parse import quote
+
+import httpx
+
+from kumiai.core.arrays import NamedArrays
+from kumiai.core.codec import chunks, encode
+from kumiai.core.digest import StreamingDigest, digest_of
+from kumiai.core.errors import (
+    ConfigError,
+    ConflictError,
+    DeadlineError,
+    DeniedError,
+    IntegrityError,
+    KumiaiError,
+    NotFoundError,
+    StorageError,
+    TransportError,
+)
+from kumiai.identity import client_context, diagnose_handshake
+from kumiai.node.server_sent_events import ServerSentEvent, parse_events
+from kumiai.node.settings import Settings
+
+__all__ = ["ERRORS_BY_KIND", "OperatorClient", "UploadedModel", "address_of"]
+
+Json = dict[str, Any]
+Progress = Callable[[int], None]
+"""Told how many bytes more have passed."""
+
+ERRORS_BY_KIND: Final[Mapping[str, type[KumiaiError]]] = {
+    "config": ConfigError,
+    "conflict": ConflictError,
+    "deadline": DeadlineError,
+    "denied": DeniedError,
+    "integrity": IntegrityError,
+    "internal": KumiaiError,
+    "not_found": NotFoundError,
+    "storage": StorageError,
+}
+
+_CHUNK_BYTES: Final = 1 << 20
+_DIAGNOSIS_SECONDS: Final = 5.0
+_CONNECT_SECONDS: Final = 10.0
+# The server says something every ten seconds, or it is gone.
+_STREAM_SILENCE_SECONDS: Final = 35.0
+_FIRST_PAUSE_SECONDS: Final = 0.2
+_LONGEST_PAUSE_SECONDS: Final = 5.0
+_STREAM_PATIENCE_SECONDS: Final = 600.0
+
+
+@dataclass(frozen=True, slots=True)
+class UploadedModel:
+    """What the coordinator has stored."""
+
+    digest: str
+    size_bytes: int
+
+
+class OperatorClient:
+    """One operator's connection to one coordinator."""
+
+    def __init__(
+        self,
+        *,
+        url: str,
+        context: ssl.SSLContext,
+        timeout_seconds: float,
+        diagnose: Callable[[], KumiaiError | None],
+        pause: Callable[[float], None] = time.sleep,
+    ) -> None:
+        """Prepare; the first call connects.
+
+        Args:
+            url: ``https://host:port`` of the coordinator.
+            context: with the operator's certificate.
+            timeout_seconds: how long one answer may take.
+            diagnose: says why a connection fails, with the mend; ``None`` if it does not.
+            pause: waits between two tries.
+        """
+        self._url = url
+        self._timeout_seconds = timeout_seconds
+        self._diagnose = diagnose
+        self._pause = pause
+        self._http = httpx.Client(
+            base_url=url,
+            verify=context,
+            trust_env=False,
+            timeout=httpx.Timeout(timeout_seconds, connect=min(timeout_seconds, _CONNECT_SECONDS)),
+            headers={"User-Agent": "kumiai"},
+        )
+
+    @classmethod
+    def of(cls, settings: Settings) -> Self:
+        """Return a client with the settings' certificate, for the settings' coordinator.
+
+        Raises:
+            ConfigError: the URL can not be read.
+            NotFoundError, StorageError, CertificateError: the certificate files can not be used.
+        """
+        identity, operator = settings.identity, settings.operator
+        files = (identity.certificate, identity.key, identity.ca)
+        host, port = address_of(operator.url)
+        return cls(
+            url=operator.url,
+            context=client_context(*files),
+            timeout_seconds=operator.timeout_seconds,
+            diagnose=lambda: diagnose_handshake(host, port, *files, _DIAGNOSIS_SECONDS),
+        )
+
+    def __enter__(self) -> Self:
+        """Return the client; leaving the block closes it."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close the connections."""
+        self._http.close()
+
+    # Every method below raises the error that the coordinator answers with, `TransportError` when
+    # it can not be reached, `CertificateError` when one side does not accept the other's
+    # certificate, and `DeadlineError` when it does not answer in time.
+
+    def info(self) -> Json:
+        """Return who answers."""
+        return self._json("GET", "/api/v1/info")
+
+    def clients(self) -> list[Json]:
+        """Return every client that ever attached, sorted by name."""
+        found: list[Json] = self._json("GET", "/api/v1/clients")["clients"]
+        return found
+
+    def runs(self, *, states: Sequence[str] = (), limit: int = 50) -> list[Json]:
+        """Return runs, the newest first."""
+        found: list[Json] = []
+        before: str | None = None
+        while len(found) < limit:
+            query: dict[str, Any] = {"limit": min(limit - len(found), 500)}
+            if states:
+                query["state"] = list(states)
+            if before is not None:
+                query["before"] = before
+            page = self._json("GET", "/api/v1/runs", query=query)
+            found += page["runs"]
+            before = page["next"]
+            if before is None:
+                break
+        return found
+
+    def run(self, ref: str) -> Json:
+        """Return the run of this identifier, or the only one that begins with it."""
+        return self._json("GET", _run_path(ref))
+
+    def rounds(self, ref: str) -> list[Json]:
+        """Return all rounds of a run, in order."""
+        found: list[Json] = self._json("GET", _run_path(ref, "rounds"))["rounds"]
+        return found
+
+    def events(self, ref: str, *, after: int = 0) -> Iterator[Json]:
+        """Give the events of a run that came after that number, in order."""
+        while True:
+            page = self._json("GET", _run_path(ref, "events"), query={"after": after})
+            yield from page["events"]
+            if not page["events"]:
+                return
+            after = page["after"]
+
+    def explain_run(self, ref: str) -> Json:
+        """Return why a run is where it is; ``lines`` tell it to people."""
+        return self._json("GET", _run_path(ref, "explain"))
+
+    def models(self, ref: str) -> list[Json]:
+        """Return all versions of a run's model, the initial one first."""
+        found: list[Json] = self._json("GET", _run_path(ref, "models"))["models"]
+        return found
+
+    def stop(self, ref: str, reason: str) -> Json:
+        """Ask for a run to be stopped."""
+        return self._json("POST", _run_path(ref, "stop"), body={"reason": reason})
+
+    def submit(self, run_id: str, job: Mapping[str, Any], model_digest: str) -> Json:
+        """Create a run; doing it again changes nothing."""
+        return self._json(
+            "PUT", _run_path(run_id), body={"job": dict(job), "model_digest": model_digest}
+        )
+
+    def upload_model(
+        self, run_id: str, arrays: NamedArrays, progress: Progress | None = None
+    ) -> UploadedModel:
+        """Store a run's initial model at the coordinator; doing it again is free."""
+        buffers = encode(arrays)
+        size_bytes = sum(buffer.nbytes for buffer in buffers)
+        digest = digest_of(buffers)
+        answer = self._json(
+            "PUT",
+            _run_path(run_id, "model"),
+            content=_counted(chunks(buffers, _CHUNK_BYTES), progress),
+            headers={"X-Kumiai-Digest": digest, "Content-Length": str(size_bytes)},
+        )
+        return UploadedModel(answer["digest"], answer["size_bytes"])
+
+    def download_model(
+        self,
+        ref: str,
+        version: int | str,
+        target: Path,
+        *,
+        begin: Callable[[int], Progress] | None = None,
+    ) -> UploadedModel:
+        """Write a model version into a file, whole and verified or not at all.
+
+        Args:
+            ref: the run.
+            version: the number of its round, or ``latest``.
+            target: the file; what is there is replaced.
+            begin: told the size in bytes, returns who is told of the progress.
+
+        Raises:
+            IntegrityError: the bytes are not those that were announced.
+            StorageError: the file can not be written.
+        """
+        partial = target.with_name(f".{target.name}.{os.getpid()}.part")
+        path = _run_path(ref, f"models/{quote(str(version), safe='')}/content")
+        try:
+            with self._answer("GET", path) as response, partial.open("wb") as file:
+                size_bytes, digest = self._announced(response)
+                progress = begin(size_bytes) if begin is not None else None
+                found = StreamingDigest()
+                for chunk in response.iter_bytes(_CHUNK_BYTES):
+                    found.update(chunk)
+                    file.write(chunk)
+                    if progress is not None:
+                        progress(len(chunk))
+                if (found.hexdigest(), found.size_bytes) != (digest, size_bytes):
+                    raise IntegrityError(
+                        f"model must have digest {digest[:12]}, got {found.hexdigest()[:12]}; "
+                        "try again"
+                    )
+            partial.replace(target)
+        except OSError as error:
+            raise StorageError(f"cannot write {target}: {error.strerror}") from error
+        finally:
+            partial.unlink(missing_ok=True)
+        return UploadedModel(digest, size_bytes)
+
+    def _announced(self, response: httpx.Response) -> tuple[int, str]:
+        try:
+            return int(response.headers["Content-Length"]), response.headers["X-Kumiai-Digest"]
+        except (KeyError, ValueError):
+            raise self._foreign("a model without size and digest") from None
+
+    def follow(self, ref: str, *, after: int = 0) -> Iterator[ServerSentEvent]:
+        """Give what happens to a run, from the event after that number to the run's end.
+
+        The kinds are ``event`` (a row of the run's history), ``progress`` (how the round stands)
+        and ``end``; and ``lost``, our own: the connection broke, or the coordinator restarts. It
+        is tried again for ten minutes, and no event is given twice or left out.
+
+        Raises:
+            TransportError: the coordinator could not be reached, at first or for ten minutes.
+        """
+        pause_seconds, waited_seconds, has_heard = _FIRST_PAUSE_SECONDS, 0.0, False
+        while True:
+            reason = "the coordinator has closed the connection"
+            try:
+                for event in self._stream(ref, after):
+                    after = event.number or after
+                    pause_seconds, waited_seconds, has_heard = _FIRST_PAUSE_SECONDS, 0.0, True
+                    yield event
+                    if event.kind == "end":
+                        return
+            except (TransportError, DeadlineError, StorageError) as error:
+                if not has_heard or waited_seconds >= _STREAM_PATIENCE_SECONDS:
+                    raise
+                reason = str(error)
+            yield ServerSentEvent(None, "lost", {"reason": reason})
+            self._pause(pause_seconds)
+            waited_seconds += pause_seconds
+            pause_seconds = min(2 * pause_seconds, _LONGEST_PAUSE_SECONDS)
+
+    def _stream(self, ref: str, after: int) -> Iterator[ServerSentEvent]:
+        timeout = httpx.Timeout(
+            self._timeout_seconds, connect=_CONNECT_SECONDS, read=_STREAM_SILENCE_SECONDS
+        )
+        with self._answer(
+            "GET", _run_path(ref, "stream"), query={"after": after}, timeout=timeout
+        ) as response:
+            yield from parse_events(response.iter_lines())
+
+    def _json(self, method: str, path: str, **request: Any) -> Json:
+        with self._answer(method, path, **request) as response:
+            text = response.read()
+        try:
+            answer = json.loads(text)
+        except ValueError:
+            answer = None
+        if not isinstance(answer, dict):
+            raise self._foreign(f"{len(text)} bytes that are no JSON object")
+        return answer
+
+    @contextlib.contextmanager
+    def _answer(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Mapping[str, Any] | None = None,
+        body: Json | None = None,
+        content: Iterator[bytes] | None = None,
+        headers: Mapping[str, str] | None = None,
+        timeout: httpx.Timeout | None = None,
+    ) -> Iterator[httpx.Response]:
+        """Ask, and lend the answer, of which only the head has been read."""
+        try:
+            with self._http.stream(
+                method,
+                path,
+                params=query,
+                json=body,
+                content=content,
+                headers=headers,
+                timeout=timeout or httpx.USE_CLIENT_DEFAULT,
+            ) as response:
+                if not response.is_success:
+                    raise self._error_in(response)
+                yield response
+        except httpx.TransportError as error:
+            raise self._error_of(error) from error
+
+    def _error_in(self, response: httpx.Response) -> KumiaiError:
+        """Return the error that an answer tells."""
+        try:
+            error = json.loads(response.read())["error"]
+            kind, message = ERRORS_BY_KIND[error["kind"]], str(error["message"])
+        except (ValueError, KeyError, TypeError):
+            return self._foreign(f"status {response.status_code} without our kind of error")
+        return kind(message)
+
+    def _foreign(self, found: str) -> TransportError:
+        return TransportError(
+            f"{self._url} must answer as a coordinator does, got {found}; "
+            "see that operator.url is the coordinator's http_listen"
+        )
+
+    def _error_of(self, error: httpx.TransportError) -> KumiaiError:
+        """Return what is behind a connection that failed, in words, with the mend."""
+        if isinstance(error, httpx.ReadTimeout | httpx.WriteTimeout | httpx.PoolTimeout):
+            return DeadlineError(
+                f"{self._url} must answer within {self._timeout_seconds:g} s, got nothing; "
+                "raise operator.timeout_seconds, or look at the coordinator's log"
+            )
+        # The connection is tried once more, slowly, only to say why it fails.
+        return self._diagnose() or TransportError(
+            f"{self._url} must stay connected, got {str(error) or type(error).__name__}; try again"
+        )
+
+
+def address_of(url: str) -> tuple[str, int]:
+    """Return host and port of the coordinator's URL.
+
+    Raises:
+        ConfigError: it is no URL.
+    """
+    try:
+        parsed = httpx.URL(url)
+    except httpx.InvalidURL as error:
+        raise ConfigError(f"operator.url must be https://host:port, got {url!r}: {error}") from None
+    return parsed.host, parsed.port or 443
+
+
+def _run_path(ref: str, rest: str = "") -> str:
+    path = f"/api/v1/runs/{quote(ref, safe='')}"
+    return f"{path}/{rest}" if rest else path
+
+
+def _counted(pieces: Iterator[bytes], progress: Progress | None) -> Iterator[bytes]:
+    for piece in pieces:
+        yield piece
+        if progress is not None:
+            progress(len(piece))
