@@ -1,6 +1,8 @@
 """The codec: exact bytes, strict reading, no copies."""
 
 import json
+import mmap
+from pathlib import Path
 from typing import Any
 
 import ml_dtypes
@@ -175,6 +177,25 @@ def test_decoded_arrays_are_views_that_cannot_be_written() -> None:
     assert found[2] == 7
     with pytest.raises(ValueError, match="read-only"):
         found[0] = 1
+    with pytest.raises(ValueError, match="cannot set WRITEABLE"):
+        found.flags.writeable = True
+
+
+def test_a_file_cannot_be_unmapped_while_an_array_of_it_lives(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(joined({"a": np.ones(3, np.float32)}))
+    with path.open("rb") as file:
+        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    view = memoryview(mapped)
+    arrays = decode(view).arrays
+
+    with pytest.raises(BufferError):
+        mapped.close()
+    del arrays
+    view.release()
+    mapped.close()
+
+    assert mapped.closed
 
 
 # Chunks

@@ -2,6 +2,7 @@
 
 import gc
 import math
+import sys
 import tracemalloc
 from collections.abc import Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
@@ -89,6 +90,24 @@ def test_the_mean_has_the_dtype_it_was_summed_in() -> None:
     singles = {"scalar", "empty", "half", "brain", "single", "large", "last"}
     assert {name for name, array in mean.items() if array.dtype == np.float32} == singles
     assert all(mean[name].dtype == np.float64 for name in MIXED.keys() - singles)
+
+
+@given(st.lists(st.integers(0, 40), max_size=12), st.integers(0, 20), st.integers(1, 3))
+def test_blocks_of_any_cut_cover_every_number_once(
+    sizes: list[int], small_count: int, threads: int
+) -> None:
+    update = {str(i): np.arange(1, size + 1, dtype=np.float32) for i, size in enumerate(sizes)}
+
+    with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor(threads) as executor:
+        patch.setattr(averaging, "_BLOCK_SIZE", 64)
+        patch.setattr(averaging, "_SMALL_COUNT", small_count)
+        mean = mean_of_updates(
+            [(update, 0.5), (update, 0.5)], layout_of(update), executor=executor, threads=threads
+        )
+
+    assert {name: array.tolist() for name, array in mean.items()} == {
+        name: array.tolist() for name, array in update.items()
+    }
 
 
 def test_float64_and_integers_are_summed_in_float64() -> None:
@@ -356,6 +375,13 @@ def test_a_metric_is_averaged_over_those_that_report_it() -> None:
 
 def test_no_reports_have_no_metrics() -> None:
     assert weighted_metrics([]) == {}
+
+
+@pytest.mark.parametrize("clients", [1, 2, 3, 5, 10, 49])
+def test_the_largest_metric_of_all_is_its_own_mean(clients: int) -> None:
+    largest = sys.float_info.max
+
+    assert weighted_metrics([(7, {"m": largest})] * clients) == {"m": largest}
 
 
 FINITE = st.floats(allow_nan=False, allow_infinity=False)

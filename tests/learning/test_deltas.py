@@ -103,6 +103,14 @@ def test_a_mask_takes_the_value_of_the_majority() -> None:
     assert FedAvg().apply(base, mean, {})[0]["mask"].tolist() == [False, False, True, False]
 
 
+def test_a_mask_stays_where_the_votes_are_even() -> None:
+    base = {"mask": np.array([True, False])}
+
+    model, _ = FedAvg().apply(base, {"mask": np.array([0.5, 0.5])}, {})
+
+    assert model["mask"].tolist() == [True, False]
+
+
 def test_a_difference_that_overflows_is_infinite() -> None:
     base = {"a": np.array([-6e4, 1.0], np.float16)}
 

@@ -168,10 +168,13 @@ def decode(data: Buffer) -> Decoded:
     header = decode_header(view)
     if len(view) != header.size_bytes:
         raise CodecError(f"blob must measure {header.size_bytes} bytes, got {len(view)}")
+    # Through one array of bytes, because that holds on to the buffer: an array made of the buffer
+    # itself would let a file be unmapped under it.
+    flat = np.frombuffer(view, np.uint8)
     arrays: dict[str, NDArray[Any]] = {}
     offset = header.data_offset
     for name, spec in header.layout.items():
-        array: NDArray[Any] = np.ndarray(spec.shape, _DTYPES[spec.dtype], view, offset)
+        array: NDArray[Any] = np.ndarray(spec.shape, _DTYPES[spec.dtype], flat, offset)
         if spec.dtype == "bool":
             _verify_bools(name, array)
         arrays[name] = array
