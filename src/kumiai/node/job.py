@@ -141,12 +141,18 @@ class JobSpec(_Table):
     examples_max: Annotated[int, Field(ge=1, lt=2**53)] = 1_000_000_000
     """An update that claims more training examples than this is refused."""
 
-    @field_validator("train")
+    @field_validator("train", mode="before")
     @classmethod
-    def _train_is_small(cls, value: dict[str, TrainValue]) -> dict[str, TrainValue]:
+    def _train_is_plain(cls, value: Any) -> Any:
+        if not isinstance(value, Mapping):
+            raise ValueError(f"must be a table, got {type(value).__name__}")
         if len(value) > _TRAIN_ENTRIES_MAX:
             raise ValueError(f"must have at most {_TRAIN_ENTRIES_MAX} entries, got {len(value)}")
         for key, entry in value.items():
+            if not isinstance(entry, bool | int | float | str):
+                raise ValueError(
+                    f"{key} must be a number, a string or a boolean, got {type(entry).__name__}"
+                )
             if isinstance(entry, float) and not math.isfinite(entry):
                 raise ValueError(f"{key} must be finite, got {entry}")
         return value

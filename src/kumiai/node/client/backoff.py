@@ -1,4 +1,4 @@
-"""How long to wait before trying again: exponential, with full jitter.
+"""How long to wait before trying again: exponential, half of it jitter.
 
 Jitter keeps a hundred sites from coming back in the same instant after an outage: handshakes are
 what a coordinator has least of.

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kumiai.core.arrays import NamedArrays
-from kumiai.core.codec import encode
+from kumiai.core.codec import decode_header, encode
 from kumiai.core.digest import StreamingDigest
 
 __all__ = ["DeltaUpload"]
@@ -38,7 +38,7 @@ class DeltaUpload:
         buffers = encode(trained)
         pairs = tuple(
             (np.atleast_1d(trained[name]).reshape(-1), np.atleast_1d(base[name]).reshape(-1))
-            for name in sorted(trained)
+            for name in decode_header(buffers[0]).layout
         )
         upload = cls("", sum(buffer.nbytes for buffer in buffers), bytes(buffers[0]), pairs)
         digest = StreamingDigest()

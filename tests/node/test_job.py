@@ -1,0 +1,92 @@
+"""Jobs: what is accepted, and what an error tells."""
+
+import pytest
+
+from kumiai.core.errors import ConfigError
+from kumiai.node.job import JobSpec, parse_job, parse_job_toml
+
+WHOLE = """
+[run]
+app = "heart"
+rounds = 20
+seed = 7
+
+[cohort]
+size = 4
+over_selection = 0.25
+min_reports = 3
+deadline_seconds = 60
+
+[strategy]
+name = "fedadam"
+learning_rate = 0.01
+
+[train]
+epochs = 2
+rate = 0.1
+"""
+
+
+def test_a_whole_job_is_read() -> None:
+    job = parse_job_toml(WHOLE, source="job.toml")
+
+    assert job.run.rounds == 20
+    assert job.cohort.quorum(4) == 3
+    assert job.strategy.build().name == "fedadam"
+    assert job.train == {"epochs": 2, "rate": 0.1}
+
+
+def test_a_job_survives_its_row() -> None:
+    job = parse_job_toml(WHOLE, source="job.toml")
+
+    assert parse_job(job.model_dump()) == job
+    assert JobSpec.model_validate_json(job.model_dump_json()) == job
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("[run\n", "job.toml must be valid TOML"),
+        ("", "job.toml: run must be given"),
+        ("[run]\nrounds = 3", "run.app must be given"),
+        ("[run]\napp = ''", "app must name a study"),
+        ("[run]\napp = '../x'", "must be 1 to 63 letters"),
+        ("[run]\napp = 'a'\nrounds = 0", "run.rounds"),
+        ("[run]\napp = 'a'\nrouns = 3", "run.rouns must be removed: no such key"),
+        ("[run]\napp = 'a'\n[cohort]\nmin_reports = -1", "cohort.min_reports"),
+        ("[run]\napp = 'a'\n[cohort]\nsize = 2\nmin_reports = 3", "min_reports must be at most"),
+        ("[run]\napp = 'a'\n[cohort]\ndeadline_seconds = inf", "cohort.deadline_seconds"),
+        ("[run]\napp = 'a'\n[strategy]\nname = 'fedavgg'", "fedavg"),
+        ("[run]\napp = 'a'\n[strategy]\nweighting = 'size'", "strategy.weighting"),
+        ("[run]\napp = 'a'\n[train]\nrate = nan", "rate must be finite"),
+        ("[run]\napp = 'a'\n[train]\nrate = []", "rate must be a number, a string"),
+        ("examples_max = 0\n[run]\napp = 'a'", "examples_max"),
+    ],
+)
+def test_a_bad_job_is_refused_with_key_and_problem(text: str, problem: str) -> None:
+    with pytest.raises(ConfigError, match=problem.replace(".", r"\.")):
+        parse_job_toml(text, source="job.toml")
+
+
+def test_every_problem_has_its_own_line() -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_job({"run": {"app": "a", "rounds": -1}, "cohort": {"size": 0}})
+
+    assert len(str(caught.value).splitlines()) == 2
+
+
+def test_a_train_table_is_bounded() -> None:
+    with pytest.raises(ConfigError, match="at most 64 entries"):
+        parse_job({"run": {"app": "a"}, "train": {f"key-{index}": 1 for index in range(65)}})
+
+
+@pytest.mark.parametrize(
+    ("every", "round_number", "is_due"),
+    [(1, 0, True), (0, 3, False), (2, 3, False), (2, 4, True), (5, 7, True)],
+)
+def test_evaluation_is_due_each_so_many_rounds_and_at_the_end(
+    every: int, round_number: int, is_due: bool
+) -> None:
+    job = parse_job({"run": {"app": "a"}, "evaluation": {"every": every}})
+
+    assert job.evaluation.is_due(round_number, 7) is is_due
