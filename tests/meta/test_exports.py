@@ -73,12 +73,27 @@ def is_offered(module_name: str, entry: str) -> bool:
     return is_submodule or entry in getattr(module, "__all__", ())
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SOURCE)))
-def test_whoever_takes_a_name_from_a_module_of_ours_takes_a_listed_one(path: Path) -> None:
+def is_neighbour(path: Path, module_name: str) -> bool:
+    return module_name.split(".")[:-1] == list(path.relative_to(SOURCE).parent.parts)
+
+
+def test_whoever_takes_a_name_from_another_package_of_ours_takes_a_listed_one() -> None:
     taken = [
-        f"{module}.{entry}"
+        f"{path.relative_to(SOURCE)} takes {module}.{entry}"
+        for path in FILES
         for module, entry in imports_of_ours(path)
-        if not is_offered(module, entry)
+        if not is_neighbour(path, module) and not is_offered(module, entry)
+    ]
+
+    assert taken == []
+
+
+def test_nobody_takes_a_name_that_begins_with_an_underscore() -> None:
+    taken = [
+        f"{path.relative_to(SOURCE)} takes {module}.{entry}"
+        for path in FILES
+        for module, entry in imports_of_ours(path)
+        if entry.startswith("_") and entry != "__version__"
     ]
 
     assert taken == []

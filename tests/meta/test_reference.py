@@ -2,23 +2,27 @@
 
 import json
 import re
+import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 from pydantic import BaseModel
 
 import kumiai
 from kumiai.learning import STRATEGY_NAMES, new_strategy
+from kumiai.node.cli.app import app as cli
+from kumiai.node.cli.exit_codes import ExitCode
 from kumiai.node.coordinator.blob_service import TransferMeter
 from kumiai.node.http.access import ADMITTED
 from kumiai.node.http.errors import ANSWERS
 from kumiai.node.http.metrics import ApiMetrics
 from kumiai.node.job import JobSpec
 from kumiai.node.settings import Settings
-from tests.meta.repository import ROOT
+from tests.meta.repository import ROOT, markdown_files
 
 REFERENCE = ROOT / "docs" / "reference"
 
@@ -149,3 +153,56 @@ def test_the_study_in_the_readme_is_the_one_among_the_examples() -> None:
     example = (ROOT / "examples" / "quickstart.py").read_text(encoding="utf-8")
 
     assert f"```python\n{example}```" in readme
+
+
+def commands(command: Any, *path: str) -> Iterator[tuple[str, Any]]:
+    """Give each command of the program with its words."""
+    inner = getattr(command, "commands", None)
+    if inner is None:
+        yield " ".join(path), command
+    else:
+        for name, child in inner.items():
+            yield from commands(child, *path, name)
+
+
+COMMANDS = dict(commands(typer.main.get_command(cli), "kumiai"))
+
+
+def test_every_command_stands_on_its_page() -> None:
+    described = [cells[0].strip("`") for cells in rows(page("command-line.md").split("\n## ")[0])]
+
+    assert sorted(described) == sorted(COMMANDS)
+
+
+def test_every_exit_code_stands_on_its_page() -> None:
+    described = described_defaults(sections(page("command-line.md"))["Exit codes"])
+
+    assert list(described) == [str(code.value) for code in ExitCode]
+
+
+def written_commands(text: str) -> Iterator[str]:
+    """Give every command line of ours in a page, from blocks and from running text."""
+    for block in re.findall(r"^ *```sh\n(.*?)^ *```", text, re.MULTILINE | re.DOTALL):
+        for line in block.splitlines():
+            if line.strip().startswith("kumiai "):
+                yield line.strip()
+    yield from re.findall(r"`(kumiai [a-z][^`]*)`", text)
+
+
+def problem_with(line: str) -> str | None:
+    words = shlex.split(line)
+    chosen = [word for word in words if re.fullmatch(r"[a-z]+", word)]
+    name = next((found for found in COMMANDS if chosen[: len(found.split())] == found.split()), "")
+    # A whole group, such as `kumiai ca`, may be spoken of.
+    if not name:
+        return None if any(known.startswith(" ".join(words)) for known in COMMANDS) else line
+    options = {option for each in COMMANDS[name].params for option in each.opts} | {"--help"}
+    wrong = [word for word in words if re.match(r"--?[a-z]", word) and word not in options]
+    return f"{line}: {wrong}" if wrong else None
+
+
+@pytest.mark.parametrize("path", markdown_files(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_command_in_the_pages_exists_with_its_options(path: Path) -> None:
+    lines = written_commands(path.read_text(encoding="utf-8"))
+
+    assert [problem for line in lines if (problem := problem_with(line))] == []
