@@ -1,13 +1,12 @@
-"""What an operator asks of a coordinator over HTTP, for programs with an event loop.
+"""What an operator asks of a coordinator, for programs of ours with an event loop.
 
-The certificate is an operator's; answers are the API's JSON. An answer of 400 or above is raised
-as the error that the coordinator raised.
+The asynchronous, smaller twin of `OperatorClient`: it knows of no person to tell what is wrong
+and never tries again. Answers are the API's JSON; one of 400 or above is raised as the error that
+it was at the coordinator.
 """
 
-import json
 import ssl
-from collections.abc import AsyncIterator, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Iterable
 from types import TracebackType
 from typing import Any, Self
 
@@ -16,44 +15,13 @@ import httpx
 from kumiai.core.arrays import NamedArrays
 from kumiai.core.codec import chunks, encode
 from kumiai.core.digest import digest_of
-from kumiai.core.errors import (
-    ConfigError,
-    ConflictError,
-    DeadlineError,
-    DeniedError,
-    IntegrityError,
-    KumiaiError,
-    NotFoundError,
-    StorageError,
-    TransportError,
-)
+from kumiai.core.errors import IntegrityError, KumiaiError, TransportError
 from kumiai.core.ids import new_id
 from kumiai.node.job import JobSpec
+from kumiai.node.operator_client import ERRORS_BY_KIND
+from kumiai.node.server_sent_events import ServerSentEvent, parse_events
 
-__all__ = ["CoordinatorApi", "StreamMessage"]
-
-_ERRORS: Mapping[str, type[KumiaiError]] = {
-    "config": ConfigError,
-    "conflict": ConflictError,
-    "deadline": DeadlineError,
-    "denied": DeniedError,
-    "integrity": IntegrityError,
-    "not_found": NotFoundError,
-    "storage": StorageError,
-}
-
-
-@dataclass(frozen=True, slots=True)
-class StreamMessage:
-    """One message of a run's stream.
-
-    Attributes:
-        kind: ``event``, ``progress`` or ``end``.
-        data: what it tells.
-    """
-
-    kind: str
-    data: Mapping[str, Any]
+__all__ = ["CoordinatorApi"]
 
 
 class CoordinatorApi:
@@ -144,7 +112,7 @@ class CoordinatorApi:
             raise IntegrityError(f"model {version} of run {run_id} must match its digest")
         return answer.content
 
-    async def stream(self, run_id: str) -> AsyncIterator[StreamMessage]:
+    async def stream(self, run_id: str) -> AsyncIterator[ServerSentEvent]:
         """Yield what happens in a run from its beginning to its end.
 
         Raises:
@@ -153,14 +121,14 @@ class CoordinatorApi:
         """
         path = f"/api/v1/runs/{run_id}/stream"
         try:
-            # Keepalive comments come every ten seconds, so silence for three times as long is odd.
+            # A comment comes every ten seconds: silence for as long as a time-out is the end.
             async with self._http.stream("GET", path) as answer:
                 if answer.is_error:
                     await answer.aread()
                     raise _error_of(answer)
-                async for message in _messages(answer.aiter_lines()):
-                    yield message
-                    if message.kind == "end":
+                async for event in _events(answer.aiter_lines()):
+                    yield event
+                    if event.kind == "end":
                         return
         except httpx.HTTPError as error:
             raise _unreachable(error) from error
@@ -188,26 +156,20 @@ async def _each(parts: Iterable[bytes]) -> AsyncIterator[bytes]:
         yield part
 
 
-async def _messages(lines: AsyncIterator[str]) -> AsyncIterator[StreamMessage]:
-    """Parse Server-Sent Events: fields until an empty line, comments begin with a colon."""
-    kind, data = "message", ""
+async def _events(lines: AsyncIterator[str]) -> AsyncIterator[ServerSentEvent]:
+    block: list[str] = []
     async for line in lines:
-        name, _, value = line.partition(":")
-        value = value.removeprefix(" ")
-        match name:
-            case "event":
-                kind = value
-            case "data":
-                data += value
-            case "" if not line and data:
-                yield StreamMessage(kind, json.loads(data))
-                kind, data = "message", ""
+        block.append(line)
+        if not line:
+            for event in parse_events(block):
+                yield event
+            block.clear()
 
 
 def _error_of(answer: httpx.Response) -> KumiaiError:
     try:
         error = answer.json()["error"]
-        return _ERRORS.get(error["kind"], KumiaiError)(error["message"])
+        return ERRORS_BY_KIND[error["kind"]](error["message"])
     except (ValueError, KeyError, TypeError):
         return KumiaiError(f"the coordinator answered {answer.status_code} to {answer.url.path}")
 

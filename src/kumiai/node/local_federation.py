@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from kumiai.core.clock import Clock, SystemClock
-from kumiai.core.errors import DeadlineError, KumiaiError, StorageError
+from kumiai.core.errors import ConfigError, DeadlineError, KumiaiError, StorageError
 from kumiai.core.ids import verify_name
 from kumiai.identity import Role, client_context
 from kumiai.node.child_process import ChildCommand, ChildProcess
@@ -182,8 +182,14 @@ class LocalFederation:
         """Make the authority, certificates and settings, and choose the ports; starts nothing.
 
         Raises:
+            ConfigError: a port that was asked for is taken.
             StorageError: the folder can not be written, or there is no free port.
         """
+        for wanted in self._wanted_ports:
+            if wanted and not _are_free(wanted):
+                raise ConfigError(
+                    f"port must be free, got {wanted} which is taken; choose another, or 0 for any"
+                )
         free = _free_ports(2)
         self.port, self.http_port = (
             wanted or chosen for wanted, chosen in zip(self._wanted_ports, free, strict=True)
@@ -272,12 +278,13 @@ class LocalFederation:
 
     async def stop(self, *, patience_seconds: float = 5.0) -> None:
         """End every process, by force those that take longer; safe to repeat."""
+        # First: a coordinator that stops waits a while for its connections to close.
+        await self._close_api()
         processes = list(self._clients.values())
         if self._coordinator is not None:
             processes.append(self._coordinator)
         await asyncio.gather(*(process.stop(patience_seconds) for process in processes))
         await asyncio.gather(*self._watchers)
-        await self._close_api()
 
     async def _start_all(self, on_step: Callable[[str], None]) -> None:
         await self.prepare()

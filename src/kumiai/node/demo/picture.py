@@ -1,10 +1,10 @@
-"""What a looker-on knows of a run: built from the stream's messages, and from nothing else."""
+"""What a looker-on knows of a run: built from the stream's events, and from nothing else."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from kumiai.node.coordinator_api import StreamMessage
+from kumiai.node.server_sent_events import ServerSentEvent
 
 __all__ = ["RoundLine", "RunPicture"]
 
@@ -65,15 +65,15 @@ class RunPicture:
         """Return the round's line; an empty one if nothing is known of it yet."""
         return self.lines.setdefault(number, RoundLine(number))
 
-    def apply(self, message: StreamMessage) -> None:
-        """Take in the next message."""
-        match message.kind:
+    def apply(self, event: ServerSentEvent) -> None:
+        """Take in the next event of the stream."""
+        match event.kind:
             case "event":
-                self._apply_event(message.data)
+                self._apply_event(event.data)
             case "progress":
-                self._apply_progress(message.data)
+                self._apply_progress(event.data)
             case "end":
-                self.state, self.reason = message.data["state"], message.data["reason"]
+                self.state, self.reason = event.data["state"], event.data["reason"]
 
     def _apply_event(self, event: Mapping[str, Any]) -> None:
         data = event["data"] or {}
