@@ -155,3 +155,23 @@ def test_a_lock_keeps_others_out_until_it_is_let_go(tmp_path: Path) -> None:
 def test_a_missing_directory_cannot_be_locked(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="cannot open"), files.locked(tmp_path / "missing"):
         pytest.fail("entered")
+
+
+def test_content_is_synced_before_it_takes_the_name_and_the_directory_after(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A crash of the machine cannot be had in a test: the calls that defend against it can.
+    synced: list[tuple[str, bytes]] = []
+    sync = os.fsync
+
+    def noting_sync(descriptor: int) -> None:
+        kind = "directory" if stat.S_ISDIR(os.fstat(descriptor).st_mode) else "file"
+        synced.append((kind, (tmp_path / "a").read_bytes()))
+        sync(descriptor)
+
+    files.write_atomic(tmp_path / "a", b"old", mode=0o600)
+    monkeypatch.setattr(os, "fsync", noting_sync)
+
+    files.write_atomic(tmp_path / "a", b"new", mode=0o600)
+
+    assert synced == [("file", b"old"), ("directory", b"new")]
