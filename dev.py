@@ -59,8 +59,8 @@ def complain(message: str) -> int:
 
 
 def say(message: str) -> None:
-    """Print what happens now, before the output of what happens."""
-    print(f"dev.py: {message}", flush=True)
+    """Tell what happens now; standard output belongs to the program that is run."""
+    print(f"dev.py: {message}", file=sys.stderr, flush=True)
 
 
 # --------------------------------------------------------------------------- Python and .venv
