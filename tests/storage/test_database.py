@@ -259,6 +259,73 @@ async def test_a_lock_of_another_program_ends_in_a_storage_error(tmp_path: Path)
     await database.close()
 
 
+async def test_a_writer_that_is_cancelled_while_it_waits_for_the_lock_holds_nothing(
+    tmp_path: Path,
+) -> None:
+    database = DatabaseManager(f"sqlite:///{tmp_path}/kumiai.db", lock_timeout_seconds=20.0)
+    await database.connect()
+    other = sqlite3.connect(tmp_path / "kumiai.db", isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+
+    async def write() -> None:
+        async with database.transaction():
+            raise AssertionError("must not begin")
+
+    task = asyncio.create_task(write())
+    assert database._writer is not None
+    while database._writer.pool.checkedout() == 0:  # type: ignore[attr-defined]
+        await asyncio.sleep(0)
+    for _ in range(20):
+        await asyncio.sleep(0)
+    task.cancel()
+    other.execute("ROLLBACK")
+    other.close()
+    await asyncio.wait([task])
+
+    assert task.cancelled()
+    async with database.transaction() as connection:
+        await connection.execute(text("SELECT 1"))
+    await database.close()
+
+
+async def test_a_connection_that_comes_back_in_a_transaction_is_rolled_back(
+    tmp_path: Path,
+) -> None:
+    database = DatabaseManager(f"sqlite:///{tmp_path}/kumiai.db")
+    await database.connect()
+    assert database._writer is not None
+    connection = await database._writer.connect()
+    driver = (await connection.get_raw_connection()).driver_connection
+    await driver.execute("BEGIN IMMEDIATE")
+    await connection.close()
+
+    async with database.transaction() as again:
+        await again.execute(text("SELECT 1"))
+    await database.close()
+
+
+async def test_a_connection_that_was_cut_while_it_lay_idle_is_replaced(
+    postgres: PostgresServer,
+) -> None:
+    database = DatabaseManager(postgres.url("postgres"), pool_size=1)
+    other = DatabaseManager(postgres.url("postgres"), pool_size=1)
+    await database.connect()
+    await other.connect()
+    cut = asyncio.Event()
+    async with database.transaction() as connection:
+        driver = (await connection.get_raw_connection()).driver_connection
+        driver.add_termination_listener(lambda _connection: cut.set())
+        pid = driver.get_server_pid()
+
+    async with other.transaction() as connection:
+        await connection.execute(text(f"SELECT pg_terminate_backend({pid})"))
+    await cut.wait()
+
+    assert await database.check() > 0
+    await database.close()
+    await other.close()
+
+
 async def test_wal_mode_waits_for_another_program_that_starts(tmp_path: Path) -> None:
     path = tmp_path / "kumiai.db"
     other = sqlite3.connect(path, isolation_level=None)

@@ -249,6 +249,21 @@ async def test_a_caller_that_gave_up_before_its_turn_is_not_counted(
     assert [each.client_id for each in await leading.runs.updates("run-a", 1)] == ["b"]
 
 
+async def test_a_batch_of_callers_that_gave_up_commits_nothing(
+    leading: Leading, inbox: UpdateInbox, reached: list[str]
+) -> None:
+    await leading.open()
+    reached.clear()
+
+    given_up = asyncio.create_task(inbox.accept(request_of("a")))
+    await asyncio.sleep(0)
+    given_up.cancel()
+    await asyncio.wait([given_up])
+    await inbox.close()
+
+    assert reached == []
+
+
 async def test_a_caller_that_gives_up_during_the_commit_does_no_harm(
     leading: Leading, inbox: UpdateInbox
 ) -> None:

@@ -433,6 +433,63 @@ async def test_a_namespace_that_fills_while_it_is_deleted_is_deleted_again(
     assert files(tmp_path) == []
 
 
+@pytest.mark.parametrize("error", [FileNotFoundError, OSError(errno.ENOTEMPTY, "not empty")])
+async def test_a_namespace_that_others_fill_or_empty_all_the_time_is_given_up(
+    store: LocalBlobStore, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    await store.put(SPACE, [b"one"])
+    attempts: list[Path] = []
+
+    def rmtree(folder: Path) -> None:
+        attempts.append(folder)
+        raise error
+
+    monkeypatch.setattr(local_blobs.shutil, "rmtree", rmtree)
+
+    with pytest.raises(StorageError, match="blob folder"):
+        await store.delete_namespace("updates/run-a")
+
+    assert len(attempts) == 5
+
+
+async def test_a_disk_without_locks_is_a_storage_error(
+    store: LocalBlobStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def flock(_descriptor: int, _operation: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+
+    with pytest.raises(StorageError, match="No locks available"):
+        await store.begin(SPACE, DIGEST, len(BLOB))
+
+
+def test_on_macos_the_cache_of_the_drive_is_flushed_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr(fcntl, "F_FULLFSYNC", 51, raising=False)
+    monkeypatch.setattr(fcntl, "fcntl", lambda _descriptor, command: asked.append(command))
+
+    with (tmp_path / "file").open("wb") as file:
+        local_blobs._sync(file.fileno())
+
+    assert asked == [51]
+
+
+async def test_deleting_one_blob_leaves_the_uploads_of_others_alone(
+    store: LocalBlobStore,
+) -> None:
+    other = await store.put(SPACE, [b"other"])
+    writer = await store.begin(SPACE, DIGEST, len(BLOB))
+    await writer.write(BLOB)
+
+    await store.delete(SPACE, other)
+    await writer.commit()
+
+    assert await store.find_size(SPACE, DIGEST) == len(BLOB)
+
+
 async def test_a_namespace_that_cannot_be_deleted_is_a_storage_error(
     store: LocalBlobStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:

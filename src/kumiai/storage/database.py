@@ -194,13 +194,22 @@ class DatabaseManager:
         try:
             # Without OSError: one that the body raises about a file is not the database's.
             with self._translated():
-                await connection.begin()
+                await self._begin(connection)
                 yield connection
                 if commits:
                     await connection.commit()
         finally:
             # This rolls back what is not committed. A cancelled task must do it, too.
             await asyncio.shield(asyncio.ensure_future(connection.close()))
+
+    @staticmethod
+    async def _begin(connection: AsyncConnection) -> None:
+        try:
+            await connection.begin()
+        except asyncio.CancelledError:
+            # The driver goes on beginning, and nobody would know: not a connection to lend again.
+            await asyncio.shield(asyncio.ensure_future(connection.invalidate()))
+            raise
 
     @contextmanager
     def _translated(self, *more: type[Exception]) -> Iterator[None]:

@@ -8,7 +8,8 @@ batch commits, the next gathers by itself.
 import asyncio
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import Any
 
 from kumiai.core.errors import StorageError
 from kumiai.storage.accepting import accept_evaluations, accept_updates
@@ -21,7 +22,17 @@ __all__ = ["UpdateInbox"]
 @dataclass(slots=True, eq=False)
 class _Waiting:
     request: AcceptRequest | EvaluationRequest
-    outcome: asyncio.Future[AcceptOutcome | bool] = field(repr=False)
+    outcome: asyncio.Future[Any]
+    """An `AcceptOutcome` for an update, a bool for an evaluation."""
+
+    def tell(self, outcome: Any) -> None:
+        """Tell the caller its outcome or its error, unless it has given up."""
+        if self.outcome.done():
+            return
+        if isinstance(outcome, Exception):
+            self.outcome.set_exception(outcome)
+        else:
+            self.outcome.set_result(outcome)
 
 
 class UpdateInbox:
@@ -68,9 +79,7 @@ class UpdateInbox:
             StorageError: it could not be counted, or the inbox is closed.
             ValueError: a metric is not finite.
         """
-        outcome = await self._wait_for(request)
-        if not isinstance(outcome, AcceptOutcome):
-            raise TypeError(f"outcome must be an AcceptOutcome, got {outcome!r}")
+        outcome: AcceptOutcome = await self._wait_for(request)
         return outcome
 
     async def accept_evaluation(
@@ -87,11 +96,12 @@ class UpdateInbox:
             StorageError: it could not be counted, or the inbox is closed.
             ValueError: a metric is not finite.
         """
-        return bool(
-            await self._wait_for(EvaluationRequest(run_id, round, client_id, examples, metrics))
+        stands: bool = await self._wait_for(
+            EvaluationRequest(run_id, round, client_id, examples, metrics)
         )
+        return stands
 
-    async def _wait_for(self, request: AcceptRequest | EvaluationRequest) -> AcceptOutcome | bool:
+    async def _wait_for(self, request: AcceptRequest | EvaluationRequest) -> Any:
         if self._writer is None:
             raise StorageError("inbox must be open, got a report before start() or after close()")
         waiting = _Waiting(request, asyncio.get_running_loop().create_future())
@@ -117,6 +127,8 @@ class UpdateInbox:
     async def _settle(self, batch: list[_Waiting]) -> None:
         # A caller that has given up is not counted: it will ask again.
         batch = [waiting for waiting in batch if not waiting.outcome.done()]
+        if not batch:
+            return
         try:
             outcomes = await self._commit([waiting.request for waiting in batch])
         except Exception as error:  # noqa: BLE001 - the outermost loop: each caller must hear
@@ -125,25 +137,20 @@ class UpdateInbox:
                 for waiting in batch:
                     await self._settle([waiting])
                 return
-            for waiting in batch:
-                if not waiting.outcome.done():
-                    waiting.outcome.set_exception(error)
+            batch[0].tell(error)
             return
         except BaseException:
             for waiting in batch:
                 waiting.outcome.cancel()
             raise
         for waiting, outcome in zip(batch, outcomes, strict=True):
-            if not waiting.outcome.done():
-                waiting.outcome.set_result(outcome)
+            waiting.tell(outcome)
 
     async def _commit(
         self, requests: Sequence[AcceptRequest | EvaluationRequest]
     ) -> list[AcceptOutcome | bool]:
         updates = [request for request in requests if isinstance(request, AcceptRequest)]
         reports = [request for request in requests if isinstance(request, EvaluationRequest)]
-        if not requests:
-            return []
         async with self._database.transaction("inbox") as connection:
             accepted = iter(await accept_updates(connection, updates))
             reported = iter(await accept_evaluations(connection, reports))

@@ -48,6 +48,7 @@ _Key = tuple[str, str]
 _THREADS = 4
 _WRITE_BYTES = 1 << 20  # larger single writes are slower on ext4
 _SYNC_EVERY_BYTES = 64 << 20
+_REMOVALS_MAX = 5
 _MENDS = {
     errno.ENOSPC: "free some space on that disk",
     errno.EDQUOT: "raise the quota or free some space",
@@ -468,13 +469,17 @@ def _sync_folder(folder: Path) -> None:
 
 
 def _remove_tree(folder: Path) -> None:
-    # An upload that another process begins meanwhile can put a file where one is being removed.
-    for _ in range(3):
-        with contextlib.suppress(FileNotFoundError):
-            try:
-                shutil.rmtree(folder)
-            except OSError as error:
-                if error.errno != errno.ENOTEMPTY:
-                    raise
-                continue
-        return
+    for _ in range(_REMOVALS_MAX):
+        try:
+            shutil.rmtree(folder)
+        except FileNotFoundError:
+            # Someone else removes it, too, and may be ahead of us in one folder only.
+            if not folder.exists():
+                return
+        except OSError as error:
+            # An upload that another process begins meanwhile fills what is being emptied.
+            if error.errno != errno.ENOTEMPTY:
+                raise
+        else:
+            return
+    raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY), str(folder))
