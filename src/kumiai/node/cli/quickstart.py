@@ -69,21 +69,31 @@ def demo(
 
 
 def dev(
+    *,
     clients: Annotated[int, typer.Option(help="How many clients.")] = 3,
     apps: Annotated[
         list[str] | None,
-        typer.Option("--app", help="A study for all clients; repeatable; default: the demo's."),
+        typer.Option("--app", help="A study for all clients; repeatable; default: our own."),
     ] = None,
     directory: Annotated[
         Path, typer.Option("--dir", help="Certificates, settings, database and logs.")
     ] = Path(".kumiai"),
+    port: Annotated[int, typer.Option(help="Where clients connect; 0 takes a free one.")] = 8421,
+    http_port: Annotated[
+        int, typer.Option(help="Where operators connect; 0 takes a free one.")
+    ] = 8420,
 ) -> None:
     """Start a coordinator and clients on this machine, with their own CA; not for production."""
     from kumiai.node.dev import DevOptions, run_dev
 
-    raise typer.Exit(
-        run_dev(DevOptions(clients=clients, apps=tuple(apps or ()), directory=directory))
+    options = DevOptions(
+        directory=directory,
+        clients=clients,
+        apps=tuple(apps or ()),
+        port=port,
+        http_port=http_port,
     )
+    raise typer.Exit(run_dev(options))
 
 
 def simulate(
