@@ -268,12 +268,19 @@ def chaos(arguments: list[str]) -> int:
 
 def soak(arguments: list[str]) -> int:
     """run a federation for as long as asked and watch what it uses"""
-    return dev_tool("python", "-m", "benchmarks.soak", *arguments)
+    return dev_tool("python", "benchmarks/soak.py", *arguments)
 
 
 def bench(arguments: list[str]) -> int:
-    """run the benchmarks and print their ratios"""
-    return dev_tool("python", "-m", "benchmarks", *arguments)
+    """run the benchmarks, or those that are named, and print their ratios"""
+    known = [file.stem for file in sorted((ROOT / "benchmarks").glob("[a-z]*.py"))]
+    named = [word for word in arguments if word in known]
+    code = prepare("dev")
+    for name in named or [name for name in known if name != "soak"]:
+        options = [word for word in arguments if word not in named]
+        say(f"benchmark {name}")
+        code = code or call([in_venv("python"), f"benchmarks/{name}.py", *options])
+    return code
 
 
 def docs(arguments: list[str]) -> int:
