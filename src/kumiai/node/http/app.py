@@ -109,7 +109,7 @@ class _Headers:
 class _BodyLimit:
     """Refuses a body whose size is not announced, or is too large; models have their own limit.
 
-    The HTTP parser lets no more through than was announced.
+    The HTTP parser lets through a length that is a number, and no more bytes than that.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -117,11 +117,11 @@ class _BodyLimit:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = dict(scope["headers"])
-        size = headers.get(b"content-length", b"0")
+        size_bytes = int(headers.get(b"content-length", b"0"))
         is_model = scope["method"] == "PUT" and scope["path"].endswith(_MODEL_SUFFIX)
         if b"transfer-encoding" in headers:
             await _refusal(411, "Content-Length must be given")(scope, receive, send)
-        elif not is_model and (not size.isdigit() or int(size[:20]) > _BODY_BYTES_MAX):
+        elif not is_model and size_bytes > _BODY_BYTES_MAX:
             message = f"body must be at most {_BODY_BYTES_MAX} bytes"
             await _refusal(413, message)(scope, receive, send)
         else:

@@ -48,11 +48,14 @@ ANSWERS: Final[Mapping[type[KumiaiError], tuple[int, str]]] = {
 _KINDS_BY_STATUS: Final = {403: "denied", 404: "not_found"}
 
 
-async def answer_kumiai_error(_request: Request, error: Exception) -> JSONResponse:
+async def answer_kumiai_error(request: Request, error: Exception) -> JSONResponse:
     """Answer one of our errors by the table."""
     status, kind = next(answer for known, answer in ANSWERS.items() if isinstance(error, known))
+    log = structlog.get_logger("kumiai.http").bind(method=request.method, path=request.url.path)
     if status >= 500:
-        structlog.get_logger("kumiai.http").error("request failed", kind=kind, error=str(error))
+        log.error("request failed", kind=kind, error=str(error))
+    elif status == 403:
+        log.warning("request denied", peer=request.client and request.client.host, error=str(error))
     return _answer(status, kind, str(error))
 
 

@@ -101,7 +101,7 @@ async def _facts(parts: ApiDependencies, run: RunRecord) -> RunFacts:
 
 def explain(facts: RunFacts) -> ExplainView:
     """Return the explanation."""
-    clients = sorted(_clients(facts), key=lambda each: (_rank(each), each.client))
+    clients = sorted(_clients(facts), key=lambda each: (_rank(each), each.client, each.kind or ""))
     run, current = facts.run, facts.current
     is_collecting = current.stage == "collecting"
     return ExplainView(

@@ -138,10 +138,10 @@ async def _pieces(
 
 
 def _verified_size(request: Request, size_bytes_max: int) -> int:
-    announced = request.headers.get("content-length", "")
-    if not (announced.isascii() and announced.isdecimal()):
-        raise ConfigError("Content-Length must be given for a model")
-    size_bytes = int(announced[:20])
+    announced = request.headers.get("content-length")
+    if announced is None:
+        raise ConfigError("Content-Length must be given for a model, got none")
+    size_bytes = int(announced)
     if not 0 < size_bytes <= size_bytes_max:
         raise IntegrityError(f"model must be 1 to {size_bytes_max} bytes, got {size_bytes}")
     return size_bytes

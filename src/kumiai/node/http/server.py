@@ -21,19 +21,21 @@ __all__ = ["certificate_of", "new_http_server"]
 
 _CONNECTIONS_MAX: Final = 1_000
 _BACKLOG: Final = 256
-_IDLE_SECONDS: Final = 30
 _STOP_SECONDS: Final = 2
 
 
-def new_http_server(app: FastAPI, listen: str, ssl_context: ssl.SSLContext) -> HttpServer:
+def new_http_server(
+    app: FastAPI, listen: str, ssl_context: ssl.SSLContext, *, idle_seconds: int = 30
+) -> HttpServer:
     """Return the server of an API; it runs in the event loop that starts it.
 
     Args:
         app: made by `create_app`.
         listen: ``host:port``; port 0 takes a free one.
         ssl_context: the server's; clients' certificates are asked for by it.
+        idle_seconds: how long a connection may stay without a request.
     """
-    service = _HttpService(app, listen, ssl_context)
+    service = _HttpService(app, listen, ssl_context, idle_seconds)
     return HttpServer(start=service.start, stop=service.stop)
 
 
@@ -46,10 +48,13 @@ def certificate_of(scope: Scope) -> bytes | None:
 class _HttpService:
     """One listening socket, from start to stop."""
 
-    def __init__(self, app: FastAPI, listen: str, ssl_context: ssl.SSLContext) -> None:
+    def __init__(
+        self, app: FastAPI, listen: str, ssl_context: ssl.SSLContext, idle_seconds: int
+    ) -> None:
         self._app = app
         self._listen = listen
         self._ssl_context = ssl_context
+        self._idle_seconds = idle_seconds
         self._server: _Server | None = None
         self._serving: asyncio.Task[None] | None = None
         self._log = structlog.get_logger("kumiai.http")
@@ -72,7 +77,7 @@ class _HttpService:
             proxy_headers=False,
             limit_concurrency=_CONNECTIONS_MAX,
             backlog=_BACKLOG,
-            timeout_keep_alive=_IDLE_SECONDS,
+            timeout_keep_alive=self._idle_seconds,
             timeout_graceful_shutdown=_STOP_SECONDS,
         )
         config.load()
@@ -140,14 +145,28 @@ class _CertificateProtocol(H11Protocol):
     """HTTP/1.1 whose requests carry the certificate of the connection's peer.
 
     uvicorn does not hand it on. A connection has one peer, so the application is wrapped once
-    for each connection.
+    for each connection. And uvicorn waits for ever for a connection's first request; everybody
+    may connect, so this does not.
     """
+
+    _first_request: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
+        self._first_request = self.loop.call_later(self.timeout_keep_alive, self._close_unused)
         tls = transport.get_extra_info("ssl_object")
         certificate = tls.getpeercert(binary_form=True) if tls is not None else None
         self.app = _with_certificate(self.app, certificate)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._first_request is not None:
+            self._first_request.cancel()
+        super().connection_lost(exc)
+
+    def _close_unused(self) -> None:
+        cycle: object = self.cycle  # None until the first request, whatever its type says
+        if cycle is None:
+            self.transport.close()
 
 
 def _with_certificate(app: Any, certificate: bytes | None) -> ASGIApp:

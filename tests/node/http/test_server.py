@@ -1,0 +1,146 @@
+import asyncio
+import signal
+import socket
+from pathlib import Path
+
+import pytest
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+
+from kumiai.core import errors
+from kumiai.identity import server_context
+from kumiai.node.http import new_http_server
+from kumiai.node.http.errors import ANSWERS, answer_http_error, answer_invalid_request
+from kumiai.node.http.server import certificate_of
+from kumiai.storage import DatabaseManager
+from kumiai.testing.databases import SQLiteTemplate
+from tests.node.http.api import Certificates, running_api
+
+
+@pytest.fixture
+def database_url(sqlite_template: SQLiteTemplate, tmp_path: Path) -> str:
+    return sqlite_template.copy_to(tmp_path / "kumiai.db")
+
+
+def context_of(certificates: Certificates) -> object:
+    own = certificates.coordinator
+    return server_context(own.cert, own.key, own.ca, client_certificate="optional")
+
+
+async def test_signals_stay_with_the_program(
+    certificates: Certificates, database: DatabaseManager, tmp_path: Path
+) -> None:
+    before = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)]
+
+    async with running_api(certificates, database, tmp_path) as api:
+        await api.caller(None).get("/healthz")
+        during = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)]
+
+    assert during == before
+
+
+async def test_a_port_that_is_taken_is_a_setting_to_correct(certificates: Certificates) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        listen = f"127.0.0.1:{taken.getsockname()[1]}"
+        server = new_http_server(FastAPI(), listen, context_of(certificates))  # type: ignore[arg-type]
+
+        with pytest.raises(errors.ConfigError, match=f"http_listen .* {listen}"):
+            await server.start()
+
+
+async def test_a_host_that_does_not_exist_is_a_setting_to_correct(
+    certificates: Certificates,
+) -> None:
+    server = new_http_server(FastAPI(), "no-such-host.invalid:0", context_of(certificates))  # type: ignore[arg-type]
+
+    with pytest.raises(errors.ConfigError, match="http_listen"):
+        await server.start()
+
+
+async def test_a_server_that_never_started_stops_at_once(certificates: Certificates) -> None:
+    server = new_http_server(FastAPI(), "127.0.0.1:0", context_of(certificates))  # type: ignore[arg-type]
+
+    await server.stop()
+
+
+async def test_stopping_ends_open_streams_without_an_end_and_frees_the_port(
+    certificates: Certificates, database: DatabaseManager, tmp_path: Path
+) -> None:
+    lines: list[str] = []
+    async with running_api(certificates, database, tmp_path) as api:
+        run_id = await api.submit()
+        has_begun = asyncio.Event()
+
+        async def follow() -> None:
+            async with api.operator.stream("GET", f"/api/v1/runs/{run_id}/stream") as answer:
+                async for line in answer.aiter_lines():
+                    lines.append(line)
+                    has_begun.set()
+
+        following = asyncio.create_task(follow())
+        await has_begun.wait()
+        port = int(api.url.rpartition(":")[2])
+        api.app.state.closing.set()
+        await asyncio.wait_for(following, 10)
+
+    assert "event: end" not in lines
+    with socket.create_server(("127.0.0.1", port)):
+        pass
+
+
+@pytest.mark.parametrize("sent", [b"", b"GET /healthz HTTP/1.1\r\nHost: x\r\n"])
+async def test_a_connection_without_a_whole_request_is_closed(
+    certificates: Certificates, sent: bytes
+) -> None:
+    app = FastAPI()
+    app.state.closing = asyncio.Event()
+    server = new_http_server(app, "127.0.0.1:0", context_of(certificates), idle_seconds=1)  # type: ignore[arg-type]
+    port = await server.start()
+    try:
+        reader, writer = await asyncio.open_connection(
+            "127.0.0.1", port, ssl=certificates.context(None)
+        )
+        writer.write(sent)
+
+        assert await asyncio.wait_for(reader.read(), 10) == b""
+        writer.close()
+    finally:
+        await server.stop()
+
+
+def test_a_request_without_tls_has_no_certificate() -> None:
+    assert certificate_of({"type": "http"}) is None
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "kind"),
+    [
+        (errors.ConfigError, 422, "config"),
+        (errors.NotFoundError, 404, "not_found"),
+        (errors.DeniedError, 403, "denied"),
+        (errors.CertificateError, 403, "denied"),
+        (errors.DeadlineError, 504, "deadline"),
+        (errors.QuorumLostError, 504, "deadline"),
+        (errors.IntegrityError, 400, "integrity"),
+        (errors.CodecError, 400, "integrity"),
+        (errors.ConflictError, 409, "conflict"),
+        (errors.FencedError, 409, "conflict"),
+        (errors.StorageError, 503, "storage"),
+        (errors.SchemaError, 503, "storage"),
+        (errors.TransportError, 500, "internal"),
+        (errors.KumiaiError, 500, "internal"),
+    ],
+)
+def test_each_error_has_its_answer(error: type[errors.KumiaiError], status: int, kind: str) -> None:
+    found = next(answer for known, answer in ANSWERS.items() if issubclass(error, known))
+
+    assert found == (status, kind)
+
+
+async def test_an_answer_for_one_error_is_not_given_for_another() -> None:
+    with pytest.raises(TypeError, match="HTTPException"):
+        await answer_http_error(None, ValueError())  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="RequestValidationError"):
+        await answer_invalid_request(None, HTTPException(400))  # type: ignore[arg-type]
+    assert issubclass(RequestValidationError, Exception)
