@@ -444,9 +444,16 @@ async def test_a_migration_that_fails_leaves_nothing(tmp_path: Path) -> None:
 
 MIGRATE = """
 import asyncio, sys
-from kumiai.testing.databases import migrate
-sys.stdout.write("ready\\n"); sys.stdout.flush(); sys.stdin.readline()
-asyncio.run(migrate(sys.argv[1]))
+from kumiai.storage import DatabaseManager
+
+async def main():
+    database = DatabaseManager(sys.argv[1])
+    sys.stdout.write("ready\\n"); sys.stdout.flush(); sys.stdin.readline()
+    await database.connect()
+    await database.migrate()
+    await database.close()
+
+asyncio.run(main())
 """
 
 
@@ -472,7 +479,12 @@ async def test_replicas_that_start_together_migrate_once(
         assert replica.stdout is not None
         replica.stdout.readline()
 
-    told = [replica.communicate("go\n")[1] for replica in replicas]
+    for replica in replicas:
+        assert replica.stdin is not None
+        replica.stdin.write("go\n")
+        replica.stdin.flush()
+
+    told = [replica.communicate()[1] for replica in replicas]
 
     assert [replica.returncode for replica in replicas] == [0, 0, 0], told
     database = DatabaseManager(url)

@@ -8,6 +8,7 @@ from sqlalchemy import text
 from kumiai.core import failpoints
 from kumiai.core.errors import StorageError
 from kumiai.storage import AcceptOutcome, DatabaseManager, RunRepository, UpdateInbox
+from kumiai.storage.accepting import accept_updates
 from tests.storage.leading import TTL_SECONDS, Leading, new_run, request_of
 
 ACCEPTED, DUPLICATE = AcceptOutcome.ACCEPTED, AcceptOutcome.DUPLICATE
@@ -365,12 +366,35 @@ async def test_what_is_acknowledged_is_in_the_sum(
     assert max(seen) > 0
 
 
-async def test_closing_waits_for_an_acceptance_that_has_begun(
+async def test_two_deliveries_of_one_update_to_two_replicas_follow_one_another(
     database: DatabaseManager, database_url: str, leading: Leading
 ) -> None:
-    from kumiai.storage.accepting import accept_updates
-
     await leading.open()
+    other = DatabaseManager(database_url)
+    await other.connect()
+
+    async def deliver_again() -> list[AcceptOutcome]:
+        async with other.transaction() as connection:
+            return await accept_updates(connection, [request_of("a")])
+
+    async with database.transaction() as connection:
+        first = await accept_updates(connection, [request_of("a")])
+        again = asyncio.create_task(deliver_again())
+        done, _ = await asyncio.wait([again], timeout=0.2)
+        assert not done
+
+    assert (first, await again) == ([ACCEPTED], [DUPLICATE])
+    await other.close()
+
+
+@pytest.mark.parametrize("has_failed", [False, True])
+async def test_closing_waits_for_an_acceptance_that_has_begun(
+    database: DatabaseManager, database_url: str, leading: Leading, has_failed: bool
+) -> None:
+    await leading.open()
+    if has_failed:
+        # Then closing has nothing to do with the client's assignment, only with the round.
+        await leading.runs.fail_assignment("run-a", 1, "a", "train", state="failed", reason="lost")
     other = DatabaseManager(database_url)
     await other.connect()
     replica = RunRepository(other)

@@ -1,10 +1,13 @@
+import asyncio
 from collections.abc import Awaitable, Callable
 
 import pytest
 from sqlalchemy import text
 
+from kumiai.core import failpoints
 from kumiai.core.errors import ConflictError, FencedError, NotFoundError
 from kumiai.storage import DatabaseManager, Lease, RunRecord, RunRepository
+from kumiai.storage.accepting import accept_updates
 from tests.storage.leading import TTL_SECONDS, Leading, new_run, request_of
 
 Step = Callable[[RunRepository, Lease], Awaitable[object]]
@@ -59,8 +62,6 @@ async def test_a_lease_is_held_by_one(runs: RunRepository, run: RunRecord) -> No
 
 
 async def test_many_that_claim_at_once_make_one_leader(runs: RunRepository, run: RunRecord) -> None:
-    import asyncio
-
     leases = await asyncio.gather(
         *(runs.acquire_lease("run-a", f"leader-{n}", TTL_SECONDS) for n in range(8))
     )
@@ -126,13 +127,14 @@ async def test_no_lease_on_what_is_not_there_or_has_ended(leading: Leading) -> N
     assert await leading.runs.claimable("leader-1") == []
 
 
+@pytest.mark.parametrize("newer", ["leader-2", "leader-1"])
 @pytest.mark.parametrize("step", STEPS)
 async def test_a_fenced_leader_changes_nothing(
-    database: DatabaseManager, leading: Leading, step: str
+    database: DatabaseManager, leading: Leading, step: str, newer: str
 ) -> None:
     await leading.open()
     await expire(database)
-    await leading.runs.acquire_lease("run-a", "leader-2", TTL_SECONDS)
+    await leading.runs.acquire_lease("run-a", newer, TTL_SECONDS)
     before = await dump(database)
 
     with pytest.raises(FencedError, match="another coordinator leads"):
@@ -246,8 +248,6 @@ async def test_who_was_asked_to_evaluate_stays_so(leading: Leading) -> None:
 async def test_an_extended_round_asks_again_who_has_not_reported(
     leading: Leading, database: DatabaseManager
 ) -> None:
-    from kumiai.storage.accepting import accept_updates
-
     runs = leading.runs
     await leading.open(clients=["a", "b", "c"])
     async with database.transaction() as connection:
@@ -310,8 +310,6 @@ async def test_a_round_that_is_not_there_is_not_found(leading: Leading, step: st
 async def test_a_closed_round_returns_its_updates_by_client(
     leading: Leading, database: DatabaseManager
 ) -> None:
-    from kumiai.storage.accepting import accept_updates
-
     await leading.open(clients=["b", "a", "B", "c"])
     async with database.transaction() as connection:
         await accept_updates(connection, [request_of(name) for name in ("b", "a", "B")])
@@ -477,8 +475,6 @@ async def test_every_durable_step_has_its_crash_points(
 async def test_what_dies_before_the_commit_has_not_happened(
     leading: Leading, database: DatabaseManager
 ) -> None:
-    from kumiai.core import failpoints
-
     def die(name: str) -> None:
         if name == "storage.open_round.commit.before":
             raise KeyboardInterrupt

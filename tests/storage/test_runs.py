@@ -2,9 +2,11 @@ import asyncio
 from dataclasses import replace
 
 import pytest
+from sqlalchemy import text
 
 from kumiai.core.errors import ConflictError, NotFoundError
-from kumiai.storage import DatabaseManager, EventRecord, RunRecord, RunRepository
+from kumiai.storage import DatabaseManager, EventRecord, RunRecord, RunRepository, run_reports
+from kumiai.storage.rows import add_event_row
 from tests.storage.leading import TTL_SECONDS, Leading, new_run
 
 
@@ -225,6 +227,25 @@ async def test_no_event_is_missed_by_a_reader_that_follows(
     assert sorted(seen[1:], key=int) == [str(n) for n in range(40)]
 
 
+async def test_events_of_a_run_are_numbered_in_the_order_of_their_commits(
+    database: DatabaseManager, database_url: str, runs: RunRepository, run: RunRecord
+) -> None:
+    other = DatabaseManager(database_url)
+    await other.connect()
+    replica = RunRepository(other)
+
+    async with database.transaction() as connection:
+        await run_reports._locked(connection, "run-a")
+        await add_event_row(connection, "run-a", kind="note", text="first")
+        second = asyncio.create_task(replica.add_event("run-a", kind="note", text="second"))
+        done, _ = await asyncio.wait([second], timeout=0.2)
+        assert not done
+    await second
+
+    assert [event.text for event in await runs.events("run-a")][1:] == ["first", "second"]
+    await other.close()
+
+
 async def test_text_from_outside_is_made_fit_for_a_row(runs: RunRepository, run: RunRecord) -> None:
     await runs.add_event("run-a", kind="note", text="a\x00b" + "c" * 5000)
 
@@ -397,8 +418,6 @@ async def test_records_are_values(run: RunRecord) -> None:
 async def test_deleting_a_run_deletes_all_of_it(
     database: DatabaseManager, leading: Leading
 ) -> None:
-    from sqlalchemy import text
-
     await leading.play(1)
     async with database.transaction() as connection:
         await connection.execute(text("DELETE FROM runs"))
