@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+import kumiai.node.wire  # noqa: F401 - before any test imports grpc
 from kumiai.storage import DatabaseManager
 from kumiai.testing.databases import PostgresServer, SQLiteTemplate
 

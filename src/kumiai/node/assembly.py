@@ -12,7 +12,7 @@ from kumiai.core.errors import ConfigError, KumiaiError
 from kumiai.identity import (
     RevocationWatcher,
     Role,
-    explain_handshake,
+    diagnose_handshake,
     server_context,
     verify_own_certificate,
 )
@@ -233,7 +233,7 @@ def new_client(settings: Settings) -> ClientAgent:
 
     async def explain() -> KumiaiError | None:
         return await asyncio.to_thread(
-            explain_handshake,
+            diagnose_handshake,
             host,
             port,
             identity.certificate,

@@ -122,7 +122,12 @@ class BlobTransfer:
 
     async def _fetch(self, fetch: "_Fetch") -> None:
         loop = asyncio.get_running_loop()
-        file = await loop.run_in_executor(self._executor, fetch.open)
+        opening = loop.run_in_executor(self._executor, fetch.open)
+        try:
+            file = await asyncio.shield(opening)
+        except asyncio.CancelledError:
+            opening.add_done_callback(_close_if_open)
+            raise
         try:
             request = pb.GetRequest(run_id=fetch.run_id, digest=fetch.digest, offset=file.offset)
             call = self._get(request.SerializeToString())
@@ -134,7 +139,7 @@ class BlobTransfer:
             failpoints.reach("client.model.fetched")
             await loop.run_in_executor(self._executor, file.finish)
         finally:
-            await loop.run_in_executor(self._executor, file.close)
+            file.close()
 
     async def _send(self, upload: DeltaUpload, report: PutReport, offset: int) -> pb.PutResult:
         header = pb.PutHeader(
@@ -220,6 +225,11 @@ class _PartialFile:
 
     def _discard(self) -> None:
         self._fetch.part.unlink(missing_ok=True)
+
+
+def _close_if_open(opening: "asyncio.Future[_PartialFile]") -> None:
+    if not opening.cancelled() and opening.exception() is None:
+        opening.result().close()
 
 
 async def _with_retries(

@@ -16,7 +16,14 @@ from google.protobuf.message import DecodeError
 
 from kumiai.core import failpoints
 from kumiai.core.digest import verify_digest_text
-from kumiai.core.errors import ConflictError, IntegrityError, NotFoundError, StorageError
+from kumiai.core.errors import (
+    ConfigError,
+    ConflictError,
+    IntegrityError,
+    NotFoundError,
+    StorageError,
+)
+from kumiai.core.ids import verify_name
 from kumiai.identity import Identity, Role
 from kumiai.node.coordinator.intake import (
     FinishedUpdate,
@@ -104,11 +111,12 @@ class BlobService:
         identity = await self._authenticator.identify(context, {Role.CLIENT})
         try:
             stat = pb.StatRequest.FromString(request)
+            verify_name("run_id", stat.run_id)
             received = await self._blobs.received_bytes(
                 update_namespace(stat.run_id, stat.round, identity.name),
                 verify_digest_text(stat.digest),
             )
-        except (IntegrityError, DecodeError, ValueError) as error:
+        except (ConfigError, IntegrityError, DecodeError) as error:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
         return pb.StatResult(received_bytes=received).SerializeToString()
 
@@ -152,7 +160,12 @@ class BlobService:
                 reason=f"offset must be {writer.offset}, got {header.offset}",
                 received_bytes=writer.offset,
             )
-        if (received := await self._spool(requests, writer)) < header.size_bytes:
+        try:
+            received = await self._spool(requests, writer)
+        except IntegrityError:
+            await self._blobs.delete(namespace, header.digest)  # what is here is worth nothing
+            raise
+        if received < header.size_bytes:
             return pb.PutResult(
                 outcome=pb.PUT_OUTCOME_RESUME,
                 reason=f"update must be {header.size_bytes} bytes, got {received}",

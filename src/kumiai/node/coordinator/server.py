@@ -22,12 +22,14 @@ from kumiai.node.coordinator.blob_service import BlobService
 from kumiai.node.coordinator.leadership import RunSupervisor
 from kumiai.node.coordinator.session_service import SessionService
 from kumiai.node.coordinator.sessions import SessionHub
+from kumiai.node.settings import split_address
 from kumiai.node.wire.channel import (
     BLOB_SERVICE,
     SESSION_SERVICE,
     TlsFiles,
     server_credentials,
     server_options,
+    verify_only_tls_1_3,
 )
 
 __all__ = ["CoordinatorServer", "DataDirectory", "HttpServer"]
@@ -144,6 +146,7 @@ class CoordinatorServer:
                 f"coordinator.listen {self._listen} can not be opened: {error}"
             ) from None
         await self._server.start()
+        await asyncio.to_thread(verify_only_tls_1_3, _reachable(self._listen), self.port, self._tls)
         if self._http is not None:
             self.http_port = await self._http.start()
         self._leading = asyncio.create_task(self._supervisor.serve())
@@ -180,3 +183,9 @@ class CoordinatorServer:
             grpc.method_handlers_generic_handler(SESSION_SERVICE, session),
             grpc.method_handlers_generic_handler(BLOB_SERVICE, blob),
         )
+
+
+def _reachable(listen: str) -> str:
+    """Return a host by which this process reaches its own port."""
+    host, _ = split_address(listen)
+    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - compared only

@@ -113,7 +113,7 @@ class SessionService:
     ) -> ClientSession:
         try:
             first = await asyncio.wait_for(anext(requests), self._times.hello_seconds)
-            hello = _parse(first).hello
+            hello = _parse_hello(first)
         except (TimeoutError, StopAsyncIteration, DecodeError, ValueError):
             await context.abort(
                 grpc.StatusCode.INVALID_ARGUMENT, "the first message must be a hello"
@@ -296,3 +296,10 @@ def _parse(raw: bytes) -> pb.ClientMessage:
     if len(raw) > CONTROL_BYTES_MAX:
         raise ValueError(f"a message must be at most {CONTROL_BYTES_MAX} bytes, got {len(raw)}")
     return pb.ClientMessage.FromString(raw)
+
+
+def _parse_hello(raw: bytes) -> pb.Hello:
+    message = _parse(raw)
+    if message.WhichOneof("body") != "hello":
+        raise ValueError("a session must begin with a hello")
+    return message.hello

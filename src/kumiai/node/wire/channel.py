@@ -1,19 +1,14 @@
-"""How both ends of the wire are set up: method names, limits, TLS.
+"""How both ends of the wire are set up: method names, limits, TLS."""
 
-Mutual TLS 1.3 always. gRPC's Python API can not name the lowest TLS version, but all our keys
-are ECDSA, and the only TLS 1.2 cipher suites we leave enabled need an RSA key: a TLS 1.2
-handshake can find no common suite and fails. TLS 1.3 suites are not touched by this setting.
-"""
-
-import os
+import socket
+import ssl
 from pathlib import Path
 from typing import Any
 
-_TLS12_SUITES_WITHOUT_ECDSA = "ECDHE-RSA-AES256-GCM-SHA384"
-os.environ["GRPC_SSL_CIPHER_SUITES"] = _TLS12_SUITES_WITHOUT_ECDSA  # read when grpc starts
+import grpc
+import grpc.aio
 
-import grpc  # noqa: E402 - only after the setting above
-import grpc.aio  # noqa: E402
+from kumiai.core.errors import ConfigError
 
 __all__ = [
     "ATTACH",
@@ -29,6 +24,7 @@ __all__ = [
     "open_channel",
     "server_credentials",
     "server_options",
+    "verify_only_tls_1_3",
 ]
 
 PROTOCOL_VERSION = 1
@@ -43,6 +39,7 @@ CHUNK_BYTES = 1 << 20
 CONTROL_BYTES_MAX = 256 << 10
 _MESSAGE_BYTES_MAX = CHUNK_BYTES + (64 << 10)
 _KEEPALIVE_MS = 20_000
+_SELF_CHECK_SECONDS = 5.0
 _KEEPALIVE_TIMEOUT_MS = 10_000
 
 
@@ -101,3 +98,29 @@ def open_channel(address: str, files: TlsFiles) -> grpc.aio.Channel:
         ("grpc.enable_http_proxy", 0),
     ]
     return grpc.aio.secure_channel(address, credentials, options=options)
+
+
+def verify_only_tls_1_3(host: str, port: int, files: TlsFiles) -> None:
+    """Check that our own port refuses TLS 1.2; blocking.
+
+    Raises:
+        ConfigError: it does not: gRPC was imported before `kumiai.node.wire`.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False  # the same process opened the port a moment ago
+    context.load_verify_locations(files.ca)
+    context.load_cert_chain(files.certificate, files.key)
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    context.set_alpn_protocols(["h2"])
+    try:
+        with (
+            socket.create_connection((host, port), _SELF_CHECK_SECONDS) as plain,
+            context.wrap_socket(plain),
+        ):
+            pass
+    except OSError:  # ssl.SSLError is one: the handshake failed, as it must
+        return
+    raise ConfigError(
+        "the coordinator's port must refuse TLS 1.2, got a TLS 1.2 connection: grpc was imported "
+        "before kumiai; import kumiai.node.wire first"
+    )
