@@ -145,12 +145,13 @@ class JobSpec(_Table):
     @classmethod
     def _train_is_plain(cls, value: Any) -> Any:
         if not isinstance(value, Mapping):
-            raise ValueError(f"must be a table, got {type(value).__name__}")
+            # ValueError throughout: pydantic turns no other error into a problem with a key.
+            raise ValueError(f"must be a table, got {type(value).__name__}")  # noqa: TRY004
         if len(value) > _TRAIN_ENTRIES_MAX:
             raise ValueError(f"must have at most {_TRAIN_ENTRIES_MAX} entries, got {len(value)}")
         for key, entry in value.items():
             if not isinstance(entry, bool | int | float | str):
-                raise ValueError(
+                raise ValueError(  # noqa: TRY004
                     f"{key} must be a number, a string or a boolean, got {type(entry).__name__}"
                 )
             if isinstance(entry, float) and not math.isfinite(entry):

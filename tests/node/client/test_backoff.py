@@ -13,9 +13,7 @@ def test_waits_grow_to_the_longest_and_are_jittered() -> None:
 
 
 def test_two_clients_do_not_wait_alike() -> None:
-    assert (
-        len({Backoff(first_seconds=1, longest_seconds=8).next_seconds() for _ in range(50)}) > 40
-    )
+    assert len({Backoff(first_seconds=1, longest_seconds=8).next_seconds() for _ in range(50)}) > 40
 
 
 def test_a_success_begins_again_with_the_shortest_wait() -> None:

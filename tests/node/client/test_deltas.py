@@ -17,14 +17,13 @@ DTYPES = [np.float32, np.float64, np.float16, ml_dtypes.bfloat16, np.int64, np.u
 def models(seed: int = 0) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     rng = np.random.Generator(np.random.PCG64(seed))
     shapes = [(), (3,), (17, 5), (0,), (1_000,), (2, 3, 4)]
-    made = []
-    for _ in range(2):
-        made.append(
-            {
-                f"array-{index}": np.asarray(rng.integers(0, 200, shape)).astype(dtype)
-                for index, (shape, dtype) in enumerate((s, d) for s in shapes for d in DTYPES)
-            }
-        )
+    made = [
+        {
+            f"array-{index}": np.asarray(rng.integers(0, 200, shape)).astype(dtype)
+            for index, (shape, dtype) in enumerate((s, d) for s in shapes for d in DTYPES)
+        }
+        for _ in range(2)
+    ]
     return made[0], made[1]
 
 

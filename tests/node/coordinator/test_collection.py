@@ -115,7 +115,7 @@ counts = st.integers(0, 6)
     quorum_at=st.none() | st.floats(900, 1_200),
 )
 def test_no_state_waits_without_an_end(
-    assigned: int, reported: int, failed: int, attempt: int, now: float, quorum_at: float | None
+    *, assigned: int, reported: int, failed: int, attempt: int, now: float, quorum_at: float | None
 ) -> None:
     progress = replace(
         FRESH,

@@ -59,7 +59,7 @@ def test_an_order_waits_for_its_client_alone(hub: SessionHub) -> None:
 def test_another_process_of_the_same_client_is_refused(hub: SessionHub) -> None:
     hub.attach(session("a", "one"))
 
-    with pytest.raises(ConflictError, match="already attached from 127.0.0.1"):
+    with pytest.raises(ConflictError, match=r"already attached from 127\.0\.0\.1"):
         hub.attach(session("a", "two"))
 
 
