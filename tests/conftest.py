@@ -4,10 +4,14 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 import kumiai.node.wire  # noqa: F401 - before any test imports grpc
 from kumiai.storage import DatabaseManager
 from kumiai.testing.databases import PostgresServer, SQLiteTemplate
+
+settings.register_profile("kumiai", deadline=None)  # a busy machine is no failure
+settings.load_profile("kumiai")
 
 TESTS = Path(__file__).parent
 GROUPS = ("unit", "integration", "system")
