@@ -204,9 +204,14 @@ def test_a_line_break_in_a_value_makes_no_second_line() -> None:
     stream = io.StringIO()
     configure_logs(LogSettings(), stream=stream)
 
-    structlog.get_logger("kumiai").info("told", reason="a\n2026-01-01 [info] forged")
+    structlog.get_logger("kumiai").info(
+        "told\u2028", reason="a\n2026-01-01 [info] forged\x1b[2J", numbers=[1]
+    )
 
     assert len(stream.getvalue().splitlines()) == 1
+    assert "a | 2026-01-01 [info] forged" in stream.getvalue()
+    assert "\x1b" not in stream.getvalue()
+    assert "numbers=[1]" in stream.getvalue()
 
 
 def test_logs_go_to_the_standard_error_unless_told_otherwise(

@@ -30,6 +30,12 @@ _SECRET_WORDS: Final = frozenset(
 )
 # Words of snake_case, kebab-case, camelCase and ABCCase.
 _WORD: Final = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
+# JSON has its own way to write these.
+_VISIBLE: Final = {
+    **dict.fromkeys([*range(32), *range(127, 160), 0x2028, 0x2029], "\N{REPLACEMENT CHARACTER}"),
+    ord("\n"): " | ",
+    ord("\t"): " ",
+}
 _TEXT_CHARS_MAX: Final = 4_000
 _ITEMS_MAX: Final = 100
 _DEPTH_MAX: Final = 4
@@ -131,12 +137,21 @@ def _renderers(settings: LogSettings, target: TextIO) -> list[Processor]:
             structlog.processors.JSONRenderer(sort_keys=True),
         ]
     return [
+        _on_one_line,
         structlog.dev.ConsoleRenderer(
             colors=target.isatty(),
             # Not the pretty one: it shows the variables of every frame.
             exception_formatter=structlog.dev.plain_traceback,
-        )
+        ),
     ]
+
+
+def _on_one_line(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """Keep a text from outside from looking like lines of its own, or from steering a terminal."""
+    return {
+        name: value.translate(_VISIBLE) if isinstance(value, str) else value
+        for name, value in event.items()
+    }
 
 
 def _level(settings: LogSettings) -> int:

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import json
 import ssl
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -101,6 +101,7 @@ class RunningApi:
     url: str
     revocations: RevocationWatcher
     blob_folder: Path
+    stop: Callable[[], Awaitable[None]]
     clients: dict[str, httpx.AsyncClient] = field(default_factory=dict)
 
     def caller(self, issued: IssuedCertificate | None) -> httpx.AsyncClient:
@@ -329,6 +330,7 @@ async def running_api(
             url=f"https://127.0.0.1:{port}",
             revocations=revocations,
             blob_folder=folder / "blobs",
+            stop=server.stop,
         )
         try:
             yield api

@@ -81,7 +81,7 @@ async def test_stopping_ends_open_streams_without_an_end_and_frees_the_port(
         following = asyncio.create_task(follow())
         await has_begun.wait()
         port = int(api.url.rpartition(":")[2])
-        api.app.state.closing.set()
+        await asyncio.wait_for(api.stop(), 10)
         await asyncio.wait_for(following, 10)
 
     assert "event: end" not in lines
