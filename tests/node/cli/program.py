@@ -34,7 +34,9 @@ class Outcome:
         return json.loads(self.out)
 
 
-def invoke(*arguments: object, stdin: str = "", environ: Mapping[str, str] | None = None) -> Outcome:
+def invoke(
+    *arguments: object, stdin: str = "", environ: Mapping[str, str] | None = None
+) -> Outcome:
     """Run ``kumiai`` with these arguments in this process."""
     result = CliRunner().invoke(
         app, [str(each) for each in arguments], input=stdin, env=dict(environ or {})

@@ -114,4 +114,6 @@ def _placed(
     for length in range(len(key), 0, -1):
         if key[:length] in lines:
             return f"{path}:{lines[key[:length]]}: {problem}"
+    if key and any(each.startswith(f"{key[0]}.") for each in overrides):
+        return f"--set: {problem}"
     return f"{path}: {problem}"

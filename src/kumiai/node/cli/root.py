@@ -58,8 +58,8 @@ class Root(TyperGroup):
         except KumiaiError as error:
             _tell(ctx, error)
             raise typer.Exit(exit_code_of_error(error)) from None
-        except (typer.Exit, typer.Abort, _UsageError, KeyboardInterrupt, BrokenPipeError):
-            raise
+        except (typer.Exit, typer.Abort, _UsageError, BrokenPipeError):
+            raise  # Typer ends the program quietly when the reader of a pipe has gone
         except Exception as error:
             # The outermost place: what arrives here is a mistake of ours.
             if ctx.obj is not None and ctx.obj.debug:
@@ -102,10 +102,6 @@ def _code_of(run: Callable[[], Any]) -> int:
     except (typer.Abort, KeyboardInterrupt):
         _print_error("interrupted")
         return ExitCode.INTERRUPTED
-    except BrokenPipeError:
-        # The reader has gone; Python would complain once more while it closes the stream.
-        sys.stdout = None
-        return ExitCode.FAILED
     except _UsageError as error:
         return _usage_problem(error)
     return code if isinstance(code, int) else ExitCode.OK

@@ -1,0 +1,49 @@
+import inspect
+
+import pytest
+
+from kumiai.core import errors
+from kumiai.node.cli.exit_codes import ExitCode, exit_code_of_error, exit_code_of_run
+from kumiai.node.study import StudyError
+
+ALL = [kind for _, kind in inspect.getmembers(errors, inspect.isclass)]
+
+
+@pytest.mark.parametrize(
+    ("kind", "code"),
+    [
+        (errors.ConfigError, 2),
+        (errors.NotFoundError, 3),
+        (errors.DeniedError, 4),
+        (errors.CertificateError, 4),
+        (errors.DeadlineError, 5),
+        (errors.QuorumLostError, 5),
+        (errors.IntegrityError, 7),
+        (errors.CodecError, 7),
+        (errors.ConflictError, 1),
+        (errors.TransportError, 1),
+        (errors.SchemaError, 1),
+        (StudyError, 1),
+    ],
+)
+def test_the_nearest_class_counts(kind: type[errors.KumiaiError], code: int) -> None:
+    assert exit_code_of_error(kind("x")) == code
+
+
+@pytest.mark.parametrize("kind", ALL)
+def test_every_error_has_a_code_and_none_is_zero(kind: type[errors.KumiaiError]) -> None:
+    assert exit_code_of_error(kind("x")) > ExitCode.OK
+
+
+@pytest.mark.parametrize(
+    ("state", "reason", "code"),
+    [
+        ("finished", "all rounds are done", 0),
+        ("stopped", "stopped by ada", 1),
+        ("failed", "round 3: only 1 of 4 needed clients reported", 5),
+        ("failed", "internal error: TypeError: x", 1),
+        ("failed", None, 5),
+    ],
+)
+def test_a_run_ends_with_its_own_code(state: str, reason: str | None, code: int) -> None:
+    assert exit_code_of_run({"state": state, "reason": reason}) == code
