@@ -11,13 +11,15 @@ import pytest
 from kumiai.core.errors import KumiaiError
 from kumiai.node.child_process import ChildCommand, ChildProcess
 
+# Not signal.pause(): a signal that came a moment before it would be waited for in vain.
+FOREVER = "import time\nwhile True: time.sleep(0.1)"
 PROGRAMS = {
     "tell_environment": "import os; print(*sorted(os.environ.items()), sep='\\n')",
     "fail": "import sys; print('first'); print('last words', file=sys.stderr); sys.exit(7)",
-    "wait": "import os, signal; open(os.environ['READY'], 'w').close(); signal.pause()",
+    "wait": "import os, signal; open(os.environ['READY'], 'w').close()\n" + FOREVER,
     "deaf": (
         "import os, signal; signal.signal(signal.SIGTERM, signal.SIG_IGN);"
-        "open(os.environ['READY'], 'w').close()\nwhile True: signal.pause()"
+        "open(os.environ['READY'], 'w').close()\n" + FOREVER
     ),
 }
 

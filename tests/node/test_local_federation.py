@@ -16,7 +16,7 @@ from kumiai.node.local_federation import LocalFederation, ProcessOptions
 from kumiai.node.settings import Settings, split_address
 
 PROGRAMS = {
-    "never_ready": "import signal; signal.pause()",
+    "never_ready": "import time\nwhile True: time.sleep(0.1)",
     "fails": "import sys; print('no luck', *sys.argv[1:3]); sys.exit(3)",
     # The first start leaves somebody on the port, as if it had been taken a moment before.
     "port_taken": """
@@ -35,6 +35,22 @@ if first:
 sys.exit(4)
 """,
 }
+
+
+class StandInApi:
+    """A coordinator that holds a session of site-1 and one of a client that is not ours."""
+
+    def __init__(self, instance_id: str) -> None:
+        self.instance_id = instance_id
+
+    async def clients(self) -> list[dict[str, object]]:
+        return [
+            {"client_id": "other", "attached": False, "instance_id": "instance-0"},
+            {"client_id": "site-1", "attached": True, "instance_id": self.instance_id},
+        ]
+
+    async def aclose(self) -> None:
+        pass
 
 
 @pytest.fixture
@@ -170,6 +186,23 @@ async def test_a_client_can_be_started_while_the_coordinator_is_down(programs: P
     second = await federation.start_client("site-1")
 
     assert second.is_running
+    await federation.stop()
+
+
+async def test_the_session_of_a_former_process_does_not_count(programs: Path) -> None:
+    sessions = StandInApi("instance-1")
+    federation = new_federation(programs)
+    await federation.prepare()
+    await federation.api.aclose()
+    federation._api = sessions  # type: ignore[assignment]
+    await (await federation.start_client("site-1")).kill()
+    before = await federation.attached()
+
+    await federation.start_client("site-1")
+
+    stale = await federation.attached()
+    sessions.instance_id = "instance-2"
+    assert (before, stale, await federation.attached()) == ({"site-1"}, set(), {"site-1"})
     await federation.stop()
 
 

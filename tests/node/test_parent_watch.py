@@ -21,7 +21,7 @@ child.wait()
 
 def test_a_child_ends_when_its_parent_was_killed(tmp_path: Path) -> None:
     (tmp_path / "signal_wait.py").write_text(
-        "import signal; print('up', flush=True); signal.pause()"
+        "import time; print('up', flush=True)\nwhile True: time.sleep(0.1)"
     )
     parent = subprocess.Popen(
         [sys.executable, "-c", PARENT, str(tmp_path)], stdout=subprocess.PIPE, text=True
@@ -37,7 +37,7 @@ def test_a_child_ends_when_its_parent_was_killed(tmp_path: Path) -> None:
 
 
 def test_a_child_whose_parent_is_gone_already_ends(tmp_path: Path) -> None:
-    (tmp_path / "signal_wait.py").write_text("import signal; signal.pause()")
+    (tmp_path / "signal_wait.py").write_text("import time\nwhile True: time.sleep(0.1)")
     gone = subprocess.run(
         [sys.executable, "-c", "import os; print(os.getpid())"],
         capture_output=True,

@@ -25,7 +25,7 @@ __all__ = ["DevOptions", "run_dev"]
 
 _STUDIES = ("digits", "heart", "rand")
 _CLIENTS_MAX = 50
-_RESTART_SECONDS = 5.0
+_ENDS_MAX, _ENDS_SECONDS = 3, 30.0
 _JOB = """\
 # A job to try: the classes of handwritten digits, spread unevenly over the sites.
 [run]
@@ -113,28 +113,30 @@ def _new_federation(options: DevOptions) -> LocalFederation:
 
 
 async def _keep_up(federation: LocalFederation, console: Console, clock: Clock) -> None:
-    """Start again whoever dies, but not one that dies at once.
+    """Start again whoever dies, but not for ever.
 
     Raises:
-        KumiaiError: a process does not stay up.
+        KumiaiError: a process ends again and again.
     """
-    started_at = {name: clock.monotonic() for name in ("coordinator", *federation.client_names)}
+    ends: dict[str, list[float]] = {}
     while True:
         process = await federation.wait_for_unwanted_end()
-        if clock.monotonic() - started_at[process.name] < _RESTART_SECONDS:
+        now = clock.monotonic()
+        recent = [at for at in ends.get(process.name, ()) if now - at < _ENDS_SECONDS]
+        ends[process.name] = [*recent, now]
+        if len(recent) + 1 >= _ENDS_MAX:
             process.verify_running()
         _tell(
             console, f"{process.name} ended with exit code {process.exit_code}: starting it again"
         )
-        started_at[process.name] = clock.monotonic()
         await _start_again(process, federation)
 
 
 async def _start_again(process: ChildProcess, federation: LocalFederation) -> None:
-    if process is federation.coordinator:
-        await federation.start_coordinator()
-    else:
+    if process in federation.clients.values():
         await federation.start_client(process.name)
+    else:
+        await federation.start_coordinator()
 
 
 def _tell(console: Console, text: str) -> None:

@@ -23,6 +23,7 @@ __all__ = ["DemoStory"]
 _T = TypeVar("_T")
 
 _LOOK_SECONDS = 0.05
+_LAST_WORDS_SECONDS = 1.0
 
 
 class DemoStory:
@@ -99,7 +100,10 @@ class DemoStory:
                 done, _ = await asyncio.wait(
                     {*waiting, ending}, return_when=asyncio.FIRST_COMPLETED
                 )
-                if ending in done:
+                if any(task.exception() for task in done):
+                    # A broken connection is told first; the death behind it is the better reason.
+                    await asyncio.wait({ending}, timeout=_LAST_WORDS_SECONDS)
+                if ending.done():
                     ending.result().verify_running()
                 for task in done:
                     task.result()
@@ -148,7 +152,8 @@ class DemoStory:
         away_seconds = self._clock.monotonic() - began
         self._put_out(victim, None)
         self._screen.note(
-            f"round {number}: {victim} is back after {away_seconds:.1f} s and gets its task again"
+            f"round {number}: {victim} is back after {away_seconds:.1f} s"
+            + ("" if picture.line(number).is_published else " and gets its task again")
         )
         await self._until(lambda: picture.line(number).is_published)
         line = picture.line(number)
@@ -168,16 +173,22 @@ class DemoStory:
 
     async def _round_that_waits_for(self, client: str, run_id: str) -> int | None:
         """Return the round that can't close without the client; ``None`` when the run has ended."""
+        seen: int | None = None
         while not self._picture.has_ended:
             found = await self._federation.api.explain(run_id)
+            number: int = found["round"]
             owed = {
                 each["kind"]
                 for each in found["clients"]
                 if each["client"] == client and each["state"] == "assigned"
             }
-            if "train" in owed or ("evaluate" in owed and found["round"] == found["rounds_total"]):
-                number: int = found["round"]
+            is_waited_for = "train" in owed or (
+                "evaluate" in owed and number == found["rounds_total"]
+            )
+            # Twice: a report may have been under way when the client was halted.
+            if is_waited_for and number == seen:
                 return number
+            seen = number if is_waited_for else None
             await asyncio.sleep(_LOOK_SECONDS)
         return None
 
