@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from kumiai.testing.databases import SQLiteTemplate
 from tests.integration import study
-from tests.integration.federation import Federation, job
+from tests.integration.federation import STUDY, Federation, job
 
 
 @pytest.fixture
@@ -182,5 +183,125 @@ async def _until_reported(federation: Federation, run_id: str, count: int) -> No
         while True:
             rounds = (await http.get(f"/api/v1/runs/{run_id}")).json()
             if rounds["counts"] and rounds["counts"]["reported"] >= count:
+                return
+            await asyncio.sleep(0.02)
+
+
+async def test_the_coordinator_evaluates_too_when_the_job_asks(
+    tmp_path: Path, sqlite_template: SQLiteTemplate
+) -> None:
+    federation = Federation(
+        tmp_path,
+        sqlite_template.copy_to(tmp_path / "kumiai.db"),
+        settings={"apps": [STUDY], "data": {"number": 9}},
+    )
+    await federation.start()
+    await federation.start_clients(2)
+
+    run_id = await federation.submit(
+        job(
+            run={"rounds": 2},
+            cohort={"size": 2, "min_reports": 2},
+            evaluation={"every": 0, "central": True},
+        ),
+        study.app,
+    )
+    await federation.wait_for(run_id)
+
+    async with federation.http() as http:
+        rounds = (await http.get(f"/api/v1/runs/{run_id}/rounds")).json()["rounds"]
+    await federation.stop()
+    assert [each["metrics"]["central.first"] for each in rounds[1:]] == [1.5, 3.0]
+
+
+async def test_over_selected_rounds_end_with_the_wanted_reports(federation: Federation) -> None:
+    study.hold["site-3"] = threading.Event()
+    await federation.start_clients(3)
+
+    run_id = await federation.submit(
+        job(
+            run={"rounds": 1},
+            cohort={"size": 2, "over_selection": 0.5, "min_clients": 3},
+            evaluation={"every": 0},
+        ),
+        study.app,
+    )
+    await federation.wait_for(run_id)
+
+    np.testing.assert_array_equal((await federation.model(run_id))["w"], np.full(8, 1.5))
+
+
+async def test_a_round_without_a_quorum_at_its_deadline_asks_again(
+    federation: Federation,
+) -> None:
+    study.hold["site-2"] = threading.Event()
+    await federation.start_clients(2)
+
+    run_id = await federation.submit(
+        job(
+            run={"rounds": 1},
+            cohort={"size": 2, "min_reports": 2, "deadline_seconds": 0.5, "max_attempts": 50},
+        ),
+        study.app,
+    )
+    await _until_attempt(federation, run_id, 2)
+    study.hold["site-2"].set()
+    await federation.wait_for(run_id)
+
+    np.testing.assert_array_equal((await federation.model(run_id))["w"], np.full(8, 1.5))
+
+
+@pytest.mark.parametrize("strategy", ["fedavgm", "fedadam", "fedyogi", "fedadagrad"])
+async def test_a_strategys_state_survives_a_restart(
+    tmp_path: Path, sqlite_template: SQLiteTemplate, strategy: str
+) -> None:
+    federation = Federation(tmp_path, sqlite_template.copy_to(tmp_path / "kumiai.db"))
+    await federation.start()
+    await federation.start_clients(2)
+    tables = {
+        "cohort": {"size": 2, "min_reports": 2},
+        "strategy": {"name": strategy},
+        "evaluation": {"every": 0},
+    }
+    undisturbed = await federation.submit(job(run={"rounds": 4}, **tables), study.app)
+    await federation.wait_for(undisturbed)
+
+    disturbed = await federation.submit(job(run={"rounds": 4}, **tables), study.app)
+    async with federation.http() as http:
+        while (await http.get(f"/api/v1/runs/{disturbed}")).json()["round"] < 2:
+            await asyncio.sleep(0.01)
+    assert federation.server is not None
+    await federation.server.stop()
+    await federation.start()
+    await federation.wait_for(disturbed)
+
+    expected = (await federation.model(undisturbed))["w"]
+    np.testing.assert_array_equal((await federation.model(disturbed))["w"], expected)
+    assert not (tmp_path / "data" / "blobs" / "states").exists() or not list(
+        (tmp_path / "data" / "blobs" / "states").rglob("*")
+    )
+    await federation.stop()
+
+
+async def test_old_versions_keep_their_row_and_lose_their_bytes(federation: Federation) -> None:
+    await federation.start_clients(1)
+
+    run_id = await federation.submit(
+        job(run={"rounds": 4, "keep_versions": 2}, cohort={"size": 1}), study.app
+    )
+    await federation.wait_for(run_id)
+
+    async with federation.http() as http:
+        path = f"/api/v1/runs/{run_id}/models"
+        kept = [(await http.get(f"{path}/{number}/content")).status_code for number in range(5)]
+        assert len((await http.get(path)).json()["models"]) == 5
+    assert kept == [200, 404, 404, 200, 200]
+
+
+async def _until_attempt(federation: Federation, run_id: str, attempt: int) -> None:
+    async with federation.http() as http, asyncio.timeout(15):
+        while True:
+            current = (await http.get(f"/api/v1/runs/{run_id}")).json()["current"]
+            if current and current["attempt"] >= attempt:
                 return
             await asyncio.sleep(0.02)

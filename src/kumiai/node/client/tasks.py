@@ -51,6 +51,7 @@ _KIND_NAMES = {pb.TASK_KIND_TRAIN: "train", pb.TASK_KIND_EVALUATE: "evaluate"}
 class _Task:
     message: pb.Task
     until: float
+    attempt: int
     cancelled: threading.Event = field(default_factory=threading.Event)
     fraction_told: float = 0.0
 
@@ -88,7 +89,7 @@ class TaskRunner:
         self._send = send
         self._queue: asyncio.Queue[_Task] = asyncio.Queue()
         self._open: dict[_Key, _Task] = {}
-        self._answers: OrderedDict[_Key, pb.ClientMessage | None] = OrderedDict()
+        self._answers: OrderedDict[_Key, tuple[int, pb.ClientMessage | None]] = OrderedDict()
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="kumiai-study")
         self._log = structlog.get_logger("kumiai.client").bind(client=site.name)
 
@@ -99,12 +100,14 @@ class TaskRunner:
 
     def take(self, message: pb.Task) -> None:
         """Take a task from the coordinator, or answer again what was answered already."""
-        task = _Task(message, asyncio.get_running_loop().time() + message.deadline_seconds)
-        if task.key in self._answers:
-            if (answer := self._answers[task.key]) is not None:
+        until = asyncio.get_running_loop().time() + message.deadline_seconds
+        task = _Task(message, until, message.attempt)
+        answered, answer = self._answers.get(task.key, (-1, None))
+        if (known := self._open.get(task.key)) is not None:
+            known.until, known.attempt = until, max(known.attempt, task.attempt)
+        elif task.attempt <= answered:
+            if answer is not None:
                 self._send(answer)
-        elif (known := self._open.get(task.key)) is not None:
-            known.until = task.until
         else:
             self._open[task.key] = task
             self._queue.put_nowait(task)
@@ -123,7 +126,7 @@ class TaskRunner:
                 task = await self._queue.get()
                 answer = await self._do(task)
                 del self._open[task.key]
-                self._remember(task.key, answer)
+                self._remember(task, answer)
                 if answer is not None:
                     self._send(answer)
         finally:
@@ -148,7 +151,7 @@ class TaskRunner:
                 message.model_digest,
                 message.model_size_bytes,
                 self._models,
-                until=task.until,
+                until=lambda: task.until,
             )
             self._forget_old_models(model)
             self._tell(task, pb.TASK_PHASE_COMPUTING)
@@ -185,7 +188,7 @@ class TaskRunner:
             examples=update.examples,
             metrics=dict(update.metrics),
         )
-        result = await self._transfer.send_update(upload, report, until=task.until)
+        result = await self._transfer.send_update(upload, report, until=lambda: task.until)
         failpoints.reach("client.update.acknowledged")
         if result.outcome == pb.PUT_OUTCOME_ACCEPTED:
             log.info("update accepted", size_bytes=upload.size_bytes, **update.metrics)
@@ -234,8 +237,8 @@ class TaskRunner:
         progress = pb.TaskProgress(key=task.message.key, phase=phase, fraction=fraction, text=text)
         self._send(pb.ClientMessage(progress=progress))
 
-    def _remember(self, key: _Key, answer: pb.ClientMessage | None) -> None:
-        self._answers[key] = answer
+    def _remember(self, task: _Task, answer: pb.ClientMessage | None) -> None:
+        self._answers[task.key] = (task.attempt, answer)
         if len(self._answers) > _ANSWERS_REMEMBERED:
             self._answers.popitem(last=False)
 

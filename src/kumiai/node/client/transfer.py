@@ -70,7 +70,7 @@ class BlobTransfer:
         self._executor = executor
 
     async def fetch_model(
-        self, run_id: str, digest: str, size_bytes: int, folder: Path, *, until: float
+        self, run_id: str, digest: str, size_bytes: int, folder: Path, *, until: Callable[[], float]
     ) -> ModelFile:
         """Return the model's file; what is on disk already is not fetched again.
 
@@ -79,7 +79,7 @@ class BlobTransfer:
             digest: of the model.
             size_bytes: of the model.
             folder: the site's model cache; a partial file there is continued.
-            until: the event loop's time at which to give up.
+            until: returns the event loop's time at which to give up; it may move.
 
         Raises:
             DeadlineError: it did not come in time.
@@ -94,7 +94,7 @@ class BlobTransfer:
         return ModelFile(path, digest)
 
     async def send_update(
-        self, upload: DeltaUpload, report: PutReport, *, until: float
+        self, upload: DeltaUpload, report: PutReport, *, until: Callable[[], float]
     ) -> pb.PutResult:
         """Send an update and return the coordinator's answer: accepted, late or refused.
 
@@ -233,13 +233,13 @@ def _close_if_open(opening: "asyncio.Future[_PartialFile]") -> None:
 
 
 async def _with_retries(
-    attempt: Callable[[], Coroutine[None, None, _T]], until: float, what: str
+    attempt: Callable[[], Coroutine[None, None, _T]], until: Callable[[], float], what: str
 ) -> _T:
     """Call until it succeeds, is refused for good, or time is up."""
     loop = asyncio.get_running_loop()
     backoff = Backoff(first_seconds=0.1, longest_seconds=5.0)
     last = "no attempt was made"
-    while (left := until - loop.time()) > 0:
+    while (left := until() - loop.time()) > 0:
         try:
             return await asyncio.wait_for(attempt(), left)
         except TimeoutError:
@@ -250,5 +250,5 @@ async def _with_retries(
                 raise DeniedError(f"{what}: {last}") from None
         except (TransportError, IntegrityError) as error:
             last = str(error)
-        await asyncio.sleep(min(backoff.next_seconds(), max(until - loop.time(), 0)))
+        await asyncio.sleep(min(backoff.next_seconds(), max(until() - loop.time(), 0)))
     raise DeadlineError(f"{what} was not moved before the deadline: {last}")

@@ -28,7 +28,8 @@ class TaskOrder:
     """One task for one client.
 
     ``config_json`` is the job's ``[train]`` table merged with the strategy's client settings;
-    ``deadline_seconds`` is what was left when the order was made.
+    ``deadline_seconds`` is what was left when the order was made. A higher ``attempt`` asks again,
+    whatever the client answered before.
     """
 
     key: TaskKey
@@ -39,6 +40,7 @@ class TaskOrder:
     config_json: str
     seed: int
     deadline_seconds: float
+    attempt: int = 1
 
 
 class ClientDirectory(Protocol):

@@ -42,6 +42,7 @@ def order_to_wire(order: TaskOrder) -> pb.ServerMessage:
             config_json=order.config_json,
             seed=order.seed,
             deadline_seconds=order.deadline_seconds,
+            attempt=order.attempt,
         )
     )
 

@@ -46,6 +46,7 @@ class TaskWriter:
                 config_json=config_json,
                 seed=assignment.seed,
                 deadline_seconds=deadlines[assignment.round, assignment.kind],
+                attempt=assignment.attempt,
             )
             for assignment in sorted(assignments, key=lambda each: (each.kind, each.client_id))
         ]
