@@ -18,7 +18,8 @@ from kumiai.core.codec import decode, encode
 from kumiai.core.digest import digest_of
 from kumiai.core.ids import new_id
 from kumiai.identity import CertificateManager, IssuedCertificate, Role, client_context
-from kumiai.node.assembly import new_client, new_coordinator
+from kumiai.node.assembly.client import new_client
+from kumiai.node.assembly.coordinator import new_coordinator
 from kumiai.node.client.agent import ClientAgent
 from kumiai.node.coordinator.server import CoordinatorServer
 from kumiai.node.settings import Settings

@@ -72,7 +72,7 @@ async def held_run(federation: Federation, **tables: Any) -> str:
 
 def update(values: float = 1.0, **changes: Any) -> tuple[bytes, dict[str, Any]]:
     """Return a good update for the counting study, and its header's fields."""
-    arrays = {"w": np.full(8, values, np.float32), "steps": np.ones((), np.int64)}
+    arrays: dict[str, Any] = {"w": np.full(8, values, np.float32), "steps": np.ones((), np.int64)}
     arrays.update(changes)
     body = b"".join(encode(arrays))
     return body, {"digest": digest_of([body]), "size_bytes": len(body), "examples": 10}

@@ -17,7 +17,7 @@ def watch(event, arguments):
         seen.append(repr(arguments[0]))
 
 sys.addaudithook(watch)
-import kumiai.node.assembly
+import kumiai.node.assembly.coordinator
 import kumiai.node.cli
 import kumiai.node.http
 import kumiai as km

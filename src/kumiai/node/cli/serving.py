@@ -28,7 +28,7 @@ def _client() -> None:
 def start_coordinator(ctx: typer.Context) -> None:
     """Serve clients and operators, and lead runs, until SIGINT or SIGTERM."""
     settings = invocation_of(ctx).settings
-    from kumiai.node.assembly import serve_coordinator
+    from kumiai.node.assembly.coordinator import serve_coordinator
     from kumiai.node.logs import configure_logs
 
     configure_logs(settings.log)
@@ -39,7 +39,7 @@ def start_coordinator(ctx: typer.Context) -> None:
 def start_client(ctx: typer.Context) -> None:
     """Train for the coordinator with this site's studies and data, until SIGINT or SIGTERM."""
     settings = invocation_of(ctx).settings
-    from kumiai.node.assembly import serve_client
+    from kumiai.node.assembly.client import serve_client
     from kumiai.node.logs import configure_logs
 
     configure_logs(settings.log)

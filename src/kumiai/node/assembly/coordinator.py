@@ -1,6 +1,5 @@
-"""Where the parts become programs: the one place that picks concrete classes."""
+"""How a coordinator is put together."""
 
-import asyncio
 import os
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -8,15 +7,14 @@ from typing import Any
 
 from kumiai.core.arrays import NamedArrays
 from kumiai.core.clock import SystemClock
-from kumiai.core.errors import ConfigError, KumiaiError
+from kumiai.core.errors import ConfigError
 from kumiai.identity import (
     RevocationWatcher,
     Role,
-    diagnose_handshake,
     server_context,
     verify_own_certificate,
 )
-from kumiai.node.client.agent import ClientAgent
+from kumiai.node.assembly.studies import load_apps
 from kumiai.node.coordinator.aggregation import Aggregator, CentralEvaluator
 from kumiai.node.coordinator.blob_service import BlobService, TransferMeter
 from kumiai.node.coordinator.evaluations import EvaluationIntake
@@ -29,8 +27,8 @@ from kumiai.node.coordinator.session_service import SessionService, SessionTimes
 from kumiai.node.coordinator.sessions import SessionHub
 from kumiai.node.coordinator.signals import RunSignals
 from kumiai.node.coordinator.tasks import TaskWriter
-from kumiai.node.settings import Settings, split_address
-from kumiai.node.study import App, Site, load_app, run_evaluate
+from kumiai.node.settings import Settings
+from kumiai.node.study import Site, run_evaluate
 from kumiai.node.wire.channel import TlsFiles
 from kumiai.node.wire.peers import PeerAuthenticator
 from kumiai.storage import (
@@ -41,9 +39,7 @@ from kumiai.storage import (
     UpdateInbox,
 )
 
-__all__ = ["new_client", "new_coordinator", "serve_client", "serve_coordinator"]
-
-_EXPLAIN_SECONDS = 5.0
+__all__ = ["new_coordinator", "serve_coordinator"]
 
 
 async def serve_coordinator(
@@ -202,76 +198,14 @@ def new_coordinator(settings: Settings, coordinator_id: str) -> CoordinatorServe
     )
 
 
-async def serve_client(settings: Settings) -> None:
-    """Run a site's client until cancelled.
-
-    Raises:
-        CertificateError: the coordinator refuses this client for good, or this client it.
-        ConflictError: another process holds this client's identity.
-        ConfigError: a setting or a study can not be used.
-    """
-    await new_client(settings).run()
-
-
-def new_client(settings: Settings) -> ClientAgent:
-    """Return a client that is ready to run.
-
-    Args:
-        settings: with absolute paths.
-
-    Raises:
-        KumiaiError: the certificate or a study can not be used.
-    """
-    clock, identity = SystemClock(), settings.identity
-    own = verify_own_certificate(
-        identity.certificate, identity.key, identity.ca, clock, role=Role.CLIENT
-    )
-    apps = _load_apps(settings.client.apps, "client.apps")
-    if not apps:
-        raise ConfigError("client.apps must name at least one study, got none")
-    host, port = split_address(settings.client.coordinator)
-
-    async def explain() -> KumiaiError | None:
-        return await asyncio.to_thread(
-            diagnose_handshake,
-            host,
-            port,
-            identity.certificate,
-            identity.key,
-            identity.ca,
-            _EXPLAIN_SECONDS,
-        )
-
-    return ClientAgent(
-        address=settings.client.coordinator,
-        tls=TlsFiles(certificate=identity.certificate, key=identity.key, ca=identity.ca),
-        apps=apps,
-        site=Site(own.name, settings.client.data),
-        state_dir=settings.client.state_dir,
-        clock=clock,
-        explain=explain,
-    )
-
-
 def _database_url(settings: Settings) -> str:
     if settings.storage.database is not None:
         return settings.storage.database.get_secret_value()
     return f"sqlite:///{settings.coordinator.data_dir.resolve() / 'kumiai.db'}"
 
 
-def _load_apps(references: tuple[str, ...], field: str) -> dict[str, App]:
-    apps: dict[str, App] = {}
-    for reference in references:
-        app = load_app(reference)
-        app.verify_complete()
-        if app.name in apps:
-            raise ConfigError(f"{field} must name each app once, got {app.name!r} twice")
-        apps[app.name] = app
-    return apps
-
-
 def _central_evaluator(settings: Settings) -> CentralEvaluator | None:
-    apps = _load_apps(settings.coordinator.apps, "coordinator.apps")
+    apps = load_apps(settings.coordinator.apps, "coordinator.apps")
     if not apps:
         return None
     site = Site("coordinator", settings.coordinator.data)
