@@ -59,6 +59,13 @@ class BlobWriter(Protocol):
         """End the upload and keep what came, so that a later writer can go on from there."""
         ...
 
+    async def discard(self) -> None:
+        """End the upload and throw away what came.
+
+        Nothing else goes with it: not the blob if it is committed, not what a newer writer holds.
+        """
+        ...
+
 
 class BlobStore(Protocol):
     """Where blobs are kept.
@@ -307,6 +314,11 @@ class _MemoryBlobWriter:
         self._blobs[self._key] = bytes(received)
 
     async def suspend(self) -> None:
+        self.end()
+
+    async def discard(self) -> None:
+        if not self._ended:
+            self._partial.pop(self._key, None)
         self.end()
 
     def end(self) -> None:

@@ -291,6 +291,11 @@ class _LocalBlobWriter:
     async def suspend(self) -> None:
         await self.end()
 
+    async def discard(self) -> None:
+        self._ended = True
+        await self._store.in_thread(self._throw_away)
+        self._store.forget(self._key, self)
+
     async def end(self) -> None:
         """End this writer, keeping what came; ending twice does nothing."""
         if self._ended and self._descriptor < 0:
@@ -380,6 +385,12 @@ class _LocalBlobWriter:
         with contextlib.suppress(OSError):
             self._wait_for_sync()
         self._close()
+
+    def _throw_away(self) -> None:
+        with self._guard:
+            # Without a descriptor there is only the committed blob, or a newer writer's file.
+            if self._descriptor >= 0:
+                self._discard()
 
     def _end(self) -> None:
         with self._guard:

@@ -129,6 +129,36 @@ class BlobStoreContract:
         assert await store.read(_SPACE, _DIGEST, 0, len(_WHOLE)) == _WHOLE
         assert await store.received_bytes(_SPACE, _DIGEST) == len(_WHOLE)
 
+    async def test_a_discarded_upload_leaves_nothing(self, store: BlobStore) -> None:
+        writer = await store.begin(_SPACE, _DIGEST, len(_WHOLE))
+        await writer.write(_WHOLE[:4])
+
+        await writer.discard()
+        await writer.discard()
+
+        assert await store.received_bytes(_SPACE, _DIGEST) == 0
+        with pytest.raises(ConflictError):
+            await writer.write(_WHOLE[4:])
+
+    async def test_discarding_takes_nothing_from_a_newer_writer(self, store: BlobStore) -> None:
+        older = await store.begin(_SPACE, _DIGEST, len(_WHOLE))
+        newer = await store.begin(_SPACE, _DIGEST, len(_WHOLE))
+        await newer.write(_WHOLE[:4])
+
+        await older.discard()
+
+        await newer.write(_WHOLE[4:])
+        await newer.commit()
+        assert await store.find_size(_SPACE, _DIGEST) == len(_WHOLE)
+
+    async def test_discarding_does_not_touch_what_is_committed(self, store: BlobStore) -> None:
+        await _upload(store)
+        writer = await store.begin(_SPACE, _DIGEST, len(_WHOLE))
+
+        await writer.discard()
+
+        assert await store.find_size(_SPACE, _DIGEST) == len(_WHOLE)
+
     async def test_a_suspended_writer_writes_no_more(self, store: BlobStore) -> None:
         writer = await store.begin(_SPACE, _DIGEST, len(_WHOLE))
         await writer.suspend()

@@ -160,11 +160,7 @@ class BlobService:
                 reason=f"offset must be {writer.offset}, got {header.offset}",
                 received_bytes=writer.offset,
             )
-        try:
-            received = await self._spool(requests, writer)
-        except IntegrityError:
-            await self._blobs.delete(namespace, header.digest)  # what is here is worth nothing
-            raise
+        received = await self._spool(requests, writer)
         if received < header.size_bytes:
             return pb.PutResult(
                 outcome=pb.PUT_OUTCOME_RESUME,
@@ -214,8 +210,7 @@ class BlobService:
         pending: asyncio.Task[None] | None = None
         try:
             async for chunk in requests:
-                if len(chunk) > CHUNK_BYTES:
-                    raise IntegrityError(f"a chunk must be at most {CHUNK_BYTES} bytes")
+                _verify_chunk(chunk)
                 if pending is not None:
                     await pending
                 self._meter.received_bytes += len(chunk)
@@ -223,6 +218,11 @@ class BlobService:
             if pending is not None:
                 await pending
             pending = None
+        except IntegrityError:
+            # What came is worth nothing. Only what this upload holds: the same bytes may have
+            # come, and been accepted, by another.
+            await asyncio.shield(writer.discard())
+            raise
         finally:
             if pending is not None:
                 await asyncio.gather(pending, return_exceptions=True)
@@ -278,6 +278,11 @@ async def _header(requests: AsyncIterator[bytes]) -> pb.PutHeader:
     header = pb.PutHeader.FromString(first)
     verify_digest_text(header.digest)
     return header
+
+
+def _verify_chunk(chunk: bytes) -> None:
+    if len(chunk) > CHUNK_BYTES:
+        raise IntegrityError(f"a chunk must be at most {CHUNK_BYTES} bytes")
 
 
 async def _write(writer: BlobWriter, chunk: bytes) -> None:

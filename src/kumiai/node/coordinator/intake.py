@@ -6,9 +6,10 @@ came over gRPC and for those of virtual clients.
 """
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 
 from kumiai.core import failpoints
 from kumiai.core.codec import decode
@@ -57,6 +58,12 @@ class IntakeResult:
         return self.outcome in {AcceptOutcome.ACCEPTED, AcceptOutcome.DUPLICATE}
 
 
+@dataclass(slots=True)
+class _Turn:
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    count: int = 0
+
+
 class UpdateIntake:
     """Checks and records finished updates."""
 
@@ -81,6 +88,7 @@ class UpdateIntake:
         self._signals = signals
         self._executor = executor
         self._facts = facts
+        self._finishing: dict[tuple[str, int, str], _Turn] = {}
 
     async def size_limit(self, run_id: str) -> int:
         """Return how large an update of this run may be, in bytes.
@@ -97,6 +105,27 @@ class UpdateIntake:
         Raises:
             StorageError: nothing was acknowledged; the same call may be made again.
         """
+        async with self._turn(update):
+            return await self._finish(update)
+
+    @asynccontextmanager
+    async def _turn(self, update: FinishedUpdate) -> AsyncIterator[None]:
+        """Let one client's updates of one round follow one another.
+
+        A refused one takes its blob along; the same bytes must not be on their way into the sum.
+        """
+        key = (update.run_id, update.round, update.client_id)
+        turn = self._finishing.setdefault(key, _Turn())
+        turn.count += 1
+        try:
+            async with turn.lock:
+                yield
+        finally:
+            turn.count -= 1
+            if not turn.count:
+                del self._finishing[key]
+
+    async def _finish(self, update: FinishedUpdate) -> IntakeResult:
         facts = await self._facts.get(update.run_id)
         try:
             await self._check_content(update, facts)
@@ -121,7 +150,7 @@ class UpdateIntake:
         return IntakeResult(outcome, _REASONS[outcome])
 
     async def _refuse(self, update: FinishedUpdate, reason: str) -> IntakeResult:
-        await self._runs.fail_assignment(
+        was_open = await self._runs.fail_assignment(
             update.run_id,
             update.round,
             update.client_id,
@@ -129,7 +158,8 @@ class UpdateIntake:
             state="refused",
             reason=reason,
         )
-        await self._drop(update)
+        if was_open:  # else the same bytes, told of otherwise, may stand in the sum already
+            await self._drop(update)
         self._signals.wake(update.run_id)
         return IntakeResult(None, reason)
 
