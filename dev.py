@@ -173,21 +173,22 @@ def dev_tool(program: str, *arguments: str) -> int:
 
 
 def tee(command: list[str], environment: dict[str, str]) -> tuple[int, str]:
-    """Run a program, pass its output on; return its exit code and its last line."""
-    last = ""
+    """Run a program, pass its output on as it comes; return its exit code and its last line."""
+    tail = b""
     with subprocess.Popen(
         command,
         env={**os.environ, **environment},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
     ) as process:
-        for line in process.stdout or ():
-            print(line, end="", flush=True)
-            last = line.strip() or last
-    return process.returncode, last.strip("= ")
+        pipe = process.stdout.fileno() if process.stdout else -1
+        for data in iter(lambda: os.read(pipe, 1 << 16), b""):
+            sys.stdout.buffer.write(data)
+            sys.stdout.buffer.flush()
+            tail = (tail + data)[-10_000:]
+    lines = [line for line in tail.decode(errors="replace").splitlines() if line.strip()]
+    return process.returncode, lines[-1].strip("= ") if lines else ""
 
 
 # --------------------------------------------------------------------------- commands
