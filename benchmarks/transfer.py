@@ -1,0 +1,192 @@
+"""Models down and updates up through the Blob service, against raw mutual TLS 1.3 sockets.
+
+Run ``python benchmarks/transfer.py``. Eight clients move 40 MB each at once, in turns with raw
+sockets between the same numbers of processes. Kumiai's side is a real coordinator and the clients'
+own transfer code, so its figures hold all that a transfer owes besides moving bytes: a digest at
+both ends, a file at the client, at the coordinator a file synced to the disk, numbers checked, a
+row committed. The goals are against raw sockets that throw the bytes away; raw sockets that hash
+and write by hand stand beside them.
+"""
+
+import argparse
+import asyncio
+import statistics
+import tempfile
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from _federation import Driven, gathered
+from _held_rounds import HeldRounds, held_rounds
+from _measuring import (
+    CpuMeter,
+    Load,
+    at_least,
+    at_most,
+    load_line,
+    megabytes,
+    peak_rss_bytes,
+    print_goals,
+    print_table,
+)
+
+from kumiai.identity import Role
+from kumiai.node.federation_folder import Member
+from kumiai.node.local_federation import LocalFederation
+
+CLIENTS = 8
+PROCESSES = 2
+NUMBERS = 10_000_000
+SIZE_BYTES = 4 * NUMBERS
+UP, DOWN = "up", "down"
+RAW, DURABLE, KUMIAI = "raw TLS sockets", "the same, hashed and on disk", "Kumiai"
+KINDS = {(DOWN, RAW): "g", (UP, RAW): "p", (DOWN, DURABLE): "G", (UP, DURABLE): "P"}
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One way of moving all the bytes, once: wall seconds, and CPU of both ends."""
+
+    seconds: float
+    cpu_seconds: float
+
+
+class RawSockets:
+    """The limit: a server process and client processes with a thread per connection."""
+
+    def __init__(self, server: Driven, clients: list[Driven]) -> None:
+        self._server = server
+        self._clients = clients
+
+    @property
+    def pids(self) -> list[int]:
+        return [self._server.pid, *(client.pid for client in self._clients)]
+
+    async def move(self, kind: str) -> None:
+        await gathered(client.ask(kind=kind, size_bytes=SIZE_BYTES) for client in self._clients)
+
+
+@asynccontextmanager
+async def raw_sockets(federation: LocalFederation, folder: Path) -> AsyncIterator[RawSockets]:
+    def identity(role: Role, name: str) -> list[str]:
+        return [str(path) for path in federation.folder.identity(Member(role, name))]
+
+    folder.mkdir()
+    async with AsyncExitStack() as stack:
+        own = identity(Role.COORDINATOR, "coordinator")
+        server = await stack.enter_async_context(
+            Driven.started("_raw_tls.py", "server", *own, str(folder))
+        )
+        port = (await server.answer())["port"]
+        await server.ask(model_bytes=SIZE_BYTES)
+        arguments = [*identity(Role.CLIENT, federation.client_names[0]), str(folder), str(port)]
+        clients = [
+            await stack.enter_async_context(
+                Driven.started("_raw_tls.py", "client", *arguments, str(CLIENTS // PROCESSES))
+            )
+            for _ in range(PROCESSES)
+        ]
+        await gathered(client.answer() for client in clients)
+        yield RawSockets(server, clients)
+
+
+async def sampled(pids: list[int], move: Callable[[], Awaitable[object]]) -> Sample:
+    meter, began = CpuMeter(pids), time.monotonic()
+    await move()
+    return Sample(time.monotonic() - began, meter.seconds())
+
+
+async def measure(repeats: int, folder: Path) -> tuple[dict[tuple[str, str], list[Sample]], str]:
+    samples: dict[tuple[str, str], list[Sample]] = {}
+    async with (
+        held_rounds(
+            folder / "federation",
+            clients=CLIENTS,
+            numbers=NUMBERS,
+            rounds=repeats + 1,
+            processes=PROCESSES,
+        ) as rounds,
+        raw_sockets(rounds.federation, folder / "raw") as raw,
+    ):
+        load = Load(lambda: [*rounds.pids, *raw.pids])
+        for repeat in range(repeats + 1):  # the first warms up
+            taken = await _one_repeat(rounds, raw)
+            for key, sample in taken.items() if repeat else ():
+                samples.setdefault(key, []).append(sample)
+        note = (
+            f"coordinator peak RSS {megabytes(peak_rss_bytes(rounds.coordinator))} MB, "
+            f"raw server {megabytes(peak_rss_bytes(raw.pids[0]))} MB; "
+            f"others' cores {load.other_cores():.1f}"
+        )
+    return samples, note
+
+
+async def _one_repeat(rounds: HeldRounds, raw: RawSockets) -> dict[tuple[str, str], Sample]:
+    taken: dict[tuple[str, str], Sample] = {}
+    model = ""
+
+    async def fetch() -> None:
+        nonlocal model
+        model = await rounds.fetch()
+
+    async def raw_in(direction: str) -> None:
+        for way in (RAW, DURABLE):
+            kind = KINDS[direction, way]
+            taken[direction, way] = await sampled(raw.pids, lambda kind=kind: raw.move(kind))  # type: ignore[misc]
+
+    await rounds.opened()
+    await raw_in(DOWN)
+    taken[DOWN, KUMIAI] = await sampled(rounds.pids, fetch)
+    await rounds.prepare(model)
+    await raw_in(UP)
+    taken[UP, KUMIAI] = await sampled(rounds.pids, rounds.send)
+    await rounds.close()
+    return taken
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="transfers against raw TLS sockets")
+    parser.add_argument("--repeats", type=int, help="how often, after one to warm up")
+    parser.add_argument("--short", action="store_true", help="few repeats")
+    arguments = parser.parse_args()
+    repeats = arguments.repeats or (3 if arguments.short else 7)
+    print(load_line())
+    with tempfile.TemporaryDirectory(prefix="kumiai-transfer-") as folder:
+        samples, note = asyncio.run(measure(repeats, Path(folder)))
+    moved = CLIENTS * SIZE_BYTES
+    rows, goals = [], []
+    for direction in (DOWN, UP):
+        limit = samples[direction, RAW]
+        for way in (RAW, DURABLE, KUMIAI):
+            taken = samples[direction, way]
+            seconds = statistics.median(each.seconds for each in taken)
+            cpu = statistics.median(each.cpu_seconds for each in taken)
+            # Of neighbours in time, so that a busy moment hits both.
+            pairs = list(zip(limit, taken, strict=True))
+            speed = statistics.median(base.seconds / each.seconds for base, each in pairs)
+            cost = statistics.median(each.cpu_seconds / base.cpu_seconds for base, each in pairs)
+            rows.append(
+                [
+                    f"{direction}, {way}",
+                    megabytes(moved),
+                    f"{seconds:.2f}",
+                    f"{moved / seconds / 1e6:,.0f}",
+                    f"{cpu / moved * 1e9:.2f}",
+                    f"{speed:.2f}",
+                    f"{cost:.2f}",
+                ]
+            )
+            if way == KUMIAI:
+                goals.append(at_least(f"throughput {direction} of raw TLS", 0.8, speed, "x"))
+                goals.append(at_most(f"CPU per GB {direction} of raw TLS", 1.5, cost, "x"))
+    headers = ["way", "MB", "seconds", "MB/s", "CPU s/GB", "throughput ratio", "CPU ratio"]
+    print_table(f"{CLIENTS} x 40 MB at once, both ends' CPU, medians of {repeats}", headers, rows)
+    print(note)
+    print_goals(goals)
+    print(load_line())
+
+
+if __name__ == "__main__":
+    main()
