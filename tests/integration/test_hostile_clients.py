@@ -6,14 +6,16 @@ import sqlite3
 import threading
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 import grpc
 import grpc.aio
 import numpy as np
 import pytest
 
+from kumiai.identity import Role
 from kumiai.node.wire import kumiai_pb2 as pb
-from kumiai.node.wire.channel import CHUNK_BYTES, PUT
+from kumiai.node.wire.channel import ATTACH, CHUNK_BYTES, GET, PUT
 from kumiai.testing.databases import SQLiteTemplate
 from tests.integration import study
 from tests.integration.federation import Federation, job
@@ -27,6 +29,15 @@ async def federation(tmp_path: Path, sqlite_template: SQLiteTemplate) -> AsyncIt
     await federation.start()
     yield federation
     study.hold.clear()
+    await federation.stop()
+
+
+@pytest.fixture
+async def any_federation(tmp_path: Path, database_url: str) -> AsyncIterator[Federation]:
+    """Lend a started coordinator on each database."""
+    federation = Federation(tmp_path, database_url)
+    await federation.start()
+    yield federation
     await federation.stop()
 
 
@@ -113,3 +124,149 @@ async def test_a_refused_report_does_not_take_the_same_update_away_that_was_acce
 
     assert accepted.outcome == pb.PUT_OUTCOME_ACCEPTED
     np.testing.assert_array_equal((await federation.model(run_id))["w"], np.full(8, 1.5))
+
+
+# --- nobody fills the disk or the memory ---
+
+
+async def test_a_client_leaves_only_a_few_unfinished_updates_on_the_disk(
+    federation: Federation,
+) -> None:
+    run_id = await held_pair(federation)
+    issued = federation.certificates["site-1"]
+
+    results = []
+    for number in range(10):
+        body, fields = update(float(number))
+        header = pb.PutHeader(run_id=run_id, round=1, **fields)
+        results.append(await put(federation, issued, header, body[:-1]))
+
+    assert [each.outcome for each in results[4:]] == [pb.PUT_OUTCOME_REFUSED] * 6
+    assert "at most 4" in results[-1].reason
+    assert len(spooled(federation)) == 4
+
+
+async def test_an_upload_that_was_begun_can_be_ended_though_no_other_may_begin(
+    federation: Federation,
+) -> None:
+    run_id = await held_pair(federation)
+    issued = federation.certificates["site-1"]
+    bodies = [update(float(number)) for number in range(5)]
+    for body, fields in bodies:
+        await put(federation, issued, pb.PutHeader(run_id=run_id, round=1, **fields), body[:50])
+
+    body, fields = bodies[2]
+    header = pb.PutHeader(run_id=run_id, round=1, offset=50, **fields)
+    result = await put(federation, issued, header, body[50:])
+
+    assert result.outcome == pb.PUT_OUTCOME_ACCEPTED
+
+
+async def test_a_client_reads_only_a_few_models_at_a_time(federation: Federation) -> None:
+    study.hold["site-1"] = threading.Event()
+    await federation.start_clients(1)
+    # Larger than what the connection takes ahead of a reader that does not read.
+    run_id = await federation.submit(job(cohort={"size": 1}, train={"size": 4_000_000}), study.app)
+    issued = federation.certificates["site-1"]
+    async with federation.http() as http, asyncio.timeout(10):
+        while (run := (await http.get(f"/api/v1/runs/{run_id}")).json())["round"] == 0:
+            await asyncio.sleep(0.01)
+    request = pb.GetRequest(run_id=run_id, digest=run["model_digest"]).SerializeToString()
+
+    async with channel(federation, issued) as wire:
+        calls = [wire.unary_stream(GET)(request) for _ in range(12)]
+        told = await asyncio.gather(*(call.read() for call in calls), return_exceptions=True)
+
+    refused = [each for each in told if isinstance(each, grpc.aio.AioRpcError)]
+    assert len(refused) >= 4
+    assert {each.code() for each in refused} == {grpc.StatusCode.RESOURCE_EXHAUSTED}
+
+
+# --- what is forged is answered, and is no failure of the coordinator ---
+
+
+FORGED = [("run-\x00", 1), ("run-a", 2**32 - 1), ("", 0)]
+
+
+@pytest.mark.parametrize(("run_id", "number"), FORGED)
+async def test_a_forged_task_is_refused_by_every_call(
+    any_federation: Federation, run_id: str, number: int
+) -> None:
+    issued = any_federation.issue(Role.CLIENT, "site-1")
+    body, fields = update()
+    calls = {
+        "put": pb.PutHeader(run_id=run_id, round=number, **fields),
+        "get": pb.GetRequest(run_id=run_id, digest=fields["digest"]),
+    }
+
+    with pytest.raises(grpc.aio.AioRpcError) as put_refused:
+        await put(any_federation, issued, calls["put"], body)
+    async with channel(any_federation, issued) as wire:
+        with pytest.raises(grpc.aio.AioRpcError) as get_refused:
+            await wire.unary_stream(GET)(calls["get"].SerializeToString()).read()
+
+    assert put_refused.value.code() == grpc.StatusCode.NOT_FOUND
+    assert get_refused.value.code() == grpc.StatusCode.NOT_FOUND
+
+
+@pytest.mark.parametrize(("run_id", "number"), FORGED)
+async def test_a_forged_report_does_not_end_the_session(
+    any_federation: Federation, run_id: str, number: int
+) -> None:
+    key = pb.TaskKey(run_id=run_id, round=number, kind=pb.TASK_KIND_EVALUATE)
+    hello = pb.Hello(protocol_version=1, instance_id="one", apps=["counting"])
+    messages = [
+        pb.ClientMessage(hello=hello),
+        pb.ClientMessage(evaluation=pb.EvaluationReport(key=key, examples=1)),
+        pb.ClientMessage(failure=pb.TaskFailure(key=key, reason="no reason")),
+    ]
+
+    async with channel(any_federation, any_federation.issue(Role.CLIENT, "site-1")) as wire:
+        call = wire.stream_stream(ATTACH)()
+        for message in messages:
+            await call.write(message.SerializeToString())
+        read = [pb.ServerMessage.FromString(await call.read()) for _ in messages]
+
+    assert read[0].HasField("welcome")
+    assert not read[1].receipt.accepted
+    assert not read[2].receipt.accepted
+
+
+@pytest.mark.parametrize(
+    "lie",
+    [
+        {"wall_time": float("nan")},
+        {"wall_time": float("inf")},
+        {"apps": ["x" * 64]},
+        {"apps": ["\x1b[2J"]},
+        {"instance_id": "\x00"},
+    ],
+)
+async def test_a_hello_that_operators_could_not_be_shown_is_refused(
+    federation: Federation, lie: dict[str, Any]
+) -> None:
+    hello = pb.Hello(**{"protocol_version": 1, "instance_id": "one", **lie})
+
+    async with channel(federation, federation.issue(Role.CLIENT, "site-1")) as wire:
+        call = wire.stream_stream(ATTACH)()
+        await call.write(pb.ClientMessage(hello=hello).SerializeToString())
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await call.read()
+
+    assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+
+
+async def test_a_client_is_not_told_where_the_database_is(federation: Federation) -> None:
+    hello = pb.ClientMessage(hello=pb.Hello(protocol_version=1, instance_id="one"))
+    issued = federation.issue(Role.CLIENT, "site-1")
+
+    with sqlite3.connect(federation.folder / "kumiai.db") as database:
+        database.execute("ALTER TABLE clients RENAME TO lost")
+    async with channel(federation, issued) as wire:
+        call = wire.stream_stream(ATTACH)()
+        await call.write(hello.SerializeToString())
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await call.read()
+
+    assert caught.value.code() == grpc.StatusCode.UNAVAILABLE
+    assert "clients" not in str(caught.value.details())

@@ -5,8 +5,9 @@ a connection that breaks leaves a partial file, and the client goes on where it 
 """
 
 import asyncio
+import contextlib
 from collections import Counter, OrderedDict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from typing import TypeAlias
 
 import grpc
@@ -16,14 +17,7 @@ from google.protobuf.message import DecodeError
 
 from kumiai.core import failpoints
 from kumiai.core.digest import verify_digest_text
-from kumiai.core.errors import (
-    ConfigError,
-    ConflictError,
-    IntegrityError,
-    NotFoundError,
-    StorageError,
-)
-from kumiai.core.ids import verify_name
+from kumiai.core.errors import ConflictError, IntegrityError, KumiaiError, NotFoundError
 from kumiai.identity import Identity, Role
 from kumiai.node.coordinator.intake import (
     FinishedUpdate,
@@ -31,6 +25,7 @@ from kumiai.node.coordinator.intake import (
     UpdateIntake,
 )
 from kumiai.node.coordinator.namespaces import model_namespace, update_namespace
+from kumiai.node.coordinator.orders import verify_named_task
 from kumiai.node.wire import kumiai_pb2 as pb
 from kumiai.node.wire.channel import CHUNK_BYTES, CONTROL_BYTES_MAX
 from kumiai.node.wire.peers import PeerAuthenticator
@@ -39,6 +34,9 @@ from kumiai.storage import AcceptOutcome, BlobStore, BlobWriter, RunRepository
 __all__ = ["BlobService", "TransferMeter"]
 
 _PUTS_PER_CLIENT_MAX = 4
+_GETS_PER_CLIENT_MAX = 8
+_DIGESTS_PER_TASK_MAX = 4
+_TASKS_REMEMBERED = 10_000
 _READERS_REMEMBERED = 10_000
 _READ_AHEAD = 2
 
@@ -67,43 +65,38 @@ class BlobService:
         blobs: BlobStore,
         intake: UpdateIntake,
         meter: TransferMeter,
+        stall_seconds: float = 120.0,
     ) -> None:
-        """Work with these; `put`, `stat` and `get` are the gRPC handlers."""
+        """Work with these; `put`, `stat` and `get` are the gRPC handlers.
+
+        A put of which nothing comes for ``stall_seconds`` is ended.
+        """
         self._authenticator = authenticator
         self._runs = runs
         self._blobs = blobs
         self._intake = intake
         self._meter = meter
+        self._stall_seconds = stall_seconds
         self._puts: Counter[str] = Counter()
+        self._gets: Counter[str] = Counter()
+        self._begun: OrderedDict[tuple[str, int, str], set[str]] = OrderedDict()
         self._readers: OrderedDict[tuple[str, str], None] = OrderedDict()
         self._log = structlog.get_logger("kumiai.transfer")
 
     async def put(self, requests: AsyncIterator[bytes], context: _Context) -> bytes:
         """Receive one update."""
         identity = await self._authenticator.identify(context, {Role.CLIENT})
-        if self._puts[identity.name] >= _PUTS_PER_CLIENT_MAX:
-            await context.abort(
-                grpc.StatusCode.RESOURCE_EXHAUSTED,
-                f"a client may send {_PUTS_PER_CLIENT_MAX} updates at a time",
-            )
-        self._puts[identity.name] += 1
-        try:
-            result = await self._put(identity, requests)
-        except (IntegrityError, DecodeError) as error:
-            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
-        except NotFoundError as error:
-            await context.abort(grpc.StatusCode.NOT_FOUND, str(error))
-        except ConflictError as error:
-            await context.abort(grpc.StatusCode.ABORTED, str(error))
-        except StorageError as error:
-            self._log.error("update not recorded", client=identity.name, error=str(error))
-            await context.abort(
-                grpc.StatusCode.UNAVAILABLE, "the coordinator can not store updates now"
-            )
-        finally:
-            self._puts[identity.name] -= 1
-            if not self._puts[identity.name]:
-                del self._puts[identity.name]
+        with _one_of(self._puts, identity.name, _PUTS_PER_CLIENT_MAX) as is_free:
+            if not is_free:
+                await context.abort(
+                    grpc.StatusCode.RESOURCE_EXHAUSTED,
+                    f"a client may send {_PUTS_PER_CLIENT_MAX} updates at a time",
+                )
+            try:
+                result = await self._put(identity, requests)
+            except (KumiaiError, DecodeError, TimeoutError) as error:
+                await self._refuse(error, identity, context)
+                raise
         return result.SerializeToString()
 
     async def stat(self, request: bytes, context: _Context) -> bytes:
@@ -111,39 +104,69 @@ class BlobService:
         identity = await self._authenticator.identify(context, {Role.CLIENT})
         try:
             stat = pb.StatRequest.FromString(request)
-            verify_name("run_id", stat.run_id)
+            verify_named_task(stat.run_id, stat.round)
             received = await self._blobs.received_bytes(
                 update_namespace(stat.run_id, stat.round, identity.name),
                 verify_digest_text(stat.digest),
             )
-        except (ConfigError, IntegrityError, DecodeError) as error:
-            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
+        except (KumiaiError, DecodeError) as error:
+            await self._refuse(error, identity, context)
+            raise
         return pb.StatResult(received_bytes=received).SerializeToString()
 
     async def get(self, request: bytes, context: _Context) -> AsyncIterator[bytes]:
         """Send a model of a run that this client takes part in."""
         identity = await self._authenticator.identify(context, {Role.CLIENT})
-        try:
-            wanted = pb.GetRequest.FromString(request)
-            digest = verify_digest_text(wanted.digest)
-        except (IntegrityError, DecodeError) as error:
-            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
+        with _one_of(self._gets, identity.name, _GETS_PER_CLIENT_MAX) as is_free:
+            if not is_free:
+                await context.abort(
+                    grpc.StatusCode.RESOURCE_EXHAUSTED,
+                    f"a client may read {_GETS_PER_CLIENT_MAX} models at a time",
+                )
+            try:
+                async for chunk in self._get(identity, request):
+                    self._meter.sent_bytes += len(chunk)
+                    yield chunk
+            except (KumiaiError, DecodeError) as error:
+                await self._refuse(error, identity, context)
+
+    async def _get(self, identity: Identity, request: bytes) -> AsyncIterator[bytes]:
+        wanted = pb.GetRequest.FromString(request)
+        digest = verify_digest_text(wanted.digest)
+        verify_named_task(wanted.run_id, 0)
         namespace = model_namespace(wanted.run_id)
         size = None
         if await self._may_read(identity.name, digest):
             size = await self._blobs.find_size(namespace, digest)
         if size is None or wanted.offset > size:
-            await context.abort(
-                grpc.StatusCode.NOT_FOUND, f"no model {digest[:12]} for client {identity.name!r}"
-            )
-            return
+            raise NotFoundError(f"no model {digest[:12]} for client {identity.name!r}")
         failpoints.reach("coordinator.model.get")
         async for chunk in self._read_ahead(namespace, digest, wanted.offset, size):
-            self._meter.sent_bytes += len(chunk)
             yield chunk
 
+    async def _refuse(self, error: Exception, identity: Identity, context: _Context) -> None:
+        """End the call with what the client may know; our own troubles stay in our log."""
+        match error:
+            case IntegrityError() | DecodeError():
+                await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
+            case NotFoundError():
+                await context.abort(grpc.StatusCode.NOT_FOUND, str(error))
+            case ConflictError():
+                await context.abort(grpc.StatusCode.ABORTED, str(error))
+            case TimeoutError():
+                await context.abort(
+                    grpc.StatusCode.DEADLINE_EXCEEDED,
+                    f"nothing came for {self._stall_seconds:.0f} s",
+                )
+            case _:
+                self._log.error("transfer failed", client=identity.name, error=str(error))
+                await context.abort(
+                    grpc.StatusCode.UNAVAILABLE, "the coordinator can not move blobs now"
+                )
+
     async def _put(self, identity: Identity, requests: AsyncIterator[bytes]) -> pb.PutResult:
-        header = await _header(requests)
+        async with asyncio.timeout(self._stall_seconds):
+            header = await _header(requests)
         namespace = update_namespace(header.run_id, header.round, identity.name)
         if (known := await self._known_result(header, identity.name)) is not None:
             return known
@@ -151,6 +174,11 @@ class BlobService:
         if not 0 < header.size_bytes <= size_max:
             raise IntegrityError(
                 f"update must be 1 to {size_max} bytes for this model, got {header.size_bytes}"
+            )
+        if not self._may_begin((header.run_id, header.round, identity.name), header.digest):
+            return pb.PutResult(
+                outcome=pb.PUT_OUTCOME_REFUSED,
+                reason=f"a client may begin at most {_DIGESTS_PER_TASK_MAX} updates of a round",
             )
         writer = await self._blobs.begin(namespace, header.digest, header.size_bytes)
         if header.offset != writer.offset:
@@ -185,6 +213,21 @@ class BlobService:
             outcome=_outcome(result), reason=result.reason, received_bytes=header.size_bytes
         )
 
+    def _may_begin(self, task: tuple[str, int, str], digest: str) -> bool:
+        """Tell whether one more file may be spooled for this task.
+
+        A client that trains again after a restart may send other bytes; one that sends ever
+        other bytes and ends none of them would fill the disk.
+        """
+        begun = self._begun.setdefault(task, set())
+        self._begun.move_to_end(task)
+        if len(self._begun) > _TASKS_REMEMBERED:
+            self._begun.popitem(last=False)
+        if digest not in begun and len(begun) >= _DIGESTS_PER_TASK_MAX:
+            return False
+        begun.add(digest)
+        return True
+
     async def _known_result(self, header: pb.PutHeader, client_id: str) -> pb.PutResult | None:
         """Answer without taking bytes, when the rows know the answer already."""
         task = await self._runs.find_train_task(header.run_id, header.round, client_id)
@@ -208,13 +251,16 @@ class BlobService:
     async def _spool(self, requests: AsyncIterator[bytes], writer: BlobWriter) -> int:
         """Write chunks as they come, one behind the wire; return how many bytes are held."""
         pending: asyncio.Task[None] | None = None
+        now = asyncio.get_running_loop().time
         try:
-            async for chunk in requests:
-                _verify_chunk(chunk)
-                if pending is not None:
-                    await pending
-                self._meter.received_bytes += len(chunk)
-                pending = asyncio.create_task(_write(writer, chunk))
+            async with asyncio.timeout(self._stall_seconds) as patience:
+                async for chunk in requests:
+                    patience.reschedule(now() + self._stall_seconds)
+                    _verify_chunk(chunk)
+                    if pending is not None:
+                        await pending
+                    self._meter.received_bytes += len(chunk)
+                    pending = asyncio.create_task(_write(writer, chunk))
             if pending is not None:
                 await pending
             pending = None
@@ -268,6 +314,21 @@ class BlobService:
             log.warning("update not accepted", reason=result.reason)
 
 
+@contextlib.contextmanager
+def _one_of(busy: Counter[str], client_id: str, limit: int) -> Iterator[bool]:
+    """Count the body among the client's calls; the value is whether there was room for it."""
+    if busy[client_id] >= limit:
+        yield False
+        return
+    busy[client_id] += 1
+    try:
+        yield True
+    finally:
+        busy[client_id] -= 1
+        if not busy[client_id]:
+            del busy[client_id]
+
+
 async def _header(requests: AsyncIterator[bytes]) -> pb.PutHeader:
     try:
         first = await anext(requests)
@@ -277,6 +338,7 @@ async def _header(requests: AsyncIterator[bytes]) -> pb.PutHeader:
         raise IntegrityError(f"a put's header must be at most {CONTROL_BYTES_MAX} bytes")
     header = pb.PutHeader.FromString(first)
     verify_digest_text(header.digest)
+    verify_named_task(header.run_id, header.round)
     return header
 
 

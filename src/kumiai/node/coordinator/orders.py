@@ -8,9 +8,29 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from kumiai.core.errors import ConfigError, NotFoundError
+from kumiai.core.ids import verify_name
 from kumiai.storage import AssignmentKind
 
-__all__ = ["ClientDirectory", "TaskKey", "TaskOrder"]
+__all__ = ["ClientDirectory", "TaskKey", "TaskOrder", "verify_named_task"]
+
+_ROUND_MAX = 1_000_000  # the most that a job may ask for
+
+
+def verify_named_task(run_id: str, round_number: int) -> None:
+    """Check that a client's message names what could be a task, before a row is looked for.
+
+    What no run could be called must not look like a failure of the database.
+
+    Raises:
+        NotFoundError: it does not.
+    """
+    try:
+        verify_name("run", run_id)
+    except ConfigError as error:
+        raise NotFoundError(str(error)) from None
+    if round_number > _ROUND_MAX:
+        raise NotFoundError(f"round of run {run_id} must exist, got {round_number}")
 
 
 @dataclass(frozen=True, slots=True)

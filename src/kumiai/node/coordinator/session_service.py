@@ -7,6 +7,7 @@ client knows a task that it already has by its key.
 
 import asyncio
 import contextlib
+import math
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -18,10 +19,18 @@ from google.protobuf.message import DecodeError
 
 from kumiai import __version__
 from kumiai.core.clock import Clock
-from kumiai.core.errors import CertificateError, ConflictError, KumiaiError, UpdateRejectedError
+from kumiai.core.errors import (
+    CertificateError,
+    ConfigError,
+    ConflictError,
+    KumiaiError,
+    NotFoundError,
+    UpdateRejectedError,
+)
+from kumiai.core.ids import verify_name
 from kumiai.identity import Identity, Role
 from kumiai.node.coordinator.evaluations import EvaluationIntake
-from kumiai.node.coordinator.orders import TaskKey
+from kumiai.node.coordinator.orders import TaskKey, verify_named_task
 from kumiai.node.coordinator.sessions import ClientSession, SessionHub, order_to_wire
 from kumiai.node.coordinator.signals import RunSignals
 from kumiai.node.coordinator.tasks import TaskWriter
@@ -102,6 +111,8 @@ class SessionService:
         except asyncio.CancelledError:
             session.end("the connection was lost")
             raise
+        except KumiaiError as error:  # not in gRPC's words: they would show the client our insides
+            await self._end_for(error, session, context)
         finally:
             self._hub.detach(session)
             log.info("client detached", reason=session.end_reason)
@@ -124,14 +135,11 @@ class SessionService:
                 f"protocol version must be {PROTOCOL_VERSION}, got {hello.protocol_version}: "
                 f"install a client of the coordinator's version ({__version__})",
             )
-        if not hello.instance_id or len(hello.apps) > _APPS_MAX:
-            await context.abort(
-                grpc.StatusCode.INVALID_ARGUMENT,
-                f"hello must carry an instance id and at most {_APPS_MAX} apps",
-            )
+        if (fault := _fault_of(hello)) is not None:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, fault)
         session = ClientSession(
             client_id=identity.name,
-            instance_id=hello.instance_id[:64],
+            instance_id=hello.instance_id,
             identity=identity,
             address=context.peer(),
             software_version=hello.software_version[:64],
@@ -270,6 +278,11 @@ class SessionService:
         kind = _KINDS.get(failure.key.kind, "train")
         reason = failure.reason[:_REASON_CHARACTERS_MAX]
         session.phase = "idle"
+        try:
+            verify_named_task(failure.key.run_id, failure.key.round)
+        except NotFoundError as error:
+            _answer(session, failure.key, accepted=False, reason=str(error))
+            return
         await self._runs.fail_assignment(
             failure.key.run_id,
             failure.key.round,
@@ -278,18 +291,37 @@ class SessionService:
             state="failed",
             reason=reason,
         )
-        session.send(pb.ServerMessage(receipt=pb.Receipt(key=failure.key, accepted=True)))
+        _answer(session, failure.key, accepted=True)
         self._signals.wake(failure.key.run_id)
 
     async def _take_evaluation(self, session: ClientSession, report: pb.EvaluationReport) -> None:
         key = TaskKey(report.key.run_id, report.key.round, "evaluate", session.client_id)
         session.phase = "idle"
         try:
+            verify_named_task(key.run_id, key.round)
             accepted = await self._evaluations.accept(key, report.examples, dict(report.metrics))
-            receipt = pb.Receipt(key=report.key, accepted=accepted)
-        except UpdateRejectedError as error:
-            receipt = pb.Receipt(key=report.key, accepted=False, reason=str(error))
-        session.send(pb.ServerMessage(receipt=receipt))
+        except (UpdateRejectedError, NotFoundError, ConflictError) as error:
+            _answer(session, report.key, accepted=False, reason=str(error))
+        else:
+            _answer(session, report.key, accepted=accepted)
+
+
+def _answer(session: ClientSession, key: pb.TaskKey, *, accepted: bool, reason: str = "") -> None:
+    session.send(pb.ServerMessage(receipt=pb.Receipt(key=key, accepted=accepted, reason=reason)))
+
+
+def _fault_of(hello: pb.Hello) -> str | None:
+    """Return what is wrong with what a client says of itself; it is shown to operators."""
+    if not hello.instance_id or len(hello.apps) > _APPS_MAX:
+        return f"hello must carry an instance id and at most {_APPS_MAX} apps"
+    if not math.isfinite(hello.wall_time):
+        return f"wall_time must be finite, got {hello.wall_time}"
+    try:
+        for name in (hello.instance_id, *hello.apps):
+            verify_name("instance id and each app", name)
+    except ConfigError as error:
+        return str(error)
+    return None
 
 
 def _parse(raw: bytes) -> pb.ClientMessage:
