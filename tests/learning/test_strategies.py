@@ -96,6 +96,11 @@ def test_a_strategy_moves_each_number_as_the_scalar_code_does(
     np.testing.assert_allclose([*model["a"], model["b"]], numbers, rtol=1e-9, atol=1e-9)
 
 
+def copied(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return arrays that a strategy may use up."""
+    return {name: array.copy() for name, array in arrays.items()}
+
+
 @pytest.mark.parametrize(("name", "params", "scalar"), CASES)
 @pytest.mark.parametrize("dtype", [np.float16, BFLOAT16, np.float32, np.float64])
 def test_models_keep_their_layout_and_states_survive_storage(
@@ -117,7 +122,7 @@ def test_models_keep_their_layout_and_states_survive_storage(
         "mask": np.array([0.2, 0.8]),
     }
 
-    once, state = strategy.apply(model, mean, strategy.initial_state(model))
+    once, state = strategy.apply(model, copied(mean), strategy.initial_state(model))
     stored = decode(b"".join(encode(state))).arrays
     twice, again = strategy.apply(once, mean, stored)
 
@@ -222,3 +227,16 @@ def test_wrong_names_and_parameters_are_refused(
 ) -> None:
     with pytest.raises(ConfigError, match=message):
         new_strategy(name, params)
+
+
+@pytest.mark.parametrize("name", ["fedavg", "fedprox"])
+def test_the_mean_of_a_large_model_is_not_copied_but_used_up(name: str) -> None:
+    model = {"w": np.ones(4, np.float32)}
+    mean = {"w": np.full(4, 0.5, np.float32)}
+    strategy = new_strategy(name, {})
+
+    new, _ = strategy.apply(model, mean, strategy.initial_state(model))
+
+    assert new["w"] is mean["w"]
+    assert new["w"].tolist() == [1.5] * 4
+    assert model["w"].tolist() == [1] * 4

@@ -61,11 +61,13 @@ def delta_of(trained: NamedArrays, base: NamedArrays) -> Arrays:
 
 
 def sum_of(model: NamedArrays, steps: NamedArrays) -> Arrays:
-    """Return the model after a step, as new arrays of the model's layout.
+    """Return the model after a step, in the model's layout.
 
     Args:
         model: where the step starts.
         steps: the mean update, or what an optimizer made of it; any real dtypes, same shapes.
+            Its memory becomes the new model's where the dtypes agree: another array of the size
+            of a large model would be the most that a coordinator ever holds.
     """
     return {name: _moved(array, steps[name]) for name, array in model.items()}
 
@@ -105,6 +107,8 @@ def like(old: NDArray[Any], new: Any) -> NDArray[Any]:
 def _moved(base: NDArray[Any], step: NDArray[Any]) -> NDArray[Any]:
     if is_floating(base.dtype):
         computing = computing_dtype(base.dtype)
+        if step.dtype == base.dtype == computing and step.flags.writeable:
+            return np.add(base, step, out=step)
         return like(base, np.asarray(base, dtype=computing) + np.asarray(step, dtype=computing))
     if base.dtype == np.bool_:
         return like(base, base != (step > 0.5))

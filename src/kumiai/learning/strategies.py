@@ -36,11 +36,12 @@ class Strategy(Protocol):
     def apply(
         self, model: NamedArrays, mean_update: NamedArrays, state: NamedArrays
     ) -> tuple[Arrays, Arrays]:
-        """Return the next model and the next state: new arrays, no views of the arguments.
+        """Return the next model and the next state: no views of ``model`` or ``state``.
 
         Args:
             model: the model that the clients started from.
-            mean_update: as ``mean_of_updates`` returns it.
+            mean_update: as ``mean_of_updates`` returns it; it is used up, its memory may become
+                the next model's.
             state: what ``initial_state`` or the round before returned.
         """
         ...
