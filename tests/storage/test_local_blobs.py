@@ -563,3 +563,37 @@ async def test_a_killed_process_leaves_a_whole_blob_or_none(
     await store.delete("updates/run-a", DIGEST)
     assert files(tmp_path) == []
     await store.close()
+
+
+@pytest.mark.parametrize("point", ["storage.blob.write.after", "storage.blob.rename.before"])
+async def test_a_blob_put_again_after_a_kill_uses_up_what_was_left(
+    tmp_path: Path, point: str
+) -> None:
+    command = [sys.executable, "-c", CRASH, str(tmp_path), DIGEST, point, "put"]
+    subprocess.run(command, check=False)
+    left = files(tmp_path)
+    store = LocalBlobStore(tmp_path)
+
+    await store.put("updates/run-a", [BLOB])
+
+    assert len(left) == 1
+    assert files(tmp_path) == [f"updates/run-a/{DIGEST}"]
+    assert await store.read("updates/run-a", DIGEST, 0, len(BLOB)) == BLOB
+    await store.close()
+
+
+async def test_a_blob_put_while_another_process_uploads_it_goes_its_own_way(
+    tmp_path: Path,
+) -> None:
+    mine, others = LocalBlobStore(tmp_path), LocalBlobStore(tmp_path)
+    writer = await others.begin("updates/run-a", DIGEST, len(BLOB))
+    await writer.write(BLOB[:5000])
+
+    await mine.put("updates/run-a", [BLOB])
+    await writer.write(BLOB[5000:])
+    await writer.commit()
+
+    assert files(tmp_path) == [f"updates/run-a/{DIGEST}"]
+    assert await mine.read("updates/run-a", DIGEST, 0, len(BLOB)) == BLOB
+    await mine.close()
+    await others.close()

@@ -229,22 +229,22 @@ class LocalBlobStore:
         if path.exists():
             self.sync_folders(path.parent)
             return digest
-        part = path.parent / f".{digest}.{secrets.token_hex(4)}.part"
         self.make_folder(path.parent)
-        descriptor = os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+        # The same hidden file as before a crash, so that what a killed process left is used up.
+        part, descriptor, _ = _own_part(path)
         try:
-            try:
-                reach("storage.blob.write.before")
-                for buffer in buffers:
-                    _write_all(descriptor, buffer)
-                reach("storage.blob.write.after")
-                self.sync(descriptor)
-            finally:
-                os.close(descriptor)
+            reach("storage.blob.write.before")
+            os.ftruncate(descriptor, 0)
+            for buffer in buffers:
+                _write_all(descriptor, buffer)
+            reach("storage.blob.write.after")
+            self.sync(descriptor)
             self.publish(part, path)
         except BaseException:
             part.unlink(missing_ok=True)
             raise
+        finally:
+            os.close(descriptor)
         return digest
 
 
@@ -329,11 +329,7 @@ class _LocalBlobWriter:
             self._exists = True
             return
         self._store.make_folder(self._path.parent)
-        self._descriptor = _lock_part(self._part)
-        if self._descriptor < 0:
-            self._is_resumable = False
-            self._part = self._part.with_name(f".{self._path.name}.{secrets.token_hex(4)}.part")
-            self._descriptor = _lock_part(self._part)
+        self._part, self._descriptor, self._is_resumable = _own_part(self._path)
         if os.fstat(self._descriptor).st_size > self._size_bytes:
             os.ftruncate(self._descriptor, 0)
         while chunk := os.read(self._descriptor, _WRITE_BYTES):
@@ -415,6 +411,18 @@ class _LocalBlobWriter:
 
 def _part_of(path: Path) -> Path:
     return path.with_name(f".{path.name}.part")
+
+
+def _own_part(path: Path) -> tuple[Path, int, bool]:
+    """Return a hidden file for the blob, locked, at offset 0, and whether it is the usual one.
+
+    When another writes the usual one, it is a file that nobody else will find.
+    """
+    part = _part_of(path)
+    if (descriptor := _lock_part(part)) >= 0:
+        return part, descriptor, True
+    part = part.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    return part, _lock_part(part), False
 
 
 def _lock_part(part: Path) -> int:
