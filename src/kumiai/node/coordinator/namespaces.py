@@ -14,7 +14,11 @@ def state_namespace(run_id: str, round_number: int | None = None) -> str:
     return base if round_number is None else f"{base}/{round_number}"
 
 
-def update_namespace(run_id: str, round_number: int, client_id: str | None = None) -> str:
-    """Return where the spooled updates of a round (of one client) are kept."""
-    base = f"updates/{run_id}/{round_number}"
-    return base if client_id is None else f"{base}/{client_id}"
+def update_namespace(
+    run_id: str, round_number: int | None = None, client_id: str | None = None
+) -> str:
+    """Return where the spooled updates of a run (of one of its rounds, of one client) are kept."""
+    base = f"updates/{run_id}"
+    if round_number is None:
+        return base
+    return f"{base}/{round_number}" if client_id is None else f"{base}/{round_number}/{client_id}"

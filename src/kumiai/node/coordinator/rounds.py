@@ -109,6 +109,7 @@ class RunDriver:
         self._engine = engine
         self._lease = lease
         self._run_id = lease.run_id
+        self._has_opened = False
         self._log = structlog.get_logger("kumiai.rounds").bind(run=lease.run_id)
 
     async def drive(self) -> None:
@@ -120,17 +121,29 @@ class RunDriver:
         """
         runs = self._engine.runs
         run = await runs.start(self._lease)
-        job = parse_job(run.job)
         try:
+            job = parse_job(run.job)
             await self._drive_rounds(run, job)
             await self._last_evaluation(job, run.rounds_total)
         except _RunStopped:
             run = await runs.get(self._run_id)
             await self._finish("stopped", run.stop_reason or "stopped by an operator")
-        except QuorumLostError as error:
-            await self._finish("failed", str(error))
+        except (FencedError, StorageError):
+            raise
+        except KumiaiError as error:
+            self._log.warning("run failed", error=str(error))
+            await self.fail(str(error))
         else:
             await self._finish("finished", f"all {run.rounds_total} rounds are done")
+
+    async def fail(self, reason: str) -> None:
+        """End the run as failed.
+
+        Raises:
+            FencedError: another coordinator leads it now.
+            StorageError: the database failed; the run goes on when it is driven again.
+        """
+        await self._finish("failed", reason)
 
     async def _drive_rounds(self, run: RunRecord, job: JobSpec) -> None:
         while True:
@@ -151,7 +164,8 @@ class RunDriver:
 
     async def _open(self, run: RunRecord, job: JobSpec, previous: RoundRecord) -> None:
         number = previous.round + 1
-        available = await self._wait_for_clients(run, job)
+        available = await self._wait_for_clients(run, job, await self._expected(job, previous))
+        self._has_opened = True
         target = job.cohort.size or len(available)
         wanted = math.ceil(target * (1 + job.cohort.over_selection))
         cohort = select_cohort(available, wanted, run_seed=job.run.seed, round_number=number)
@@ -176,19 +190,34 @@ class RunDriver:
     ) -> list[tuple[str, int]]:
         return [(client, client_seed(job.run.seed, number, client)) for client in clients]
 
-    async def _wait_for_clients(self, run: RunRecord, job: JobSpec) -> list[str]:
+    async def _expected(self, job: JobSpec, previous: RoundRecord) -> set[str]:
+        """Return who should be back before a round asks "all clients", after a change of leader.
+
+        They come back one by one, and the first must not be taken for all.
+        """
+        if self._has_opened or job.cohort.size is not None:
+            return set()
+        assignments = await self._engine.runs.assignments(self._run_id, previous.round)
+        return {each.client_id for each in assignments if each.kind == "train"}
+
+    async def _wait_for_clients(
+        self, run: RunRecord, job: JobSpec, expected: Collection[str]
+    ) -> list[str]:
         """Return the clients that offer the study, once there are enough of them.
 
         The whole cohort is waited for as long as a round waits after its quorum, then a quorum
         of clients is enough, then patience ends the run.
         """
         cohort, began, has_told = job.cohort, self._engine.clock.monotonic(), False
-        wanted = max(cohort.min_clients, cohort.size or 1)
+        wanted = max(cohort.min_clients, cohort.size or 1, len(expected))
         enough = max(cohort.min_clients, cohort.quorum(cohort.size or 1))
         while True:
             available = list(self._engine.directory.available(run.app))
             waited = self._engine.clock.monotonic() - began
-            if len(available) >= (wanted if waited < cohort.grace_seconds else enough):
+            is_patient = waited < cohort.grace_seconds
+            if len(available) >= (wanted if is_patient else enough) and not (
+                is_patient and set(expected).difference(available)
+            ):
                 return available
             if waited >= cohort.patience_seconds:
                 raise QuorumLostError(
@@ -198,6 +227,19 @@ class RunDriver:
             if not has_told:
                 has_told = True
                 await self._tell_waiting(run, len(available), wanted)
+            await self._engine.directory.wait_for_change(self._engine.times.look_seconds)
+            if (await self._engine.runs.get(self._run_id)).stop_requested:
+                raise _RunStopped
+
+    async def _wait_for_return(self, run: RunRecord, clients: Collection[str], seconds: float) -> None:
+        """Return when all these clients are attached, or after the time."""
+        began, has_told = self._engine.clock.monotonic(), False
+        while missing := set(clients).difference(self._engine.directory.available(run.app)):
+            if self._engine.clock.monotonic() - began >= seconds:
+                return
+            if not has_told:
+                has_told = True
+                await self._tell_waiting(run, len(clients) - len(missing), len(clients))
             await self._engine.directory.wait_for_change(self._engine.times.look_seconds)
             if (await self._engine.runs.get(self._run_id)).stop_requested:
                 raise _RunStopped
@@ -306,13 +348,31 @@ class RunDriver:
         runs = self._engine.runs
         run = await runs.get(self._run_id)
         if job.evaluation.is_due(number, run.rounds_total):
-            available = self._engine.directory.available(run.app)
+            available = await self._wait_for_evaluators(run, job)
             await runs.open_evaluation(self._lease, number, available)
             failpoints.reach("coordinator.evaluation.opened")
             await self._wait_for_evaluations(run, job, number)
             await self._close_evaluation(number)
         await self._clean_up(job, number)
-        await self._drop_states()
+        await self._drop_all_but_models()
+
+    async def _wait_for_evaluators(self, run: RunRecord, job: JobSpec) -> list[str]:
+        """Return who is there, once as many are as took part in the last round.
+
+        After a restart of the coordinator the clients need a moment to come back. They are waited
+        for as long as a round waits for the others once its quorum stands.
+        """
+        wanted = (await self._engine.runs.round(self._run_id, run.round)).reports or 0
+        began = self._engine.clock.monotonic()
+        while True:
+            available = list(self._engine.directory.available(run.app))
+            left = job.cohort.grace_seconds - self._engine.clock.monotonic() + began
+            if len(available) >= wanted or left <= 0:
+                return available
+            look = min(left, self._engine.times.look_seconds)
+            await self._engine.directory.wait_for_change(look)
+            if (await self._engine.runs.get(self._run_id)).stop_requested:
+                raise _RunStopped
 
     async def _wait_for_evaluations(self, run: RunRecord, job: JobSpec, number: int) -> None:
         began = self._engine.clock.monotonic()
@@ -355,15 +415,18 @@ class RunDriver:
             if model.round == number and model.digest not in kept:
                 await self._engine.blobs.delete(model_namespace(self._run_id), model.digest)
 
-    async def _drop_states(self) -> None:
-        try:
-            await self._engine.blobs.delete_namespace(state_namespace(self._run_id))
-        except KumiaiError as error:
-            self._log.warning("clean-up failed", error=str(error))
-
     async def _finish(self, state: Literal["finished", "failed", "stopped"], reason: str) -> None:
         failpoints.reach("coordinator.run.before_finish")
         await self._engine.runs.finish(self._lease, state, reason)
         failpoints.reach("coordinator.run.finished")
         self._engine.directory.cancel(self._run_id, None, f"the run has {state}")
         self._log.info("run ended", state=state, reason=reason)
+        # Not before: until then the updates of an open round may still be needed.
+        await self._drop_all_but_models()
+
+    async def _drop_all_but_models(self) -> None:
+        try:
+            await self._engine.blobs.delete_namespace(update_namespace(self._run_id))
+            await self._engine.blobs.delete_namespace(state_namespace(self._run_id))
+        except KumiaiError as error:
+            self._log.warning("clean-up failed", error=str(error))
