@@ -39,4 +39,6 @@ def train(weights: dict[str, np.ndarray[Any, Any]], context: km.Context) -> km.U
 @app.evaluate
 def evaluate(weights: dict[str, np.ndarray[Any, Any]], context: km.Context) -> km.Evaluation:
     """Report the first weight."""
+    if context.config.get("blind") == context.site:
+        raise RuntimeError("this site is blind")
     return km.Evaluation(examples=10, metrics={"first": float(weights["w"][0])})

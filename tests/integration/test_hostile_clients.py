@@ -260,8 +260,9 @@ async def test_a_client_is_not_told_where_the_database_is(federation: Federation
     hello = pb.ClientMessage(hello=pb.Hello(protocol_version=1, instance_id="one"))
     issued = federation.issue(Role.CLIENT, "site-1")
 
-    with sqlite3.connect(federation.folder / "kumiai.db") as database:
+    with contextlib.closing(sqlite3.connect(federation.folder / "kumiai.db")) as database:
         database.execute("ALTER TABLE clients RENAME TO lost")
+        database.commit()
     async with channel(federation, issued) as wire:
         call = wire.stream_stream(ATTACH)()
         await call.write(hello.SerializeToString())

@@ -11,9 +11,18 @@ from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from kumiai.core.arrays import NamedArrays, layout_of
 from kumiai.core.codec import decode, encode
-from kumiai.learning import Strategy, mean_of_updates, weighted_metrics, weights_of
+from kumiai.core.errors import KumiaiError
+from kumiai.learning import (
+    Strategy,
+    mean_of_updates,
+    nonfinite_count,
+    weighted_metrics,
+    weights_of,
+)
 from kumiai.node.coordinator.namespaces import (
     model_namespace,
     state_namespace,
@@ -37,6 +46,8 @@ class NewModel:
     state_digest: str | None
     examples: int
     metrics: Mapping[str, float]
+    central_failure: str | None = None
+    """Why the coordinator's own evaluation has no numbers."""
 
 
 class Aggregator:
@@ -91,18 +102,19 @@ class Aggregator:
 
         Raises:
             StorageError: a blob can not be read or written; calling again is safe.
+            KumiaiError: the new model has numbers that are NaN or infinite.
         """
         work = _Work(self._blobs, run, job, round_number, base_digest, tuple(updates))
-        model, state, central = await asyncio.get_running_loop().run_in_executor(
+        made = await asyncio.get_running_loop().run_in_executor(
             self._worker,
             lambda: work.compute(self._fold_executor, self._fold_threads, self._evaluator),
         )
-        buffers = encode(model)
+        buffers = encode(made.model)
         digest = await self._blobs.put(model_namespace(run.run_id), buffers)
         state_digest = None
-        if state:
+        if made.state:
             state_digest = await self._blobs.put(
-                state_namespace(run.run_id, round_number), encode(state)
+                state_namespace(run.run_id, round_number), encode(made.state)
             )
         metrics = weighted_metrics([(each.examples, each.metrics) for each in updates])
         return NewModel(
@@ -110,8 +122,22 @@ class Aggregator:
             size_bytes=sum(buffer.nbytes for buffer in buffers),
             state_digest=state_digest,
             examples=sum(each.examples for each in updates),
-            metrics={**metrics, **{f"central.{name}": value for name, value in central.items()}},
+            metrics={
+                **metrics,
+                **{f"central.{name}": value for name, value in made.central.items()},
+            },
+            central_failure=made.central_failure,
         )
+
+
+@dataclass(frozen=True, slots=True)
+class _Made:
+    """What one aggregation computed."""
+
+    model: NamedArrays
+    state: NamedArrays
+    central: Mapping[str, float]
+    central_failure: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +153,7 @@ class _Work:
 
     def compute(
         self, executor: Executor | None, threads: int, evaluator: CentralEvaluator | None
-    ) -> tuple[NamedArrays, NamedArrays, Mapping[str, float]]:
+    ) -> _Made:
         strategy = self.job.strategy.build()
         namespace = model_namespace(self.run.run_id)
         with self.blobs.open_buffer(namespace, self.base_digest) as buffer:
@@ -135,11 +161,29 @@ class _Work:
             mean = mean_of_updates(
                 self._weighted_updates(), layout_of(base), executor=executor, threads=threads
             )
-            model, state = self._apply(strategy, base, mean)
+            # What overflows is found below, and then told with its name.
+            with np.errstate(over="ignore", invalid="ignore"):
+                model, state = self._apply(strategy, base, mean)
+        self._verify_finite("model", model)
+        self._verify_finite("strategy state", state)
         central: Mapping[str, float] = {}
+        central_failure = None
         if self.job.evaluation.central and evaluator is not None:
-            central = evaluator(self.run.app, model, self.job.train)
-        return model, state, central
+            try:
+                central = evaluator(self.run.app, model, self.job.train)
+            except KumiaiError as error:  # the study's own: the model is no worse for it
+                central_failure = str(error)
+        return _Made(model, state, central, central_failure)
+
+    def _verify_finite(self, what: str, arrays: NamedArrays) -> None:
+        # Each update was finite; a sum of large ones, or a power of one, need not be.
+        for name, array in arrays.items():
+            if count := nonfinite_count(array):
+                raise KumiaiError(
+                    f"{what} of round {self.round_number} must be finite, got {count} of "
+                    f"{array.size} numbers of {name!r} that are NaN or infinite; a client's "
+                    "update was too large, or the strategy's learning rate is"
+                )
 
     def _apply(
         self, strategy: Strategy, base: NamedArrays, mean: NamedArrays

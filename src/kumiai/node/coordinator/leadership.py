@@ -77,12 +77,13 @@ class RunSupervisor:
                 self._drivers[run_id] = asyncio.create_task(self._lead(lease))
 
     async def _lead(self, lease: Lease) -> None:
-        driving = asyncio.create_task(RunDriver(self._engine, lease).drive())
+        driver = RunDriver(self._engine, lease)
+        driving = asyncio.create_task(driver.drive())
         renewing = asyncio.create_task(self._renew(lease))
         try:
             await asyncio.wait({driving, renewing}, return_when=asyncio.FIRST_COMPLETED)
             if driving.done():
-                await self._after(lease, driving)
+                await self._after(lease, driver, driving)
             else:
                 self._log.warning("no longer leading", run=lease.run_id)
         finally:
@@ -92,7 +93,7 @@ class RunSupervisor:
             self._drivers.pop(lease.run_id, None)
             self._engine.signals.forget(lease.run_id)
 
-    async def _after(self, lease: Lease, driving: "asyncio.Task[None]") -> None:
+    async def _after(self, lease: Lease, driver: RunDriver, driving: "asyncio.Task[None]") -> None:
         """Deal with a driver that has ended: done, fenced, to be tried again, or broken."""
         error = driving.exception()
         if error is None:
@@ -105,9 +106,7 @@ class RunSupervisor:
         else:
             self._log.error("run failed", run=lease.run_id, exc_info=error)
             with contextlib.suppress(KumiaiError):
-                await self._engine.runs.finish(
-                    lease, "failed", f"internal error: {type(error).__name__}: {error}"
-                )
+                await driver.fail(f"internal error: {type(error).__name__}: {error}")
 
     async def _renew(self, lease: Lease) -> None:
         """Return when the lease is lost, or can not be renewed in time."""

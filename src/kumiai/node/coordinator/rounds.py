@@ -11,7 +11,7 @@ What may have been done twice (an aggregation, a purge) gives the same bytes or 
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -20,7 +20,7 @@ import structlog
 
 from kumiai.core import failpoints
 from kumiai.core.clock import Clock
-from kumiai.core.errors import KumiaiError, QuorumLostError
+from kumiai.core.errors import FencedError, KumiaiError, QuorumLostError, StorageError
 from kumiai.learning import weighted_metrics
 from kumiai.node.coordinator.aggregation import Aggregator
 from kumiai.node.coordinator.collection import (
@@ -231,19 +231,6 @@ class RunDriver:
             if (await self._engine.runs.get(self._run_id)).stop_requested:
                 raise _RunStopped
 
-    async def _wait_for_return(self, run: RunRecord, clients: Collection[str], seconds: float) -> None:
-        """Return when all these clients are attached, or after the time."""
-        began, has_told = self._engine.clock.monotonic(), False
-        while missing := set(clients).difference(self._engine.directory.available(run.app)):
-            if self._engine.clock.monotonic() - began >= seconds:
-                return
-            if not has_told:
-                has_told = True
-                await self._tell_waiting(run, len(clients) - len(missing), len(clients))
-            await self._engine.directory.wait_for_change(self._engine.times.look_seconds)
-            if (await self._engine.runs.get(self._run_id)).stop_requested:
-                raise _RunStopped
-
     async def _tell_waiting(self, run: RunRecord, attached: int, wanted: int) -> None:
         await self._engine.runs.add_event(
             self._run_id,
@@ -292,12 +279,7 @@ class RunDriver:
 
     async def _extend(self, run: RunRecord, job: JobSpec, number: int, reason: str) -> None:
         runs = self._engine.runs
-        has_reported = {each.client_id for each in await runs.updates(self._run_id, number)}
-        clients = [
-            client
-            for client in self._engine.directory.available(run.app)
-            if client not in has_reported
-        ]
+        clients = await self._wait_for_others(run, job, number)
         await runs.extend_round(
             self._lease,
             round=number,
@@ -306,6 +288,36 @@ class RunDriver:
         )
         self._log.warning("round extended", round=number, reason=reason, clients=len(clients))
         await self._deliver(run, job, number)
+
+    async def _wait_for_others(self, run: RunRecord, job: JobSpec, number: int) -> list[str]:
+        """Return who has not reported, once that may be enough for the quorum.
+
+        After a restart of the coordinator nobody is attached for a moment; asking nobody would
+        spend the run's attempts. One deadline is the longest wait: then an attempt is spent.
+        """
+        runs, began, has_told = self._engine.runs, self._engine.clock.monotonic(), False
+        needed = (await runs.round(self._run_id, number)).min_reports
+        while True:
+            states = {
+                each.client_id: each.state
+                for each in await runs.assignments(self._run_id, number)
+                if each.kind == "train"
+            }
+            has_reported = {client for client, state in states.items() if state == "reported"}
+            still_open = {client for client, state in states.items() if state == "assigned"}
+            attached = self._engine.directory.available(run.app)
+            clients = [client for client in attached if client not in has_reported]
+            hoped_for = len(has_reported | still_open | set(clients))
+            left = job.cohort.deadline_seconds - self._engine.clock.monotonic() + began
+            if hoped_for >= needed or left <= 0:
+                return clients
+            if not has_told:
+                has_told = True
+                await self._tell_waiting(run, len(clients), needed - len(has_reported))
+            look = min(left, self._engine.times.look_seconds)
+            await self._engine.directory.wait_for_change(look)
+            if (await runs.get(self._run_id)).stop_requested:
+                raise _RunStopped
 
     async def _publish(self, run: RunRecord, job: JobSpec, current: RoundRecord) -> None:
         runs, number = self._engine.runs, current.round
@@ -330,6 +342,14 @@ class RunDriver:
             metrics=dict(new.metrics),
         )
         failpoints.reach("coordinator.round.published")
+        if new.central_failure is not None:
+            await runs.add_event(
+                self._run_id,
+                kind="central_evaluation_failed",
+                text=new.central_failure,
+                level="warning",
+                round=number,
+            )
         self._engine.directory.cancel(self._run_id, number, "the round is over")
         self._log.info("round published", round=number, reports=len(updates), **new.metrics)
 
