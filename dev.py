@@ -273,15 +273,8 @@ def soak(arguments: list[str]) -> int:
 
 
 def bench(arguments: list[str]) -> int:
-    """run the benchmarks, or those that are named, and print their ratios"""
-    known = [file.stem for file in sorted((ROOT / "benchmarks").glob("[a-z]*.py"))]
-    named = [word for word in arguments if word in known]
-    code = prepare("dev")
-    for name in named or [name for name in known if name != "soak"]:
-        options = [word for word in arguments if word not in named]
-        say(f"benchmark {name}")
-        code = code or call([in_venv("python"), f"benchmarks/{name}.py", *options])
-    return code
+    """run the benchmarks, or those that are named, and print which goals are met"""
+    return dev_tool("python", "benchmarks", *arguments)
 
 
 def docs(arguments: list[str]) -> int:

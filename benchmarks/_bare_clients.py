@@ -31,7 +31,7 @@ from kumiai.node.settings_source import load_settings
 from kumiai.node.wire import kumiai_pb2 as pb
 from kumiai.node.wire.channel import ATTACH, CHUNK_BYTES, PROTOCOL_VERSION, TlsFiles, open_channel
 
-APP = "constant"
+APP = os.environ.get("OFFERED_APP", "constant")
 PATIENCE_SECONDS = 600.0
 
 

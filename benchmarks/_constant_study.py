@@ -2,18 +2,20 @@
 
 from typing import Any
 
+import numpy as np
+
 import kumiai as km
 
 app = km.App("constant")
 
 
 @app.model
-def model(config: Any) -> Any:
+def model(_config: Any) -> Any:
     raise NotImplementedError("the benchmark submits the model itself")
 
 
 @app.train
-def train(weights: Any, context: km.Context) -> km.Update:
+def train(weights: Any, _context: km.Context) -> km.Update:
     for array in weights.values():
-        array += 1
+        np.add(array, 1, out=array)
     return km.Update(weights, examples=1)

@@ -1,4 +1,4 @@
-"""A coordinator process with whatever clients a benchmark wants; all over mutual TLS on loopback."""
+"""A coordinator process with whatever clients a benchmark wants, over mutual TLS on loopback."""
 
 import asyncio
 import json

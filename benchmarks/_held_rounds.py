@@ -13,6 +13,7 @@ from typing import Any
 from _federation import (
     Driven,
     bare_clients,
+    ended,
     federation_in,
     gathered,
     job_for,
@@ -33,12 +34,14 @@ class HeldRounds:
         groups: the measured clients.
         keeper: holds each round open.
         run_id: the run.
+        other_names: clients that have certificates and are not started.
     """
 
     federation: LocalFederation
     groups: Sequence[Driven]
     keeper: Driven
     run_id: str
+    other_names: Sequence[str]
 
     @property
     def coordinator(self) -> int:
@@ -72,22 +75,35 @@ class HeldRounds:
         await self._all(do="forget_models")
         await self.keeper.ask(do="fail")
 
+    async def finished(self) -> None:
+        """Return once the last round is published and the run has ended."""
+        await ended(self.federation, self.run_id)
+
     async def _all(self, **order: Any) -> list[dict[str, Any]]:
         return await gathered(group.ask(**order) for group in self.groups)
 
 
 @asynccontextmanager
 async def held_rounds(
-    folder: Path, *, clients: int, numbers: int, rounds: int, processes: int
+    folder: Path, *, clients: int, numbers: int, rounds: int, processes: int, others: int = 0
 ) -> AsyncIterator[HeldRounds]:
-    """Start a coordinator and so many clients, and a run over a model of so many float32."""
-    async with federation_in(folder, clients + 1) as federation:
+    """Start a coordinator and so many clients, and a run over a model of so many float32.
+
+    Args:
+        folder: the federation's.
+        clients: how many are measured.
+        numbers: in the model.
+        rounds: of the run.
+        processes: that the clients share.
+        others: for how many more clients certificates stand; they attach after the run began.
+    """
+    async with federation_in(folder, clients + 1 + others) as federation:
         names = federation.client_names
         async with (
             bare_clients(federation, names[:clients], processes=processes) as groups,
-            bare_clients(federation, names[clients:], processes=1) as keepers,
+            bare_clients(federation, names[clients : clients + 1], processes=1) as keepers,
         ):
             run_id = await federation.api.submit(
                 job_for(clients + 1, rounds, quorum=1), new_model(numbers)
             )
-            yield HeldRounds(federation, groups, keepers[0], run_id)
+            yield HeldRounds(federation, groups, keepers[0], run_id, names[clients + 1 :])

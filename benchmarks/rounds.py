@@ -10,6 +10,7 @@ needed for the same on two cores.
 
 import argparse
 import asyncio
+import itertools
 import statistics
 import tempfile
 from dataclasses import dataclass
@@ -99,9 +100,7 @@ async def measure(case: Case, rounds: int, folder: Path) -> Outcome:
             cpu, coordinator_cpu = (meter.seconds() / rounds for meter in meters)
             others = load.other_cores()
         published = [each["published_at"] for each in await federation.api.rounds(run_id)]
-        seconds = [
-            after - before for before, after in zip(published[1:], published[2:], strict=False)
-        ]
+        seconds = [after - before for before, after in itertools.pairwise(published[1:])]
         return Outcome(
             seconds=statistics.median(seconds),
             slowest_seconds=max(seconds),
