@@ -32,15 +32,18 @@ EVERYTHING = CORE.union(*EXTRAS.values())
 BROUGHT = {"google": "protobuf", "starlette": "fastapi", "click": "typer", "greenlet": "sqlalchemy"}
 
 
+OURS = {"kumiai", "kumiai_pb2", "tests", "benchmarks"}
+
+
 def described() -> set[str]:
     """Return the packages that have a row of their own in a table of the page."""
     return {normal(name) for name in re.findall(r"^\| `([A-Za-z0-9._-]+)", PAGE, re.MULTILINE)}
 
 
-def imported() -> dict[str, str]:
-    """Return the packages that the code imports, each with one file that does."""
+def imported(folder: str) -> dict[str, str]:
+    """Return the packages that the code in a folder imports, each with one file that does."""
     modules: dict[str, str] = {}
-    for path in sorted((ROOT / "src" / "kumiai").rglob("*.py")):
+    for path in sorted((ROOT / folder).rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             match node:
                 case ast.Import(names=names):
@@ -54,7 +57,7 @@ def imported() -> dict[str, str]:
     return {
         name: path
         for name, path in modules.items()
-        if name not in sys.stdlib_module_names and name not in {"kumiai", "kumiai_pb2"}
+        if name not in sys.stdlib_module_names and name not in OURS
     }
 
 
@@ -72,24 +75,31 @@ def test_every_extra_is_named_on_the_page() -> None:
     assert missing == []
 
 
-def test_whatever_the_code_imports_is_declared() -> None:
+def undeclared(folder: str, declared_names: set[str]) -> dict[str, str]:
     homes = packages_distributions()
-    users = EVERYTHING - EXTRAS["dev"] | EXTRAS["postgres"]
-
-    undeclared = {
+    return {
         name: path
-        for name, path in imported().items()
-        if normal(BROUGHT.get(name, name)) not in users
-        and not any(normal(home) in users for home in homes.get(name, []))
-        and not path.startswith("src/kumiai/testing/")
+        for name, path in imported(folder).items()
+        if normal(BROUGHT.get(name, name)) not in declared_names
+        and not any(normal(home) in declared_names for home in homes.get(name, []))
     }
 
-    assert undeclared == {}
+
+def test_whatever_the_code_imports_is_declared() -> None:
+    users = CORE.union(*(names for extra, names in EXTRAS.items() if extra != "dev"))
+
+    found = undeclared("src/kumiai", users)
+
+    assert {name: path for name, path in found.items() if "/testing/" not in path} == {}
+
+
+def test_whatever_the_tests_import_is_declared() -> None:
+    assert undeclared("tests", EVERYTHING) == {}
 
 
 def test_every_core_dependency_is_imported_somewhere() -> None:
     homes = packages_distributions()
-    names = {normal(home) for name in imported() for home in homes.get(name, [name])}
+    names = {normal(home) for name in imported("src/kumiai") for home in homes.get(name, [name])}
     # SQLAlchemy loads its driver by the name in the address.
     loaded_by_name = {"aiosqlite"}
 
