@@ -4,7 +4,7 @@ A delta as large as the model is never held. It is made twice, once for the dige
 the wire: subtracting costs less than the memory it would need.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,60 +42,79 @@ class DeltaUpload:
         )
         upload = cls("", sum(buffer.nbytes for buffer in buffers), bytes(buffers[0]), pairs)
         digest = StreamingDigest()
-        for chunk in upload.chunks(0, chunk_bytes):
-            digest.update(chunk)
+        for block in upload._blocks(0, chunk_bytes):
+            digest.update(block)
         return cls(digest.hexdigest(), upload.size_bytes, upload._header, pairs)
 
     def chunks(self, offset: int, chunk_bytes: int) -> Iterator[bytes]:
         """Yield the encoded delta from ``offset`` on, in pieces of at most ``chunk_bytes``."""
-        block = _Block(chunk_bytes)
-        position = 0
-        for size, write in self._pieces(chunk_bytes):
-            end = position + size
-            if end > offset:
-                skip = max(offset - position, 0)
-                yield from block.take(write(), skip)
-            position = end
-        yield from block.rest()
+        for block in self._blocks(offset, chunk_bytes):
+            yield bytes(block)
 
-    def _pieces(self, chunk_bytes: int) -> Iterator[tuple[int, Callable[[], memoryview]]]:
-        """Yield (size, make) for the header and for slices of the arrays, in file order."""
-        yield len(self._header), lambda: memoryview(self._header)
+    def _blocks(self, offset: int, size_bytes: int) -> Iterator[memoryview]:
+        """Yield the same as views of one block of memory: each is gone when the next is made."""
+        block = _Block(size_bytes)
+        yield from block.take(self._header[offset:])
+        skip = max(offset - len(self._header), 0)
         for trained, base in self._pairs:
-            step = max(chunk_bytes // trained.itemsize, 1)
-            for start in range(0, trained.size, step):
-                new, old = trained[start : start + step], base[start : start + step]
-                yield new.nbytes, lambda new=new, old=old: _bytes_of(new, old)  # type: ignore[misc]
+            yield from block.subtract(trained, base, skip)
+            skip = max(skip - base.nbytes, 0)
+        yield from block.rest()
 
 
 class _Block:
-    """Joins small pieces and cuts large ones into blocks of one size."""
+    """Memory of one chunk, filled again and again.
+
+    Numbers are subtracted right into it: an array for each difference, and a copy to bring the
+    differences into chunks, would cost more than the subtraction.
+    """
 
     def __init__(self, size_bytes: int) -> None:
-        self._size = size_bytes
-        self._parts: list[bytes] = []
-        self._held = 0
+        self._view = memoryview(bytearray(size_bytes))
+        self._filled = 0
 
-    def take(self, piece: memoryview, skip: int) -> Iterator[bytes]:
-        piece = piece[skip:]
-        while piece:
-            part = bytes(piece[: self._size - self._held])
-            piece = piece[len(part) :]
-            self._parts.append(part)
-            self._held += len(part)
-            if self._held == self._size:
-                yield from self.rest()
+    def take(self, data: bytes | memoryview) -> Iterator[memoryview]:
+        """Add bytes; yield each block that is full."""
+        while data:
+            count = min(len(data), len(self._view) - self._filled)
+            self._view[self._filled : self._filled + count] = data[:count]
+            data = data[count:]
+            yield from self._advance(count)
 
-    def rest(self) -> Iterator[bytes]:
-        if self._held:
-            yield self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
-        self._parts, self._held = [], 0
+    def subtract(
+        self, trained: NDArray[Any], base: NDArray[Any], skip: int
+    ) -> Iterator[memoryview]:
+        """Add the bytes of ``trained - base`` but the first ``skip``; yield each full block."""
+        index, inside = divmod(min(skip, base.nbytes), base.itemsize)
+        while index < base.size:
+            fitting = (len(self._view) - self._filled) // base.itemsize
+            if inside or not fitting:  # one number that a border of chunks divides
+                number = np.empty(1, base.dtype)
+                _subtract(trained[index : index + 1], base[index : index + 1], number)
+                yield from self.take(number.tobytes()[inside:])
+                index, inside = index + 1, 0
+                continue
+            end = min(index + fitting, base.size)
+            target = np.ndarray((end - index,), base.dtype, self._view, self._filled)
+            _subtract(trained[index:end], base[index:end], target)
+            index = end
+            yield from self._advance(target.nbytes)
+
+    def rest(self) -> Iterator[memoryview]:
+        """Yield what is left, if anything is."""
+        if self._filled:
+            yield self._view[: self._filled]
+            self._filled = 0
+
+    def _advance(self, count: int) -> Iterator[memoryview]:
+        self._filled += count
+        if self._filled == len(self._view):
+            yield from self.rest()
 
 
-def _bytes_of(trained: NDArray[Any], base: NDArray[Any]) -> memoryview:
+def _subtract(trained: NDArray[Any], base: NDArray[Any], target: NDArray[Any]) -> None:
     # Slice by slice what `learning.delta_of` does to whole arrays. An overflow becomes an
     # infinity, which the coordinator refuses with a reason.
     difference = np.not_equal if base.dtype == np.bool_ else np.subtract
     with np.errstate(over="ignore", invalid="ignore"):
-        delta = np.ascontiguousarray(difference(trained, base), dtype=base.dtype)
-    return delta.view(np.uint8).data  # numpy gives no buffer of bfloat16 itself
+        difference(trained, base, out=target)
