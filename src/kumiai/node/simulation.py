@@ -56,8 +56,8 @@ __all__ = ["RoundResult", "RunResult", "run", "simulate"]
 
 _SPOOL_IN_MEMORY_BYTES_MAX = 512 << 20
 _LOOK_SECONDS = 0.05
-_BATCH_SECONDS = 0.02
-_BATCH_MAX = 64
+_BATCH_SECONDS = 0.05
+_BATCH_MAX = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -283,7 +283,7 @@ class _Federation:
             clock=SystemClock(),
         )
         self._supervisor = RunSupervisor(
-            engine, leader="simulation", lease_seconds=300, poll_seconds=_LOOK_SECONDS
+            engine, leader="simulation", lease_seconds=300, poll_seconds=1.0
         )
 
     async def run(self, on_round: Callable[[RoundResult], None] | None) -> RunResult:
@@ -328,11 +328,12 @@ class _Federation:
         self, on_round: Callable[[RoundResult], None] | None, tasks: set["asyncio.Task[None]"]
     ) -> None:
         """Tell each round once, with its evaluation, until the run has ended."""
-        told = -1
+        told, seen = -1, -1
         while True:
             run_now = await self._runs.get(self._run_id)
             has_ended = run_now.state in {"finished", "failed", "stopped"}
-            if on_round is not None:
+            if on_round is not None and (has_ended or run_now.round > seen):
+                seen = run_now.round
                 records = await self._runs.rounds(self._run_id)
                 published = [each for each in records if each.stage == "published"]
                 # A round's evaluation is written before the next round is published.

@@ -5,6 +5,7 @@ Not a repository: nothing here is told what a run is.
 
 import json
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any, cast
 
 from sqlalchemy import ARRAY, ColumnElement, Row, Table, Text, bindparam, func, select
@@ -37,13 +38,16 @@ _EVENTS = table_of(Event)
 
 def parsed(row: Row[Any]) -> dict[str, Any]:
     """Return the row by column, with each ``x_json`` parsed and named ``x``."""
-    values: dict[str, Any] = {}
-    for name, value in row._mapping.items():  # noqa: SLF001 - SQLAlchemy's public name for it
-        if name.endswith("_json"):
-            values[name.removesuffix("_json")] = None if value is None else json.loads(value)
-        else:
-            values[name] = value
-    return values
+    fields = _fields(row._fields)
+    return {
+        name: json.loads(value) if is_json and value is not None else value
+        for (name, is_json), value in zip(fields, row, strict=True)
+    }
+
+
+@lru_cache(maxsize=256)  # as many statements as we have; a run of a thousand clients asks often
+def _fields(columns: tuple[str, ...]) -> tuple[tuple[str, bool], ...]:
+    return tuple((name.removesuffix("_json"), name.endswith("_json")) for name in columns)
 
 
 def json_text(value: Any) -> str:

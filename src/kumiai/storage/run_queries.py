@@ -10,6 +10,7 @@ from kumiai.storage.database import DatabaseManager
 from kumiai.storage.records import (
     AssignmentKind,
     AssignmentRecord,
+    AssignmentState,
     EvaluationRecord,
     EventRecord,
     ModelRecord,
@@ -123,13 +124,20 @@ class RunQueries:
             raise NotFoundError(f"round of run {run_id} must exist, got {n}")
         return RoundRecord(**rows[0])
 
-    async def assignments(self, run_id: str, round: int) -> list[AssignmentRecord]:  # noqa: A002
-        """Return the assignments of a round, both kinds, sorted by client and kind."""
-        rows = await self._fetch(
-            select(_ASSIGNMENTS).where(
-                _ASSIGNMENTS.c.run_id == run_id, _ASSIGNMENTS.c.round == round
-            )
+    async def assignments(
+        self,
+        run_id: str,
+        round: int,  # noqa: A002
+        *,
+        state: AssignmentState | None = None,
+    ) -> list[AssignmentRecord]:
+        """Return a round's assignments (of one state), both kinds, sorted by client and kind."""
+        statement = select(_ASSIGNMENTS).where(
+            _ASSIGNMENTS.c.run_id == run_id, _ASSIGNMENTS.c.round == round
         )
+        if state is not None:
+            statement = statement.where(_ASSIGNMENTS.c.state == state)
+        rows = await self._fetch(statement)
         # Sorted here, as all lists of clients are: databases differ in how they order text.
         records = [AssignmentRecord(**row) for row in rows]
         return sorted(records, key=lambda record: (record.client_id, record.kind))

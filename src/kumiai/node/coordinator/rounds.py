@@ -272,9 +272,9 @@ class RunDriver:
 
     async def _deliver(self, run: RunRecord, job: JobSpec, number: int) -> None:
         """Send every open task to its client, if it is attached; a client drops repetitions."""
-        assignments = await self._engine.runs.assignments(self._run_id, number)
-        assignments += await self._engine.runs.assignments(self._run_id, number - 1)
-        waiting = [each for each in assignments if each.state == "assigned"]
+        runs = self._engine.runs
+        waiting = await runs.assignments(self._run_id, number, state="assigned")
+        waiting += await runs.assignments(self._run_id, number - 1, state="assigned")
         self._engine.directory.deliver(await self._engine.tasks.orders(run, job, waiting))
 
     async def _extend(self, run: RunRecord, job: JobSpec, number: int, reason: str) -> None:
@@ -410,8 +410,8 @@ class RunDriver:
     async def _open_evaluations(self, number: int) -> list[AssignmentRecord]:
         return [
             each
-            for each in await self._engine.runs.assignments(self._run_id, number)
-            if each.kind == "evaluate" and each.state == "assigned"
+            for each in await self._engine.runs.assignments(self._run_id, number, state="assigned")
+            if each.kind == "evaluate"
         ]
 
     async def _clean_up(self, job: JobSpec, number: int) -> None:
