@@ -74,6 +74,10 @@ def server_options() -> list[tuple[str, Any]]:
         ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
         ("grpc.http2.max_ping_strikes", 0),
         ("grpc.max_concurrent_streams", 64),
+        # A window that grows with the bandwidth lets gRPC take whole updates into memory while the
+        # disk is behind: a gigabyte with 32 clients. The fixed one takes three megabytes each, and
+        # carries 100 MB/s over a round trip of 50 ms.
+        ("grpc.http2.bdp_probe", 0),
         ("grpc.so_reuseport", 0),
     ]
 
