@@ -33,7 +33,8 @@ def train(weights: dict[str, np.ndarray[Any, Any]], context: km.Context) -> km.U
         weights["w"][0] = np.nan
     weights["w"] += np.float32(context.data)
     weights["steps"] += 1
-    return km.Update(weights, examples=10, metrics={"loss": float(context.data)})
+    examples = 2**70 if context.config.get("boasts") == context.site else 10
+    return km.Update(weights, examples=examples, metrics={"loss": float(context.data)})
 
 
 @app.evaluate

@@ -5,6 +5,7 @@ been lost is sent again. Study code runs in the worker thread; the session stays
 """
 
 import asyncio
+import contextlib
 import json
 import mmap
 import threading
@@ -113,10 +114,15 @@ class TaskRunner:
             self._queue.put_nowait(task)
 
     def cancel(self, cancel: pb.Cancel) -> None:
-        """Drop the training of a round, or with round 0 everything of a run."""
+        """Drop what a round that is over has left open, or with round 0 everything of a run.
+
+        That is its training and all that is older. The evaluation of the model that the round
+        made has only begun.
+        """
+        over = cancel.key.round
         for (run_id, number, kind), task in self._open.items():
-            is_round = number == cancel.key.round and kind == pb.TASK_KIND_TRAIN
-            if run_id == cancel.key.run_id and (is_round or cancel.key.round == 0):
+            is_over = number < over or (number == over and kind == pb.TASK_KIND_TRAIN)
+            if run_id == cancel.key.run_id and (is_over or over == 0):
                 task.cancelled.set()
 
     async def serve(self) -> None:
@@ -166,6 +172,11 @@ class TaskRunner:
                 return None
             log.warning("task failed", error=str(error), exc_info=error.__cause__)
             return _failure(task, str(error))
+        except Exception as error:
+            # The outermost loop of the tasks: one that breaks us must not end the client, nor
+            # leave the round waiting. The words stay here, they may tell of the site's data.
+            log.exception("task failed")
+            return _failure(task, f"internal error of the client: {type(error).__name__}")
 
     async def _train(
         self, task: _Task, app: App, model: ModelFile, log: Any
@@ -244,9 +255,11 @@ class TaskRunner:
 
     def _forget_old_models(self, newest: ModelFile) -> None:
         files = sorted(self._models.glob("*.safetensors"), key=lambda path: path.stat().st_mtime_ns)
-        for path in files[:-_MODELS_KEPT]:
-            if path != newest.path:
-                path.unlink(missing_ok=True)
+        old = [path for path in files[:-_MODELS_KEPT] if path != newest.path]
+        # There is one task at a time, so a part is of a model that was given up.
+        for path in (*old, *self._models.glob(".*.part")):
+            with contextlib.suppress(OSError):  # what can not be deleted is tried again next time
+                path.unlink()
 
 
 def _open_model(model: ModelFile) -> Mapping[str, Any]:

@@ -68,6 +68,7 @@ class BlobTransfer:
         self._put = channel.stream_unary(PUT)
         self._stat = channel.unary_unary(STAT)
         self._executor = executor
+        self._checked: set[str] = set()
 
     async def fetch_model(
         self, run_id: str, digest: str, size_bytes: int, folder: Path, *, until: Callable[[], float]
@@ -87,10 +88,14 @@ class BlobTransfer:
             StorageError: it can not be written here.
         """
         path = folder / f"{digest}.safetensors"
-        if not path.exists():
-            part = folder / f".{digest}.part"
-            fetch = _Fetch(run_id, digest, size_bytes, part, path)
+        fetch = _Fetch(run_id, digest, size_bytes, folder / f".{digest}.part", path)
+        loop = asyncio.get_running_loop()
+        # A file of an earlier process may have lost its end with the machine's power: its name
+        # is believed once its bytes were hashed by this one.
+        is_checked = digest in self._checked
+        if not await loop.run_in_executor(self._executor, fetch.is_here, is_checked):
             await _with_retries(lambda: self._fetch(fetch), until, f"model {digest[:12]}")
+        self._checked.add(digest)
         return ModelFile(path, digest)
 
     async def send_update(
@@ -175,6 +180,21 @@ class _Fetch:
     part: Path
     path: Path
 
+    def is_here(self, is_checked: bool) -> bool:  # noqa: FBT001 - called by an executor
+        """Tell whether the model is on disk already, whole; blocking."""
+        try:
+            if self.path.stat().st_size != self.size_bytes:
+                return False
+            if is_checked:
+                return True
+            digest = StreamingDigest()
+            with self.path.open("rb") as file:
+                while block := file.read(CHUNK_BYTES):
+                    digest.update(block)
+        except OSError:
+            return False
+        return digest.hexdigest() == self.digest
+
     def open(self) -> "_PartialFile":
         return _PartialFile(self)
 
@@ -190,6 +210,8 @@ class _PartialFile:
             self._file = fetch.part.open("a+b")
         except OSError as error:
             raise StorageError(f"client.state_dir must be a folder to write to: {error}") from None
+        if self._file.tell() > fetch.size_bytes:
+            self._file.truncate(0)  # no part of this model, whatever it is
         self._file.seek(0)
         while block := self._file.read(1 << 20):
             self._digest.update(block)
