@@ -86,6 +86,7 @@ class ClientAgent:
         self._was_attached = False
         self._twin_refusals = 0
         self._heard_at = 0.0
+        self._attached_at = 0.0
         self._log = structlog.get_logger("kumiai.client").bind(client=site.name)
         self.attached = asyncio.Event()
 
@@ -126,7 +127,6 @@ class ClientAgent:
             longest_seconds=self._times.longest_retry_seconds,
         )
         while True:
-            was_attached = self._was_attached
             try:
                 async with open_channel(self._address, self._tls) as channel:
                     reason = await self._session(channel, runner)
@@ -135,9 +135,11 @@ class ClientAgent:
             except TimeoutError:
                 reason = f"no welcome within {self._times.welcome_seconds:.0f} s"
             finally:
+                lasted = self._clock.monotonic() - self._attached_at
+                held = self.attached.is_set() and lasted >= self._times.longest_retry_seconds
                 self._outgoing = None
                 self.attached.clear()
-            if self._was_attached and not was_attached:
+            if held:  # a coordinator that lets everybody in and falls over needs the pauses
                 backoff.reset()
             pause = backoff.next_seconds()
             self._log.warning("not connected", reason=reason, retry_seconds=round(pause, 2))
@@ -203,7 +205,7 @@ class ClientAgent:
 
     def _note_welcome(self, welcome: pb.Welcome) -> None:
         self._was_attached, self._twin_refusals = True, 0
-        self._heard_at = self._clock.monotonic()
+        self._heard_at = self._attached_at = self._clock.monotonic()
         self.attached.set()
         skew = self._clock.now() - welcome.wall_time
         self._log.info("attached", coordinator=welcome.coordinator_id)
