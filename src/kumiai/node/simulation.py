@@ -25,7 +25,6 @@ from numpy.typing import NDArray
 from kumiai.core.arrays import NamedArrays
 from kumiai.core.clock import SystemClock
 from kumiai.core.codec import decode, encode
-from kumiai.core.digest import digest_of
 from kumiai.core.errors import ConfigError, KumiaiError, QuorumLostError
 from kumiai.core.ids import new_id
 from kumiai.learning import delta_of
@@ -388,7 +387,6 @@ class _Done:
     examples: int = 0
     metrics: Mapping[str, float] | None = None
     buffers: Sequence[memoryview] = ()
-    digest: str = ""
     failure: str | None = None
 
 
@@ -493,27 +491,33 @@ class _VirtualClients:
         except KumiaiError as error:
             return _Done(order, failure=str(error))
         buffers = encode(delta_of(update.weights, base))
-        return _Done(order, update.examples, update.metrics, buffers, digest_of(buffers))
+        return _Done(order, update.examples, update.metrics, buffers)
 
     async def _settle(self, done: _Done) -> None:
+        try:
+            await self._answer(done)
+        finally:
+            # Answered or refused: the same order, should it come again, is a new attempt.
+            self._taken.discard(done.order.key)
+
+    async def _answer(self, done: _Done) -> None:
         key = done.order.key
         if done.failure is not None:
             await self._runs.fail_assignment(
                 key.run_id, key.round, key.client_id, key.kind, state="failed", reason=done.failure
             )
-            self._taken.discard(key)
             self._signals.wake(key.run_id)
         elif key.kind == "evaluate":
             await self._evaluations.accept(key, done.examples, done.metrics or {})
         else:
             namespace = update_namespace(key.run_id, key.round, key.client_id)
-            await self._blobs.put(namespace, done.buffers)
+            digest = await self._blobs.put(namespace, done.buffers)
             await self._intake.finish(
                 FinishedUpdate(
                     run_id=key.run_id,
                     round=key.round,
                     client_id=key.client_id,
-                    digest=done.digest,
+                    digest=digest,
                     size_bytes=sum(buffer.nbytes for buffer in done.buffers),
                     examples=done.examples,
                     metrics=done.metrics or {},

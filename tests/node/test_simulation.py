@@ -1,0 +1,55 @@
+"""A federation in one process: what goes wrong at a virtual site is met as at a real one."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pytest
+
+import kumiai as km
+from kumiai.core.errors import QuorumLostError
+from kumiai.node.job import parse_job
+from kumiai.node.simulation import simulate
+
+
+def diverging_app(times: int) -> km.App:
+    """Return a study whose second site diverges so many times, and then trains."""
+    app = km.App("diverging", data=lambda site: site.options["partition"])
+    left = [times]
+
+    @app.model
+    def model(config: Mapping[str, Any]) -> dict[str, np.ndarray[Any, Any]]:
+        return {"w": np.zeros(4, np.float32)}
+
+    @app.train
+    def train(weights: dict[str, np.ndarray[Any, Any]], context: km.Context) -> km.Update:
+        diverges = context.data == 1 and left[0] > 0
+        left[0] -= diverges
+        weights["w"] += np.nan if diverges else 1.0
+        return km.Update(weights, examples=1)
+
+    return app
+
+
+def job(**cohort: Any) -> Any:
+    return parse_job(
+        {
+            "run": {"app": "diverging", "rounds": 1},
+            "cohort": {"size": 2, "min_reports": 2, "deadline_seconds": 4, **cohort},
+            "evaluation": {"every": 0},
+        }
+    )
+
+
+def test_a_refused_site_is_asked_again_when_the_round_is_extended() -> None:
+    result = simulate(diverging_app(times=1), job(), sites=2)
+
+    np.testing.assert_array_equal(result.weights["w"], np.ones(4))
+
+
+def test_a_site_that_is_always_refused_fails_the_run_without_waiting_for_its_deadline() -> None:
+    with pytest.raises(QuorumLostError) as caught:
+        simulate(diverging_app(times=100), job(max_attempts=2), sites=2)
+
+    assert "are in, 1 failed or were refused" in str(caught.value)
+    assert "NaN" in str(caught.value)
