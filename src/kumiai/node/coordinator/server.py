@@ -135,13 +135,19 @@ class CoordinatorServer:
             ConfigError: a port is taken, or a certificate file can not be used.
             StorageError: the database or the blob folder can not be used.
         """
+        try:
+            await self._start()
+        except BaseException:
+            await self.stop()
+            raise
+
+    async def _start(self) -> None:
         await self._open_stores()
         self._server = grpc.aio.server(options=server_options())
         self._server.add_generic_rpc_handlers(self._handlers())
         try:
             self.port = self._server.add_secure_port(self._listen, server_credentials(self._tls))
         except (RuntimeError, OSError) as error:
-            await self._close_stores()
             raise ConfigError(
                 f"coordinator.listen {self._listen} can not be opened: {error}"
             ) from None
@@ -158,17 +164,21 @@ class CoordinatorServer:
             await self._leading
 
     async def stop(self) -> None:
-        """Stop leading, end the sessions, close the ports and the stores."""
-        if self._leading is not None:
-            self._leading.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._leading
-        self._hub.end_all("the coordinator is stopping")
-        if self._http is not None:
-            await self._http.stop()
-        if self._server is not None:
-            await self._server.stop(_STOP_GRACE_SECONDS)
-        await self._close_stores()
+        """Stop leading, end the sessions, close the ports and the stores.
+
+        A part that can not be stopped does not keep the others open.
+        """
+        async with contextlib.AsyncExitStack() as parts:
+            parts.push_async_callback(self._close_stores)
+            if self._server is not None:
+                parts.push_async_callback(self._server.stop, _STOP_GRACE_SECONDS)
+            if self._http is not None:
+                parts.push_async_callback(self._http.stop)
+            parts.callback(self._hub.end_all, "the coordinator is stopping")
+            if self._leading is not None:
+                self._leading.cancel()
+                # Its error, if it ended by one, is for whoever awaits `serve`.
+                await asyncio.wait({self._leading})
         self._log.info("coordinator stopped")
 
     def _handlers(self) -> tuple[grpc.GenericRpcHandler, ...]:

@@ -1,0 +1,107 @@
+"""The coordinator's start and stop when a part of it fails: nothing stays open behind it."""
+
+import asyncio
+import socket
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kumiai.core.clock import SystemClock
+from kumiai.core.errors import ConfigError, StorageError
+from kumiai.identity import CertificateManager, Role
+from kumiai.node.coordinator.server import CoordinatorServer, HttpServer
+from kumiai.node.coordinator.sessions import SessionHub
+from kumiai.node.wire.channel import TlsFiles
+
+
+class Parts:
+    """The parts around the server, played; they tell what was called."""
+
+    def __init__(self, folder: Path) -> None:
+        authority = CertificateManager(folder / "ca", clock=SystemClock())
+        authority.create("test")
+        issued = authority.issue(
+            Role.COORDINATOR, "coordinator", hosts=("localhost", "127.0.0.1"), out_dir=folder / "c"
+        )
+        self.tls = TlsFiles(certificate=issued.cert, key=issued.key, ca=issued.ca)
+        self.calls: list[str] = []
+        self.failing: dict[str, Exception] = {}
+        self.leading_error: Exception | None = None
+
+    def step(self, name: str, result: Any = None) -> Callable[[], Awaitable[Any]]:
+        async def called() -> Any:
+            self.calls.append(name)
+            if name in self.failing:
+                raise self.failing[name]
+            return result
+
+        return called
+
+    def server(self) -> CoordinatorServer:
+        handlers: Any = Handlers()
+        supervisor: Any = self
+        return CoordinatorServer(
+            listen="127.0.0.1:0",
+            tls=self.tls,
+            sessions=handlers,
+            blobs=handlers,
+            hub=SessionHub(SystemClock()),
+            supervisor=supervisor,
+            http=HttpServer(start=self.step("http start", 1), stop=self.step("http stop")),
+            open_stores=self.step("stores open"),
+            close_stores=self.step("stores close"),
+        )
+
+    async def serve(self) -> None:
+        if self.leading_error is not None:
+            raise self.leading_error
+        await asyncio.Event().wait()
+
+
+class Handlers:
+    """gRPC handlers that nobody calls."""
+
+    def __getattr__(self, name: str) -> Any:
+        return None
+
+
+@pytest.fixture
+def parts(tmp_path: Path) -> Parts:
+    return Parts(tmp_path)
+
+
+async def test_a_start_that_fails_at_the_last_port_closes_all_before_it(parts: Parts) -> None:
+    parts.failing["http start"] = ConfigError("the port is taken")
+    server = parts.server()
+
+    with pytest.raises(ConfigError, match="taken"):
+        await server.start()
+
+    assert parts.calls[-1] == "stores close"
+    with pytest.raises(OSError, match="refused"):
+        socket.create_connection(("127.0.0.1", server.port), 1)
+
+
+async def test_a_leader_that_breaks_does_not_keep_the_rest_from_closing(parts: Parts) -> None:
+    parts.leading_error = RuntimeError("leading broke")
+    server = parts.server()
+    await server.start()
+    with pytest.raises(RuntimeError, match="leading broke"):
+        await server.serve()
+
+    await server.stop()
+
+    assert parts.calls[-2:] == ["http stop", "stores close"]
+
+
+async def test_a_part_that_can_not_be_stopped_does_not_keep_the_rest_open(parts: Parts) -> None:
+    parts.failing["http stop"] = StorageError("no")
+    server = parts.server()
+    await server.start()
+
+    with pytest.raises(StorageError):
+        await server.stop()
+
+    assert parts.calls[-1] == "stores close"
