@@ -4,6 +4,7 @@ Not a repository: nothing here is told what a run is.
 """
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any, cast
@@ -26,6 +27,8 @@ __all__ = [
 ]
 
 _TEXT_CHARS_MAX = 2000
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+"""All but tab and line feed, and those that turn the direction of writing."""
 
 
 def table_of(model: type[DeclarativeBase]) -> Table:
@@ -66,12 +69,12 @@ def _plain(value: Any) -> Any:
 
 
 def clean(text: str) -> str:
-    """Return ``text`` fit for a row: cut at 2000 characters, without NUL.
+    """Return ``text`` fit for a row: cut at 2000 characters, control characters replaced.
 
     Reasons come from other machines too. PostgreSQL stores no NUL, and that must not look like
-    a failure of the database.
+    a failure of the database; an escape sequence must not reach an operator's terminal.
     """
-    return text[:_TEXT_CHARS_MAX].replace("\x00", "\N{REPLACEMENT CHARACTER}")
+    return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", text[:_TEXT_CHARS_MAX])
 
 
 def is_one_of(
