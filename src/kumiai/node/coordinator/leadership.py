@@ -16,6 +16,8 @@ from kumiai.storage import Lease
 
 __all__ = ["RunSupervisor"]
 
+_PAUSE_SECONDS_MAX = 8.0
+
 
 class RunSupervisor:
     """Leads runs, as many as there are."""
@@ -41,6 +43,7 @@ class RunSupervisor:
         self._lease_seconds = lease_seconds
         self._poll_seconds = poll_seconds
         self._drivers: dict[str, asyncio.Task[None]] = {}
+        self._pauses: dict[str, float] = {}
         self._has_news = asyncio.Event()
         self._log = structlog.get_logger("kumiai.leadership")
 
@@ -80,8 +83,11 @@ class RunSupervisor:
         driver = RunDriver(self._engine, lease)
         driving = asyncio.create_task(driver.drive())
         renewing = asyncio.create_task(self._renew(lease))
+        began = asyncio.get_running_loop().time()
         try:
             await asyncio.wait({driving, renewing}, return_when=asyncio.FIRST_COMPLETED)
+            if asyncio.get_running_loop().time() - began > _PAUSE_SECONDS_MAX:
+                self._pauses.pop(lease.run_id, None)  # this was another trouble than the last
             if driving.done():
                 await self._after(lease, driver, driving)
             else:
@@ -96,17 +102,29 @@ class RunSupervisor:
     async def _after(self, lease: Lease, driver: RunDriver, driving: "asyncio.Task[None]") -> None:
         """Deal with a driver that has ended: done, fenced, to be tried again, or broken."""
         error = driving.exception()
+        if not isinstance(error, StorageError):
+            self._pauses.pop(lease.run_id, None)
         if error is None:
             return
         if isinstance(error, FencedError):
             self._log.warning("another coordinator leads now", run=lease.run_id)
         elif isinstance(error, StorageError):
-            self._log.error("will lead again soon", run=lease.run_id, error=str(error))
-            await asyncio.sleep(self._poll_seconds)
+            await self._pause(lease, error)
         else:
             self._log.error("run failed", run=lease.run_id, exc_info=error)
             with contextlib.suppress(KumiaiError):
                 await driver.fail(f"internal error: {type(error).__name__}: {error}")
+
+    async def _pause(self, lease: Lease, error: StorageError) -> None:
+        """Leave the run to others for a while: ever longer, for each new leader leaves its rows."""
+        seconds = self._pauses.get(lease.run_id, self._poll_seconds)
+        self._pauses[lease.run_id] = min(seconds * 2, _PAUSE_SECONDS_MAX)
+        self._log.error(
+            "will lead again soon", run=lease.run_id, error=str(error), pause_seconds=seconds
+        )
+        with contextlib.suppress(StorageError):  # else it runs out by itself
+            await self._engine.runs.release_lease(lease)
+        await asyncio.sleep(seconds)
 
     async def _renew(self, lease: Lease) -> None:
         """Return when the lease is lost, or can not be renewed in time."""
