@@ -1,4 +1,5 @@
 import asyncio
+import gc
 import sqlite3
 import stat
 import subprocess
@@ -47,6 +48,29 @@ async def test_a_transaction_rolls_back_when_its_body_raises(database: DatabaseM
         await write_and_stumble()
 
     assert await count(database) == 0
+
+
+async def test_closing_waits_for_the_connection_of_who_was_just_cancelled(
+    database_url: str,
+) -> None:
+    manager = DatabaseManager(database_url)
+    await manager.connect()
+    is_held = asyncio.Event()
+
+    async def hold(manager: DatabaseManager) -> None:
+        async with manager.transaction() as connection:
+            await connection.execute(text("SELECT 1"))
+            is_held.set()
+            await asyncio.Event().wait()
+
+    holding = asyncio.create_task(hold(manager))
+    await is_held.wait()
+    holding.cancel()
+    await manager.close()
+    await asyncio.wait({holding})
+
+    del manager, holding
+    gc.collect()  # a connection that is still open would warn
 
 
 async def test_a_cancelled_transaction_rolls_back_and_frees_its_connection(

@@ -37,6 +37,7 @@ SQLiteSynchronous = Literal["FULL", "NORMAL", "OFF"]
 
 _SQLITE_READERS_MAX = 4
 _CONNECT_TIMEOUT_SECONDS = 10.0
+_CLOSE_TIMEOUT_SECONDS = 5.0
 _MIGRATION_TIMEOUT_SECONDS = 600.0
 
 
@@ -84,6 +85,9 @@ class DatabaseManager:
             ConnectionError,
             *_errors_of(self.dialect),
         )
+        self._lent = 0
+        self._is_idle = asyncio.Event()
+        self._is_idle.set()
         self._writer: AsyncEngine | None = None
         self._reader: AsyncEngine | None = None
 
@@ -112,8 +116,14 @@ class DatabaseManager:
         self._writer, self._reader = writer, reader
 
     async def close(self) -> None:
-        """Close every connection; closing twice does nothing."""
+        """Close every connection; closing twice does nothing.
+
+        Those who were cancelled a moment ago give theirs back first: a pool that is gone closes
+        no connection.
+        """
         engines, self._writer, self._reader = {self._writer, self._reader}, None, None
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._is_idle.wait(), _CLOSE_TIMEOUT_SECONDS)
         for engine in engines - {None}:
             if engine is not None:
                 await engine.dispose()
@@ -189,8 +199,14 @@ class DatabaseManager:
     async def _begun(
         self, engine: AsyncEngine, *, commits: bool = True
     ) -> AsyncIterator[AsyncConnection]:
-        with self._translated(OSError):
-            connection = await engine.connect()
+        self._lent += 1
+        self._is_idle.clear()
+        try:
+            with self._translated(OSError):
+                connection = await engine.connect()
+        except BaseException:
+            self._take_back()
+            raise
         try:
             # Without OSError: one that the body raises about a file is not the database's.
             with self._translated():
@@ -200,7 +216,14 @@ class DatabaseManager:
                     await connection.commit()
         finally:
             # This rolls back what is not committed. A cancelled task must do it, too.
-            await asyncio.shield(asyncio.ensure_future(connection.close()))
+            closing = asyncio.ensure_future(connection.close())
+            closing.add_done_callback(self._take_back)
+            await asyncio.shield(closing)
+
+    def _take_back(self, _closing: object = None) -> None:
+        self._lent -= 1
+        if not self._lent:
+            self._is_idle.set()
 
     @staticmethod
     async def _begin(connection: AsyncConnection) -> None:
