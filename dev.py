@@ -366,6 +366,7 @@ def coverage_file(group: str) -> Path:
 def coverage_total(data: Path) -> str:
     """Return the percentage that a data file shows."""
     command = [in_venv("coverage"), "report", f"--data-file={data}", "--format=total"]
+    command.append("--fail-under=0")
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     return done.stdout.strip() or "?"
 
