@@ -149,7 +149,8 @@ class ClientAgent:
         """Hold one session; return why it ended."""
         self._outgoing = asyncio.Queue(_QUEUE_LIMIT)
         call = channel.stream_stream(ATTACH)()
-        await call.write(self._hello().SerializeToString())
+        if not await _written(call, self._hello()):
+            return await self._ended(call)
         failpoints.reach("client.hello.sent")
         first = await asyncio.wait_for(call.read(), self._times.welcome_seconds)
         if first is grpc.aio.EOF:
@@ -253,9 +254,9 @@ class ClientAgent:
         call: "grpc.aio.StreamStreamCall[bytes, bytes]",
         outgoing: "asyncio.Queue[pb.ClientMessage]",
     ) -> str:
-        while True:
-            message = await outgoing.get()
-            await call.write(message.SerializeToString())
+        while await _written(call, await outgoing.get()):
+            pass
+        return ""
 
     async def _beat(self, interval_seconds: float) -> str:
         sequence = 1
@@ -266,3 +267,16 @@ class ClientAgent:
                 return f"no word from the coordinator for {silence:.0f} s"
             sequence += 1
             self._send(pb.ClientMessage(heartbeat=pb.Heartbeat(sequence=sequence)))
+
+
+async def _written(
+    call: "grpc.aio.StreamStreamCall[bytes, bytes]", message: pb.ClientMessage
+) -> bool:
+    """Write a message; return whether the stream was still open. Its status says why not."""
+    try:
+        await call.write(message.SerializeToString())
+    except asyncio.InvalidStateError:
+        # So gRPC refuses a message for a stream that ended since the one before. What goes wrong
+        # while it writes is an error of the stream's own.
+        return False
+    return True
