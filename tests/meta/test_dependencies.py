@@ -29,7 +29,13 @@ CORE = declared(PROJECT["dependencies"])
 EXTRAS = {name: declared(section) for name, section in PROJECT["optional-dependencies"].items()}
 EVERYTHING = CORE.union(*EXTRAS.values())
 # Modules of packages that another one brings in any case, by the package that brings them.
-BROUGHT = {"google": "protobuf", "starlette": "fastapi", "click": "typer", "greenlet": "sqlalchemy"}
+BROUGHT = {
+    "google": "protobuf",
+    "starlette": "fastapi",
+    "click": "typer",
+    "greenlet": "sqlalchemy",
+    "packaging": "pytest",
+}
 
 
 OURS = {"kumiai", "kumiai_pb2", "tests", "benchmarks"}
