@@ -442,3 +442,22 @@ def test_any_header_is_decoded_or_refused(header: Any, data: bytes) -> None:
 def test_no_prefix_is_a_blob(length: int) -> None:
     with pytest.raises(CodecError):
         decode(BLOB[:length])
+
+
+def test_a_header_that_is_remembered_can_not_be_changed_by_its_readers() -> None:
+    blob = b"".join(encode({"w": np.ones(3, np.float32)}, {"format": "1"}))
+
+    first = decode_header(blob)
+    first.layout.clear()
+    first.metadata["format"] = "2"
+
+    assert decode_header(blob).layout == {"w": ArraySpec("float32", (3,))}
+    assert decode_header(blob).metadata == {"format": "1"}
+    assert decode(blob).arrays["w"].tolist() == [1, 1, 1]
+
+
+def test_a_header_too_large_to_be_remembered_is_read_all_the_same() -> None:
+    arrays = {f"array-{index:05}": np.zeros(0, np.float32) for index in range(1_200)}
+    blob = b"".join(encode(arrays))
+
+    assert list(decode_header(blob).layout) == list(arrays)

@@ -19,7 +19,8 @@ import json
 import math
 import reprlib
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -48,6 +49,7 @@ ARRAY_COUNT_MAX = 10_000
 NAME_LENGTH_MAX = 256  # characters
 DIMENSION_COUNT_MAX = 32
 
+_KNOWN_SIZE_MAX = 64 << 10  # bytes of a header that is remembered
 _LENGTH_SIZE = 8
 _ALIGNMENT = 64
 _SIZE_MAX = 2**63 - 1  # bytes; what numpy can address
@@ -202,10 +204,9 @@ def decode_header(prefix: Buffer) -> Header:
         raise CodecError(
             f"header must be complete at {length} bytes, got {len(view) - _LENGTH_SIZE}"
         )
-    entries = _parse(view[_LENGTH_SIZE:data_offset])
-    metadata = _verified_metadata(entries.pop(_METADATA, {}))
-    layout, data_size = _verified_layout(entries)
-    return Header(layout, metadata, data_offset, data_offset + data_size)
+    text = bytes(view[_LENGTH_SIZE:data_offset])
+    header = _known_header(text) if length <= _KNOWN_SIZE_MAX else _header(text)
+    return replace(header, layout=dict(header.layout), metadata=dict(header.metadata))
 
 
 # Writing
@@ -260,7 +261,19 @@ def _bytes_of(array: NDArray[Any], dtype: np.dtype[Any]) -> memoryview:
 # Reading
 
 
-def _parse(header: memoryview) -> dict[str, Any]:
+def _header(text: bytes) -> Header:
+    entries = _parse(text)
+    metadata = _verified_metadata(entries.pop(_METADATA, {}))
+    layout, data_size = _verified_layout(entries)
+    data_offset = _LENGTH_SIZE + len(text)
+    return Header(layout, metadata, data_offset, data_offset + data_size)
+
+
+# All updates of a run have one header, and parsing it can cost more than reading a small update.
+_known_header = lru_cache(maxsize=16)(_header)
+
+
+def _parse(header: bytes) -> dict[str, Any]:
     try:
         parsed = json.loads(str(header, "utf-8"), object_pairs_hook=_without_duplicates)
     except UnicodeDecodeError as error:

@@ -108,7 +108,8 @@ def _moved(base: NDArray[Any], step: NDArray[Any]) -> NDArray[Any]:
     if is_floating(base.dtype):
         computing = computing_dtype(base.dtype)
         if step.dtype == base.dtype == computing and step.flags.writeable:
-            return np.add(base, step, out=step)
+            np.add(base, step, out=step)
+            return step
         return like(base, np.asarray(base, dtype=computing) + np.asarray(step, dtype=computing))
     if base.dtype == np.bool_:
         return like(base, base != (step > 0.5))
