@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
+from kumiai.core.errors import DeadlineError
 from kumiai.node.client.tasks import TaskRunner
-from kumiai.node.study import Site
+from kumiai.node.study import App, Site
 from kumiai.node.wire import kumiai_pb2 as pb
 
 TRAIN, EVALUATE = pb.TASK_KIND_TRAIN, pb.TASK_KIND_EVALUATE
@@ -69,3 +70,45 @@ async def test_the_end_of_a_run_drops_all_of_it_and_nothing_of_another(answers: 
     answers.runner.cancel(pb.Cancel(key=pb.TaskKey(run_id="run-a")))
 
     assert await answers.until_idle() == [("run-b", 1, TRAIN)]
+
+
+async def test_a_failure_that_was_overtaken_by_a_new_attempt_is_tried_again(
+    tmp_path: Path,
+) -> None:
+    sent: list[pb.ClientMessage] = []
+    transfer: Any = BreaksTwice()
+    runner = TaskRunner(
+        apps={"heart": App("heart")},
+        site=Site("site-1", {}),
+        transfer=transfer,
+        state_dir=tmp_path,
+        send=sent.append,
+    )
+    transfer.on_call = lambda: runner.take(again)
+    first, again = task(1, TRAIN), task(1, TRAIN)
+    again.attempt = 2
+    runner.take(first)
+
+    serving = asyncio.create_task(runner.serve())
+    async with asyncio.timeout(5):
+        while not runner.is_idle:
+            await asyncio.sleep(0)
+    serving.cancel()
+    await asyncio.wait({serving})
+
+    assert transfer.calls == 2
+    failures = [each.failure.reason for each in sent if each.HasField("failure")]
+    assert failures == ["attempt 2 broke"]
+
+
+class BreaksTwice:
+    """A transfer that fails; while it does so for the first time the round is extended."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+        self.on_call = lambda: None
+
+    async def fetch_model(self, *_: Any, **__: Any) -> None:
+        self.calls += 1
+        self.on_call()
+        raise DeadlineError(f"attempt {self.calls} broke")

@@ -130,7 +130,11 @@ class TaskRunner:
         try:
             while True:
                 task = await self._queue.get()
+                began = task.attempt
                 answer = await self._do(task)
+                if task.attempt > began and answer is not None and answer.HasField("failure"):
+                    self._queue.put_nowait(task)  # asked again meanwhile: this answer is old
+                    continue
                 del self._open[task.key]
                 self._remember(task, answer)
                 if answer is not None:
