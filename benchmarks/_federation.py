@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 
 from kumiai.core.errors import KumiaiError
 from kumiai.identity import Role
-from kumiai.node.child_process import ChildCommand, ChildProcess
-from kumiai.node.federation_folder import Member
 from kumiai.node.job import JobSpec, parse_job
-from kumiai.node.local_federation import LocalFederation, ProcessOptions
+from kumiai.node.local.child_process import ChildCommand, ChildProcess
+from kumiai.node.local.federation import LocalFederation, ProcessOptions
+from kumiai.node.local.folder import Member
 
 __all__ = [
     "Driven",

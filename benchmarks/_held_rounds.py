@@ -20,7 +20,7 @@ from _federation import (
     new_model,
 )
 
-from kumiai.node.local_federation import LocalFederation
+from kumiai.node.local.federation import LocalFederation
 
 __all__ = ["HeldRounds", "held_rounds"]
 

@@ -33,8 +33,8 @@ from _measuring import (
 )
 
 from kumiai.identity import Role
-from kumiai.node.federation_folder import Member
-from kumiai.node.local_federation import LocalFederation
+from kumiai.node.local.federation import LocalFederation
+from kumiai.node.local.folder import Member
 
 CLIENTS = 8
 PROCESSES = 2

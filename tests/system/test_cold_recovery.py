@@ -8,7 +8,7 @@ import pytest
 
 from kumiai.core.digest import digest_of
 from kumiai.node.job import parse_job
-from kumiai.node.local_federation import LocalFederation, ProcessOptions
+from kumiai.node.local.federation import LocalFederation, ProcessOptions
 from kumiai.node.study import initial_model
 from kumiai.testing.crash import KILL_AT
 from tests.system import study

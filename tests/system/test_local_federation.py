@@ -7,13 +7,13 @@ from pathlib import Path
 
 import psutil
 
-from kumiai.node.local_federation import LocalFederation
+from kumiai.node.local.federation import LocalFederation
 
 LIMIT_SECONDS = 90
 DEV = """
 import sys
 from pathlib import Path
-from kumiai.node.dev import DevOptions, run_dev
+from kumiai.node.local.dev import DevOptions, run_dev
 sys.exit(run_dev(DevOptions(directory=Path(sys.argv[1]), clients=1, port=0, http_port=0)))
 """
 

@@ -145,7 +145,7 @@ def _become(
     request: dict[str, Any], parent: int, connection: socket.socket, lines: IO[bytes]
 ) -> NoReturn:
     """Be the program that was asked for; ``connection`` stays open until the end."""
-    from kumiai.node.parent_watch import exit_with_parent
+    from kumiai.node.local.parent_watch import exit_with_parent
     from kumiai.testing import crash
 
     code = 1

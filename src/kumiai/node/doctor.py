@@ -31,7 +31,7 @@ from kumiai.identity import (
     identity_of,
     verify_own_certificate,
 )
-from kumiai.node.operator_client import address_of
+from kumiai.node.operator.client import address_of
 from kumiai.node.settings import Settings, split_address
 from kumiai.node.study import load_app
 from kumiai.storage import DatabaseManager

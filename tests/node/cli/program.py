@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from typer.testing import CliRunner
 
 from kumiai.node.cli.app import app
-from kumiai.node.local_federation import LocalFederation
+from kumiai.node.local.federation import LocalFederation
 
 STUDY = Path(__file__).with_name("counting.py")
 T = TypeVar("T")

@@ -7,7 +7,7 @@ from rich.console import Console
 
 from kumiai.node.cli.run_watch import RunPicture, _drawn, event_line, watcher
 from kumiai.node.cli.transfer_bar import transfer_bar
-from kumiai.node.server_sent_events import ServerSentEvent
+from kumiai.node.operator.events import ServerSentEvent
 
 
 def row(kind: str, number: int | None = 1, **more: Any) -> ServerSentEvent:

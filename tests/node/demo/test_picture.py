@@ -3,7 +3,7 @@
 from typing import Any
 
 from kumiai.node.demo.picture import RoundLine, RunPicture
-from kumiai.node.server_sent_events import ServerSentEvent
+from kumiai.node.operator.events import ServerSentEvent
 
 
 def event(kind: str, round_number: int, **data: Any) -> ServerSentEvent:

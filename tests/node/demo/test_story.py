@@ -16,7 +16,7 @@ from kumiai.node.demo import DemoOptions
 from kumiai.node.demo.options import new_plan
 from kumiai.node.demo.screens import PlainScreen
 from kumiai.node.demo.story import DemoStory
-from kumiai.node.server_sent_events import ServerSentEvent
+from kumiai.node.operator.events import ServerSentEvent
 
 
 def event(kind: str, round_number: int, **data: Any) -> ServerSentEvent:

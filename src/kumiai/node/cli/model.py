@@ -10,7 +10,7 @@ from kumiai.node.cli.invocation import Invocation, invocation_of
 from kumiai.node.cli.output import Table, emit, shown_metrics, shown_size, shown_time
 
 if TYPE_CHECKING:
-    from kumiai.node.operator_client import OperatorClient
+    from kumiai.node.operator.client import OperatorClient
 
 __all__ = ["app"]
 
@@ -100,7 +100,7 @@ def export(
 
 
 def _client(invocation: Invocation) -> "OperatorClient":
-    from kumiai.node.operator_client import OperatorClient
+    from kumiai.node.operator.client import OperatorClient
 
     return OperatorClient.of(invocation.settings)
 

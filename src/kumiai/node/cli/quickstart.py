@@ -84,7 +84,7 @@ def dev(
     ] = 8420,
 ) -> None:
     """Start a coordinator and clients on this machine, with their own CA; not for production."""
-    from kumiai.node.dev import DevOptions, run_dev
+    from kumiai.node.local.dev import DevOptions, run_dev
 
     options = DevOptions(
         directory=directory,

@@ -11,7 +11,7 @@ from kumiai.node.cli.invocation import Invocation, OutputFormat, invocation_of
 from kumiai.node.cli.output import Table, clean, emit, shown_duration, shown_metrics, shown_time
 
 if TYPE_CHECKING:
-    from kumiai.node.operator_client import OperatorClient
+    from kumiai.node.operator.client import OperatorClient
 
 __all__ = ["app"]
 
@@ -173,7 +173,7 @@ def explain(ctx: typer.Context, run: Ref) -> None:
 
 
 def _client(invocation: Invocation) -> "OperatorClient":
-    from kumiai.node.operator_client import OperatorClient
+    from kumiai.node.operator.client import OperatorClient
 
     return OperatorClient.of(invocation.settings)
 

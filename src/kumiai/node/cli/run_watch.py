@@ -9,7 +9,7 @@ from typing import Any
 import typer
 
 from kumiai.node.cli.output import clean, shown_duration, shown_metrics, shown_time
-from kumiai.node.server_sent_events import ServerSentEvent
+from kumiai.node.operator.events import ServerSentEvent
 
 __all__ = ["RoundLine", "RunPicture", "event_line", "watcher"]
 

@@ -17,7 +17,7 @@ from kumiai.node.cli.job_source import load_job, split_overrides
 from kumiai.node.cli.output import Table, shown_size
 from kumiai.node.cli.transfer_bar import transfer_bar
 from kumiai.node.job import JobSpec
-from kumiai.node.operator_client import OperatorClient
+from kumiai.node.operator.client import OperatorClient
 
 __all__ = ["PreparedRun", "prepare", "run_id_of_token", "submit_prepared"]
 

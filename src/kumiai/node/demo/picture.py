@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from kumiai.node.server_sent_events import ServerSentEvent
+from kumiai.node.operator.events import ServerSentEvent
 
 __all__ = ["RoundLine", "RunPicture"]
 

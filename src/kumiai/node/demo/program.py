@@ -14,8 +14,8 @@ from kumiai.core.errors import StorageError
 from kumiai.node.demo.options import DemoOptions, new_plan
 from kumiai.node.demo.screens import JsonScreen, PlainScreen, Screen, TerminalScreen
 from kumiai.node.demo.story import DemoStory
-from kumiai.node.foreground import run_in_foreground
-from kumiai.node.local_federation import LocalFederation
+from kumiai.node.local.federation import LocalFederation
+from kumiai.node.local.foreground import run_in_foreground
 
 __all__ = ["run_demo"]
 

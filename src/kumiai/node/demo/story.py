@@ -14,7 +14,7 @@ from kumiai.node.demo.options import DemoPlan
 from kumiai.node.demo.picture import RunPicture
 from kumiai.node.demo.result import Comeback, DemoResult
 from kumiai.node.demo.screens import Screen
-from kumiai.node.local_federation import LocalFederation
+from kumiai.node.local.federation import LocalFederation
 from kumiai.node.studies import STUDIES, Baselines, baselines
 from kumiai.node.study import Site, initial_model
 

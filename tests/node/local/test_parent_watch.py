@@ -10,7 +10,7 @@ import psutil
 PARENT = """
 import subprocess, sys, os
 child = subprocess.Popen(
-    [sys.executable, "-m", "kumiai.node.parent_watch", str(os.getpid()), "signal_wait"],
+    [sys.executable, "-m", "kumiai.node.local.parent_watch", str(os.getpid()), "signal_wait"],
     env={**os.environ, "PYTHONPATH": sys.argv[1]}, stdout=subprocess.PIPE,
 )
 child.stdout.readline()
@@ -44,7 +44,13 @@ def test_a_child_whose_parent_is_gone_already_ends(tmp_path: Path) -> None:
         text=True,
         check=True,
     )
-    command = [sys.executable, "-m", "kumiai.node.parent_watch", gone.stdout.strip(), "signal_wait"]
+    command = [
+        sys.executable,
+        "-m",
+        "kumiai.node.local.parent_watch",
+        gone.stdout.strip(),
+        "signal_wait",
+    ]
 
     ended = subprocess.run(command, env={"PYTHONPATH": str(tmp_path)}, check=False, timeout=20)
 
@@ -56,7 +62,7 @@ def test_the_module_runs_as_if_it_were_the_program(tmp_path: Path) -> None:
     starter = (
         "import os, runpy, sys;"
         "sys.argv = ['', str(os.getppid()), 'tell', 'a', '--b'];"
-        "runpy.run_module('kumiai.node.parent_watch', run_name='__main__')"
+        "runpy.run_module('kumiai.node.local.parent_watch', run_name='__main__')"
     )
 
     told = subprocess.run(

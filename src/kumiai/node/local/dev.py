@@ -16,9 +16,9 @@ from rich.panel import Panel
 
 from kumiai.core.clock import Clock, SystemClock
 from kumiai.core.errors import ConfigError
-from kumiai.node.child_process import ChildProcess
-from kumiai.node.foreground import run_in_foreground
-from kumiai.node.local_federation import LocalFederation
+from kumiai.node.local.child_process import ChildProcess
+from kumiai.node.local.federation import LocalFederation
+from kumiai.node.local.foreground import run_in_foreground
 from kumiai.node.settings import resolved_app
 
 __all__ = ["DevOptions", "run_dev"]

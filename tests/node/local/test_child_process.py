@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from kumiai.core.errors import KumiaiError
-from kumiai.node.child_process import ChildCommand, ChildProcess
+from kumiai.node.local.child_process import ChildCommand, ChildProcess
 
 # Not signal.pause(): a signal that came a moment before it would be waited for in vain.
 FOREVER = "import time\nwhile True: time.sleep(0.1)"

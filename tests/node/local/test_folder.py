@@ -8,7 +8,7 @@ import pytest
 
 from kumiai.core.errors import StorageError
 from kumiai.identity import Role, verify_own_certificate
-from kumiai.node.federation_folder import FederationFolder, Member
+from kumiai.node.local.folder import FederationFolder, Member
 from kumiai.node.settings import Settings
 
 CLIENT = Member(Role.CLIENT, "site-1")

@@ -18,8 +18,8 @@ from kumiai.core.errors import (
     NotFoundError,
     TransportError,
 )
-from kumiai.node.coordinator_api import CoordinatorApi
 from kumiai.node.job import parse_job
+from kumiai.node.operator.async_client import CoordinatorApi
 
 Answer = tuple[int, Mapping[str, str], bytes]
 Serve = Callable[[Answer], AbstractAsyncContextManager[tuple[CoordinatorApi, list[bytes]]]]

@@ -34,7 +34,7 @@ from kumiai.identity import (
     server_context,
 )
 from kumiai.node.http.errors import ANSWERS
-from kumiai.node.operator_client import ERRORS_BY_KIND, OperatorClient, address_of
+from kumiai.node.operator.client import ERRORS_BY_KIND, OperatorClient, address_of
 from kumiai.node.settings import IdentitySettings, OperatorSettings, Settings
 
 Answer = tuple[int, dict[str, str], bytes]

@@ -8,9 +8,9 @@ import pytest
 from rich.console import Console
 
 from kumiai.core.errors import ConfigError, KumiaiError
-from kumiai.node import dev
-from kumiai.node.dev import DevOptions, run_dev
-from kumiai.node.local_federation import LocalFederation, ProcessOptions
+from kumiai.node.local import dev
+from kumiai.node.local.dev import DevOptions, run_dev
+from kumiai.node.local.federation import LocalFederation, ProcessOptions
 
 
 class SteppingClock:

@@ -20,9 +20,9 @@ from kumiai.core.clock import Clock, SystemClock
 from kumiai.core.errors import ConfigError, DeadlineError, KumiaiError, StorageError
 from kumiai.core.ids import verify_name
 from kumiai.identity import Role, client_context
-from kumiai.node.child_process import ChildCommand, ChildProcess
-from kumiai.node.coordinator_api import CoordinatorApi
-from kumiai.node.federation_folder import FederationFolder, Member, Tables
+from kumiai.node.local.child_process import ChildCommand, ChildProcess
+from kumiai.node.local.folder import FederationFolder, Member, Tables
+from kumiai.node.operator.async_client import CoordinatorApi
 
 __all__ = ["LocalFederation", "ProcessOptions"]
 

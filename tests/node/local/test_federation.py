@@ -11,8 +11,8 @@ import pytest
 
 from kumiai.core.errors import ConfigError, DeadlineError, KumiaiError, StorageError
 from kumiai.identity import Role
-from kumiai.node.federation_folder import Member
-from kumiai.node.local_federation import LocalFederation, ProcessOptions
+from kumiai.node.local.federation import LocalFederation, ProcessOptions
+from kumiai.node.local.folder import Member
 from kumiai.node.settings import Settings, split_address
 
 PROGRAMS = {

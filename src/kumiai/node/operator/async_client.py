@@ -18,8 +18,8 @@ from kumiai.core.digest import digest_of
 from kumiai.core.errors import IntegrityError, KumiaiError, TransportError
 from kumiai.core.ids import new_id
 from kumiai.node.job import JobSpec
-from kumiai.node.operator_client import ERRORS_BY_KIND
-from kumiai.node.server_sent_events import ServerSentEvent, parse_events
+from kumiai.node.operator.client import ERRORS_BY_KIND
+from kumiai.node.operator.events import ServerSentEvent, parse_events
 
 __all__ = ["CoordinatorApi"]
 

@@ -6,7 +6,7 @@ import signal
 
 import pytest
 
-from kumiai.node.foreground import run_in_foreground
+from kumiai.node.local.foreground import run_in_foreground
 
 
 async def forever() -> None:

@@ -33,7 +33,7 @@ from kumiai.core.errors import (
     TransportError,
 )
 from kumiai.identity import client_context, diagnose_handshake
-from kumiai.node.server_sent_events import ServerSentEvent, parse_events
+from kumiai.node.operator.events import ServerSentEvent, parse_events
 from kumiai.node.settings import Settings
 
 __all__ = ["ERRORS_BY_KIND", "OperatorClient", "UploadedModel", "address_of"]

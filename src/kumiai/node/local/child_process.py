@@ -61,7 +61,7 @@ class ChildProcess:
             process = await asyncio.create_subprocess_exec(
                 sys.executable,
                 "-m",
-                "kumiai.node.parent_watch",
+                "kumiai.node.local.parent_watch",
                 str(os.getpid()),
                 command.module,
                 *command.arguments,

@@ -1,7 +1,7 @@
 import pytest
 
 from kumiai.core.errors import TransportError
-from kumiai.node.server_sent_events import ServerSentEvent, parse_events
+from kumiai.node.operator.events import ServerSentEvent, parse_events
 
 
 def parsed(text: str) -> list[ServerSentEvent]:
