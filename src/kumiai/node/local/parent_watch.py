@@ -2,8 +2,8 @@
 
 ``python -m kumiai.node.local.parent_watch PARENT_PID MODULE [ARGUMENT ...]`` runs the module as
 ``python -m MODULE ARGUMENT ...`` would, and ends the process as soon as the parent is gone, even if
-the parent was killed with SIGKILL and could tell nobody. The module knows nothing of it, so a program
-that is meant to run on its own, as a service, has no switch for this.
+the parent was killed with SIGKILL and could tell nobody. The module knows nothing of it, so a
+program that is meant to run on its own, as a service, has no switch for this.
 """
 
 import os
