@@ -340,7 +340,8 @@ def run_groups(arguments: list[str], *, covered: bool) -> list[tuple[str, bool, 
 def run_group(group: str, arguments: list[str], *, covered: bool) -> tuple[str, bool, str]:
     """Run one group of tests; with branch coverage of its own if asked."""
     say(f"{group} tests")
-    command = [in_venv("pytest"), "-m", f"{group} and not chaos", *arguments]
+    workers = str(min(os.cpu_count() or 1, 4))
+    command = [in_venv("pytest"), "-m", f"{group} and not chaos", "-n", workers, *arguments]
     data = coverage_file(group)
     environment = {}
     if covered:
@@ -349,8 +350,6 @@ def run_group(group: str, arguments: list[str], *, covered: bool) -> tuple[str, 
         # One group alone need not reach the limit; all together must.
         command += ["--cov", "--cov-report=", "--cov-fail-under=0"]
         environment["COVERAGE_FILE"] = str(data)
-    if group == "unit":
-        command += ["-n", str(min(os.cpu_count() or 1, 4))]
     code, last = tee(command, environment)
     passed = code == 0 or (code == NO_TESTS_EXIT and bool(arguments))
     if covered and data.exists():
