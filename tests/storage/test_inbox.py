@@ -309,6 +309,25 @@ async def test_a_writer_that_is_cancelled_leaves_nobody_waiting(
     assert {each.client_id for each in await leading.runs.updates("run-a", 1)} <= {"a"}
 
 
+async def test_an_inbox_whose_writer_has_ended_says_so_and_takes_no_more(
+    database: DatabaseManager, leading: Leading
+) -> None:
+    await leading.open()
+    inbox = UpdateInbox(database)
+    await inbox.ended()
+    await inbox.start()
+    ended = asyncio.create_task(inbox.ended())
+    assert inbox._writer is not None
+
+    inbox._writer.cancel()
+    await asyncio.wait({ended})
+
+    assert ended.cancelled()
+    with pytest.raises(StorageError, match="after its end"):
+        await inbox.accept(request_of("a"))
+    await inbox.close()
+
+
 def test_an_empty_batch_is_refused(tmp_path: object) -> None:
     with pytest.raises(ValueError, match="batch_limit must be at least 1"):
         UpdateInbox(DatabaseManager(f"sqlite:///{tmp_path}/a.db"), batch_limit=0)

@@ -70,7 +70,22 @@ class UpdateInbox:
             return
         self._closing = True
         self._wake.set()
-        await writer
+        try:
+            # Not awaited itself: how it ended, if before this, is for whoever awaits `ended`.
+            await asyncio.wait({writer})
+        except asyncio.CancelledError:
+            writer.cancel()
+            raise
+
+    async def ended(self) -> None:
+        """Return once the writer has ended, which it does by itself only by an error.
+
+        Raises:
+            BaseException: what ended it; ``CancelledError`` if it was cancelled.
+        """
+        if (writer := self._writer) is not None:
+            await asyncio.wait({writer})
+            writer.result()
 
     async def accept(self, request: AcceptRequest) -> AcceptOutcome:
         """Count an update whose blob is durable; return after the commit.
@@ -102,8 +117,10 @@ class UpdateInbox:
         return stands
 
     async def _wait_for(self, request: AcceptRequest | EvaluationRequest) -> Any:
-        if self._writer is None:
-            raise StorageError("inbox must be open, got a report before start() or after close()")
+        if self._writer is None or self._writer.done():
+            raise StorageError(
+                "inbox must be open, got a report before start(), after close() or after its end"
+            )
         waiting = _Waiting(request, asyncio.get_running_loop().create_future())
         self._waiting.append(waiting)
         self._wake.set()

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from kumiai.core.clock import SystemClock
-from kumiai.core.errors import ConfigError, StorageError
+from kumiai.core.errors import ConfigError, KumiaiError, StorageError
 from kumiai.identity import CertificateManager, Role
 from kumiai.node.coordinator.server import CoordinatorServer, HttpServer
 from kumiai.node.coordinator.sessions import SessionHub
@@ -49,15 +49,22 @@ class Parts:
             blobs=handlers,
             hub=SessionHub(SystemClock()),
             supervisor=supervisor,
-            http=HttpServer(start=self.step("http start", 1), stop=self.step("http stop")),
+            http=HttpServer(
+                start=self.step("http start", 1), ended=never, stop=self.step("http stop")
+            ),
             open_stores=self.step("stores open"),
+            stores_ended=never,
             close_stores=self.step("stores close"),
         )
 
     async def serve(self) -> None:
         if self.leading_error is not None:
             raise self.leading_error
-        await asyncio.Event().wait()
+        await never()
+
+
+async def never() -> None:
+    await asyncio.Event().wait()
 
 
 class Handlers:
@@ -88,12 +95,31 @@ async def test_a_leader_that_breaks_does_not_keep_the_rest_from_closing(parts: P
     parts.leading_error = RuntimeError("leading broke")
     server = parts.server()
     await server.start()
-    with pytest.raises(RuntimeError, match="leading broke"):
+    with pytest.raises(KumiaiError, match=r"leading of runs must go on .* by RuntimeError"):
         await server.serve()
 
     await server.stop()
 
     assert parts.calls[-2:] == ["http stop", "stores close"]
+
+
+async def test_who_stops_serving_leaves_the_parts_running(parts: Parts) -> None:
+    server = parts.server()
+    await server.start()
+    serving = asyncio.create_task(server.serve())
+    await asyncio.sleep(0)
+
+    serving.cancel()
+    await asyncio.wait({serving})
+
+    assert serving.cancelled()
+    with socket.create_connection(("127.0.0.1", server.port), 1):
+        pass
+    await server.stop()
+
+
+async def test_a_server_that_was_never_started_has_nothing_to_serve(parts: Parts) -> None:
+    await parts.server().serve()
 
 
 async def test_a_part_that_can_not_be_stopped_does_not_keep_the_rest_open(parts: Parts) -> None:

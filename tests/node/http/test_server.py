@@ -12,7 +12,7 @@ from kumiai.core import errors
 from kumiai.identity import server_context
 from kumiai.node.http import new_http_server
 from kumiai.node.http.errors import ANSWERS, answer_http_error, answer_invalid_request
-from kumiai.node.http.server import certificate_of
+from kumiai.node.http.server import _HttpService, certificate_of
 from kumiai.storage import DatabaseManager
 from kumiai.testing.databases import SQLiteTemplate
 from tests.node.http.api import Certificates, running_api
@@ -62,6 +62,26 @@ async def test_a_server_that_never_started_stops_at_once(certificates: Certifica
     server = new_http_server(FastAPI(), "127.0.0.1:0", context_of(certificates))  # type: ignore[arg-type]
 
     await server.stop()
+
+
+async def test_a_server_that_has_ended_says_so_and_still_frees_the_port(
+    certificates: Certificates,
+) -> None:
+    app = FastAPI()
+    app.state.closing = asyncio.Event()
+    service = _HttpService(app, "127.0.0.1:0", context_of(certificates), 30)  # type: ignore[arg-type]
+    await service.ended()
+    port = await service.start()
+    ended = asyncio.create_task(service.ended())
+    assert service._serving is not None
+
+    service._serving.cancel()
+    await asyncio.wait({ended})
+    await service.stop()
+
+    assert ended.cancelled()
+    with socket.create_server(("127.0.0.1", port)):
+        pass
 
 
 async def test_stopping_ends_open_streams_without_an_end_and_frees_the_port(

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack
 from typing import Any
 
 from kumiai.core.arrays import NamedArrays
@@ -170,10 +171,13 @@ def new_coordinator(settings: Settings, coordinator_id: str) -> CoordinatorServe
         await inbox.start()
 
     async def close_stores() -> None:
-        await inbox.close()
-        await database.close()
-        for executor in (checkers, workers, folders):
-            executor.shutdown(wait=False, cancel_futures=True)
+        # From the last to the first; one that can not be closed does not keep the others open.
+        async with AsyncExitStack() as parts:
+            for executor in (checkers, workers, folders):
+                parts.callback(executor.shutdown, wait=False, cancel_futures=True)
+            parts.push_async_callback(blobs.close)
+            parts.push_async_callback(database.close)
+            parts.push_async_callback(inbox.close)
 
     identity = settings.identity
     return CoordinatorServer(
@@ -194,6 +198,7 @@ def new_coordinator(settings: Settings, coordinator_id: str) -> CoordinatorServe
             ),
         ),
         open_stores=open_stores,
+        stores_ended=inbox.ended,
         close_stores=close_stores,
     )
 

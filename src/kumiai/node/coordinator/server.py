@@ -7,16 +7,16 @@ import asyncio
 import contextlib
 import fcntl
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import grpc
 import grpc.aio
 import structlog
 
-from kumiai.core.errors import ConfigError, ConflictError
+from kumiai.core.errors import ConfigError, ConflictError, KumiaiError
 from kumiai.core.ids import new_id
 from kumiai.node.coordinator.blob_service import BlobService
 from kumiai.node.coordinator.leadership import RunSupervisor
@@ -93,6 +93,8 @@ class HttpServer:
 
     start: Callable[[], Awaitable[int]]
     """Opens the port and returns its number."""
+    ended: Callable[[], Coroutine[Any, Any, None]]
+    """Returns, or raises why, once it no longer serves."""
     stop: Callable[[], Awaitable[None]]
 
 
@@ -110,9 +112,23 @@ class CoordinatorServer:
         supervisor: RunSupervisor,
         http: HttpServer | None,
         open_stores: Callable[[], Awaitable[None]],
+        stores_ended: Callable[[], Coroutine[Any, Any, None]],
         close_stores: Callable[[], Awaitable[None]],
     ) -> None:
-        """Take the parts; nothing runs before `start`."""
+        """Take the parts; nothing runs before `start`.
+
+        Args:
+            listen: ``host:port`` for clients.
+            tls: the coordinator's own certificate.
+            sessions: answers what clients say.
+            blobs: takes and gives their bytes.
+            hub: the sessions that are open.
+            supervisor: leads runs.
+            http: serves operators; ``None``: nobody does.
+            open_stores: makes the stores ready.
+            stores_ended: returns, or raises why, once the stores no longer take reports.
+            close_stores: undoes ``open_stores``, also one that failed half-way.
+        """
         self._listen = listen
         self._tls = tls
         self._sessions = sessions
@@ -121,8 +137,10 @@ class CoordinatorServer:
         self._supervisor = supervisor
         self._http = http
         self._open_stores = open_stores
+        self._stores_ended = stores_ended
         self._close_stores = close_stores
         self._server: grpc.aio.Server | None = None
+        self._terminated: asyncio.Task[Any] | None = None
         self._leading: asyncio.Task[None] | None = None
         self._log = structlog.get_logger("kumiai.coordinator")
         self.port = 0
@@ -152,16 +170,53 @@ class CoordinatorServer:
                 f"coordinator.listen {self._listen} can not be opened: {error}"
             ) from None
         await self._server.start()
+        self._terminated = asyncio.create_task(self._server.wait_for_termination())
         await asyncio.to_thread(verify_only_tls_1_3, _reachable(self._listen), self.port, self._tls)
         if self._http is not None:
             self.http_port = await self._http.start()
-        self._leading = asyncio.create_task(self._supervisor.serve())
+        self._leading = asyncio.create_task(self._supervisor.serve(), name="run-supervisor")
         self._log.info("coordinator started", port=self.port, http_port=self.http_port)
 
     async def serve(self) -> None:
-        """Serve until cancelled, or until leading ends by an error of ours."""
-        if self._leading is not None:
-            await self._leading
+        """Serve until cancelled, or until a part ends that must not.
+
+        Raises:
+            KumiaiError: one has ended. A coordinator without it only looks alive: it should end,
+                so that whoever looks after the process starts it again.
+        """
+        watchers = {asyncio.create_task(end): name for name, end in self._ends().items()}
+        if not watchers:
+            return
+        try:
+            await asyncio.wait(watchers, return_when=asyncio.FIRST_COMPLETED)
+            for watcher, name in watchers.items():
+                if watcher.done():
+                    raise self._error_of(name, watcher)
+        finally:
+            for watcher in watchers:
+                watcher.cancel()
+            await asyncio.gather(*watchers, return_exceptions=True)
+
+    def _ends(self) -> dict[str, Coroutine[Any, Any, None]]:
+        """Return what waits for the end of each part that runs in the background."""
+        if self._leading is None or self._terminated is None:
+            return {}
+        ends = {
+            "the leading of runs": _end_of(self._leading),
+            "the clients' port": _end_of(self._terminated),
+            "the inbox of updates": self._stores_ended(),
+        }
+        if self._http is not None:
+            ends["the operators' HTTP server"] = self._http.ended()
+        return ends
+
+    def _error_of(self, name: str, ended: "asyncio.Task[None]") -> KumiaiError:
+        cause = asyncio.CancelledError() if ended.cancelled() else ended.exception()
+        self._log.critical("a part has ended", part=name, exc_info=cause)
+        why = "no error" if cause is None else f"{type(cause).__name__}: {cause}".rstrip(": ")
+        error = KumiaiError(f"{name} must go on while the coordinator runs, got its end by {why}")
+        error.__cause__ = cause
+        return error
 
     async def stop(self) -> None:
         """Stop leading, end the sessions, close the ports and the stores.
@@ -171,6 +226,7 @@ class CoordinatorServer:
         async with contextlib.AsyncExitStack() as parts:
             parts.push_async_callback(self._close_stores)
             if self._server is not None:
+                parts.push_async_callback(self._end_termination)
                 parts.push_async_callback(self._server.stop, _STOP_GRACE_SECONDS)
             if self._http is not None:
                 parts.push_async_callback(self._http.stop)
@@ -180,6 +236,12 @@ class CoordinatorServer:
                 # Its error, if it ended by one, is for whoever awaits `serve`.
                 await asyncio.wait({self._leading})
         self._log.info("coordinator stopped")
+
+    async def _end_termination(self) -> None:
+        if self._terminated is not None:
+            # Only once the server is stopped: until then it would take gRPC's own future along.
+            self._terminated.cancel()
+            await asyncio.wait({self._terminated})
 
     def _handlers(self) -> tuple[grpc.GenericRpcHandler, ...]:
         # Without (de)serialisers: handlers see the bytes as they are.
@@ -193,6 +255,12 @@ class CoordinatorServer:
             grpc.method_handlers_generic_handler(SESSION_SERVICE, session),
             grpc.method_handlers_generic_handler(BLOB_SERVICE, blob),
         )
+
+
+async def _end_of(task: "asyncio.Task[Any]") -> None:
+    """Return or raise as the task does; it goes on when the waiting is cancelled."""
+    await asyncio.wait({task})
+    task.result()
 
 
 def _reachable(listen: str) -> str:

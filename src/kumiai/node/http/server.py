@@ -36,7 +36,7 @@ def new_http_server(
         idle_seconds: how long a connection may stay without a request.
     """
     service = _HttpService(app, listen, ssl_context, idle_seconds)
-    return HttpServer(start=service.start, stop=service.stop)
+    return HttpServer(start=service.start, ended=service.ended, stop=service.stop)
 
 
 def certificate_of(scope: Scope) -> bytes | None:
@@ -84,13 +84,23 @@ class _HttpService:
         config.ssl = self._ssl_context
         server = _Server(config)
         self._server = server
-        self._serving = asyncio.create_task(server.serve(sockets=[listener]))
+        self._serving = asyncio.create_task(server.serve(sockets=[listener]), name="http-server")
         is_listening = asyncio.create_task(server.is_listening.wait())
         await asyncio.wait({self._serving, is_listening}, return_when=asyncio.FIRST_COMPLETED)
         is_listening.cancel()
         if self._serving.done():
             self._serving.result()
         return int(listener.getsockname()[1])
+
+    async def ended(self) -> None:
+        """Return once it no longer serves.
+
+        Raises:
+            BaseException: what ended it; ``CancelledError`` if it was cancelled.
+        """
+        if (serving := self._serving) is not None:
+            await asyncio.wait({serving})
+            serving.result()
 
     async def stop(self) -> None:
         """Let requests end, close every connection and the port; stopping twice does nothing."""
@@ -99,6 +109,11 @@ class _HttpService:
             return
         # Streams have no end of their own.
         self._app.state.closing.set()
+        if serving.done():
+            # Before its time, and why is for whoever awaits `ended`; its port is still open.
+            if server.started:
+                await server.shutdown()
+            return
         server.should_exit = True
         await serving
 

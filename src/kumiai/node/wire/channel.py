@@ -41,8 +41,9 @@ CHUNK_BYTES = 256 << 10
 CONTROL_BYTES_MAX = 256 << 10
 _MESSAGE_BYTES_MAX = CHUNK_BYTES + (64 << 10)
 _KEEPALIVE_MS = 20_000
-_SELF_CHECK_SECONDS = 5.0
 _KEEPALIVE_TIMEOUT_MS = 10_000
+_HANDSHAKE_TIMEOUT_MS = 10_000
+_SELF_CHECK_SECONDS = 5.0
 
 
 class TlsFiles:
@@ -73,6 +74,8 @@ def server_options() -> list[tuple[str, Any]]:
         ("grpc.max_send_message_length", _MESSAGE_BYTES_MAX),
         ("grpc.keepalive_time_ms", _KEEPALIVE_MS),
         ("grpc.keepalive_timeout_ms", _KEEPALIVE_TIMEOUT_MS),
+        # Everybody may connect; who says nothing would keep the connection for two minutes.
+        ("grpc.server_handshake_timeout_ms", _HANDSHAKE_TIMEOUT_MS),
         ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
         ("grpc.http2.max_ping_strikes", 0),
         ("grpc.max_concurrent_streams", 64),

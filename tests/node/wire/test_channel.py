@@ -1,0 +1,30 @@
+"""The limits of the coordinator's port, held against the gRPC that is installed."""
+
+import asyncio
+from pathlib import Path
+
+import grpc.aio
+
+from kumiai.core.clock import SystemClock
+from kumiai.identity import CertificateManager, Role
+from kumiai.node.wire.channel import TlsFiles, server_credentials, server_options
+
+HANDSHAKE = "grpc.server_handshake_timeout_ms"
+
+
+async def test_a_connection_that_makes_no_handshake_is_closed(tmp_path: Path) -> None:
+    authority = CertificateManager(tmp_path / "ca", clock=SystemClock())
+    authority.create("test")
+    issued = authority.issue(Role.COORDINATOR, "c", hosts=("localhost",), out_dir=tmp_path / "c")
+    files = TlsFiles(certificate=issued.cert, key=issued.key, ca=issued.ca)
+    options = dict(server_options())
+    assert options[HANDSHAKE] == 10_000
+    server = grpc.aio.server(options=list({**options, HANDSHAKE: 200}.items()))
+    port = server.add_secure_port("127.0.0.1:0", server_credentials(files))
+    await server.start()
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+
+    assert await asyncio.wait_for(reader.read(), 5) == b""
+
+    writer.close()
+    await server.stop(None)
