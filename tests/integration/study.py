@@ -42,4 +42,5 @@ def evaluate(weights: dict[str, np.ndarray[Any, Any]], context: km.Context) -> k
     """Report the first weight."""
     if context.config.get("blind") == context.site:
         raise RuntimeError("this site is blind")
-    return km.Evaluation(examples=10, metrics={"first": float(weights["w"][0])})
+    name = "central.first" if context.config.get("poses") == context.site else "first"
+    return km.Evaluation(examples=10, metrics={name: float(weights["w"][0])})

@@ -271,3 +271,28 @@ async def test_a_client_is_not_told_where_the_database_is(federation: Federation
 
     assert caught.value.code() == grpc.StatusCode.UNAVAILABLE
     assert "clients" not in str(caught.value.details())
+
+
+async def test_a_report_under_the_coordinators_own_name_is_refused_and_not_waited_for(
+    federation: Federation,
+) -> None:
+    await federation.start_clients(2)
+
+    run_id = await federation.submit(
+        job(
+            run={"rounds": 1},
+            cohort={"size": 2, "min_reports": 2},
+            evaluation={"deadline_seconds": 3600},
+            train={"poses": "site-1"},
+        ),
+        study.app,
+    )
+    await federation.wait_for(run_id)
+
+    async with federation.http() as http:
+        rounds = (await http.get(f"/api/v1/runs/{run_id}/rounds")).json()["rounds"]
+        events = (await http.get(f"/api/v1/runs/{run_id}/events")).json()["events"]
+    assert rounds[-1]["evaluation"] == {"first": 1.5}
+    refused = [each for each in events if each["kind"] == "evaluate_refused"]
+    assert {each["client_id"] for each in refused} == {"site-1"}
+    assert all("must not begin with 'central.'" in each["text"] for each in refused)

@@ -306,6 +306,7 @@ async def test_an_update_with_another_digest_than_announced_is_refused(
         ({}, {"examples": 0}, "examples must be"),
         ({}, {"examples": 2**60}, "examples must be"),
         ({}, {"metrics": {"loss": float("inf")}}, "metric 'loss' must be a finite number"),
+        ({}, {"metrics": {"central.loss": 1.0}}, "must not begin with 'central.'"),
     ],
 )
 async def test_an_update_that_can_not_enter_the_sum_is_refused_with_its_reason(

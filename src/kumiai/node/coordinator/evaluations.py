@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from kumiai.learning import verify_report
+from kumiai.node.coordinator.metric_names import verify_client_metric_names
 from kumiai.node.coordinator.orders import TaskKey
 from kumiai.node.coordinator.run_facts import RunFactsCache
 from kumiai.node.coordinator.signals import RunSignals
@@ -24,11 +25,13 @@ class EvaluationIntake:
         """Record a report; return whether it counts (not when it came late or twice).
 
         Raises:
-            UpdateRejectedError: its numbers can not be averaged.
+            UpdateRejectedError: its numbers can not be averaged, or a metric has a name of the
+                coordinator's.
             NotFoundError: no such run.
         """
         facts = await self._facts.get(key.run_id)
         verify_report(examples, metrics, examples_max=facts.job.examples_max)
+        verify_client_metric_names(metrics)
         accepted = await self._inbox.accept_evaluation(
             key.run_id, key.round, key.client_id, examples, dict(metrics)
         )

@@ -1,8 +1,8 @@
 """Takes finished updates in: check, record, and only then say so.
 
 An update is accepted when its bytes are durable under its digest, they parse as named arrays
-of the model's layout with finite numbers, and its row is committed. One path for updates that
-came over gRPC and for those of virtual clients.
+of the model's layout with finite numbers, its metrics have names that a client may use, and its
+row is committed. One path for updates that came over gRPC and for those of virtual clients.
 """
 
 import asyncio
@@ -15,6 +15,7 @@ from kumiai.core import failpoints
 from kumiai.core.codec import decode
 from kumiai.core.errors import CodecError, UpdateRejectedError
 from kumiai.learning import verify_update
+from kumiai.node.coordinator.metric_names import verify_client_metric_names
 from kumiai.node.coordinator.namespaces import update_namespace
 from kumiai.node.coordinator.run_facts import RunFacts, RunFactsCache
 from kumiai.node.coordinator.signals import RunSignals
@@ -128,6 +129,7 @@ class UpdateIntake:
     async def _finish(self, update: FinishedUpdate) -> IntakeResult:
         facts = await self._facts.get(update.run_id)
         try:
+            verify_client_metric_names(update.metrics)
             await self._check_content(update, facts)
         except (UpdateRejectedError, CodecError) as error:
             return await self._refuse(update, str(error))

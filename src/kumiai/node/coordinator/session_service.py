@@ -300,7 +300,19 @@ class SessionService:
         try:
             verify_named_task(key.run_id, key.round)
             accepted = await self._evaluations.accept(key, report.examples, dict(report.metrics))
-        except (UpdateRejectedError, NotFoundError, ConflictError) as error:
+        except UpdateRejectedError as error:
+            # Else the run would wait for another report, which can not come.
+            await self._runs.fail_assignment(
+                key.run_id,
+                key.round,
+                session.client_id,
+                "evaluate",
+                state="refused",
+                reason=str(error),
+            )
+            _answer(session, report.key, accepted=False, reason=str(error))
+            self._signals.wake(key.run_id)
+        except (NotFoundError, ConflictError) as error:
             _answer(session, report.key, accepted=False, reason=str(error))
         else:
             _answer(session, report.key, accepted=accepted)
