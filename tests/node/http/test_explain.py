@@ -158,7 +158,7 @@ def test_a_round_that_collects_tells_who_is_waited_for_and_for_how_long() -> Non
             "round 1, attempt 1 of 3: 1 of 3 wanted reports are in, quorum 2; 2 not answered, "
             "1 failed, 1 refused"
         ),
-        "1 more reports make the quorum; the deadline is in 43 s",
+        "1 more report makes the quorum; the deadline is in 43 s",
         "  e: train: refused, array 'w' must be finite",
         "  d: train: failed, no data",
         "  b: train: assigned, round 1: computing (40%), heard 0 s ago",
@@ -185,6 +185,16 @@ def test_a_quorum_near_the_deadline_closes_at_the_deadline() -> None:
     told = facts(current={"quorum_at": NOW, "deadline_at": NOW + 2.0}, attached=[attached("a")])
 
     assert "it closes in 2 s at the latest" in screen(told)
+
+
+def test_a_quorum_that_came_a_moment_ago_is_not_counted_as_missing() -> None:
+    told = facts(
+        current={"quorum_at": None},
+        assignments=[assignment(name, "reported") for name in ("a", "b")],
+        attached=[attached("a")],
+    )
+
+    assert "the quorum is in; the round closes within moments" in screen(told)
 
 
 def test_a_deadline_that_passed_is_told() -> None:

@@ -168,7 +168,11 @@ def _collecting_lines(facts: RunFacts) -> Iterator[str]:
         yield f"the quorum stands; it closes in {max(min(grace, left), 0.0):.0f} s at the latest"
     elif left >= 0:
         missing = max(current.min_reports - progress.reported, 0)
-        yield f"{missing} more reports make the quorum; the deadline is in {left:.0f} s"
+        if missing:
+            more = "1 more report makes" if missing == 1 else f"{missing} more reports make"
+            yield f"{more} the quorum; the deadline is in {left:.0f} s"
+        else:
+            yield "the quorum is in; the round closes within moments"
     else:
         yield f"the deadline passed {-left:.0f} s ago"
     offering = {each.client_id for each in facts.attached if facts.run.app in each.apps}
