@@ -51,8 +51,8 @@ def test_plain_lines_come_once_each(picture: RunPicture) -> None:
 
     assert stream.getvalue().splitlines() == [
         "ready",
-        "round   0 of 3:          reports, loss 2.300, accuracy 10.0 %",
-        "round   1 of 3: 2 of 2   reports, loss 1.500, accuracy 50.0 %",
+        "round   0 of 3: initial model,    loss 2.300, accuracy 10.0 %",
+        "round   1 of 3: 2 of 2 reports,   loss 1.500, accuracy 50.0 %",
         "something happened",
         "next",
     ]

@@ -12,6 +12,7 @@ from rich.console import Console
 from kumiai.core.clock import SystemClock
 from kumiai.core.errors import StorageError
 from kumiai.node.demo.options import DemoOptions, new_plan
+from kumiai.node.demo.result import DemoResult
 from kumiai.node.demo.screens import JsonScreen, PlainScreen, Screen, TerminalScreen
 from kumiai.node.demo.story import DemoStory
 from kumiai.node.local.federation import LocalFederation
@@ -46,7 +47,7 @@ async def _demo(options: DemoOptions) -> int:
             story = DemoStory(plan, federation, screen, SystemClock())
             result = await story.tell()
             screen.result(result)
-            screen.say(_ways_on(federation, result.run_id, stays=stays))
+            screen.say(_ways_on(federation, result, stays=stays))
             if stays:
                 await _until_stopped(federation)
         finally:
@@ -76,12 +77,18 @@ def _new_screen(options: DemoOptions) -> Screen:
     return PlainScreen(sys.stdout)
 
 
-def _ways_on(federation: LocalFederation, run_id: str, *, stays: bool) -> list[str]:
+def _ways_on(federation: LocalFederation, result: DemoResult, *, stays: bool) -> list[str]:
+    run_id = result.run_id
+    other = (
+        "  kumiai demo                    handwritten digits at five sites"
+        if result.study == "heart"
+        else "  kumiai demo --study heart      four real hospitals"
+    )
     onward = [
         "",
         "What next?",
         "  kumiai dev                     a federation that stays, to submit your own runs to",
-        "  kumiai demo --study heart      four real hospitals",
+        other,
     ]
     if not stays:
         return onward

@@ -94,7 +94,7 @@ class PlainScreen:
         while (line := picture.lines.get(self._shown + 1)) and line.accuracy is not None:
             self._shown = line.round
             self._print(
-                f"round {line.round:>3} of {picture.rounds_total}: {_reports(line):8} reports, "
+                f"round {line.round:>3} of {picture.rounds_total}: {_stand(line) + ',':17} "
                 f"loss {_number(line.loss)}, accuracy {_percent(line.accuracy)}"
             )
 
@@ -219,6 +219,10 @@ def _timing(result: DemoResult) -> str:
 
 def _reports(line: RoundLine) -> str:
     return f"{line.reports} of {line.wanted}" if line.round else ""
+
+
+def _stand(line: RoundLine) -> str:
+    return f"{_reports(line)} reports" if line.round else "initial model"
 
 
 def _number(value: float | None) -> str:
