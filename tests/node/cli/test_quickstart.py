@@ -10,6 +10,7 @@ def test_a_study_is_simulated_in_this_process() -> None:
     outcome = invoke("simulate", STUDY, "--sites", 3, "--rounds", 2, "--out", "m.safetensors")
 
     assert outcome.code == 0, outcome.err
+    assert "round 0 of 2; initial model; evaluation: first 0" in outcome.out
     assert "round 2 of 2; 3 updates; training: loss 0.5; evaluation: first 2" in outcome.out
     assert "model in m.safetensors" in outcome.out
     assert decode(Path("m.safetensors").read_bytes()).arrays["w"].tolist() == [2.0] * 8

@@ -50,6 +50,7 @@ def test_a_submitted_run_is_watched_to_its_end(submit: Callable[..., Outcome]) -
     assert lines[0].startswith("submitted run-")
     assert any("round 2 published" in line and "loss 0.5" in line for line in lines)
     assert lines[-1].endswith("finished: all 2 rounds are done")
+    assert "kumiai model export run-" in outcome.err
 
 
 def test_submit_tells_the_run_that_was_created(submit: Callable[..., Outcome]) -> None:
@@ -59,6 +60,8 @@ def test_submit_tells_the_run_that_was_created(submit: Callable[..., Outcome]) -
     assert as_json.data["rounds_total"] == 7
     assert as_json.data["job"]["cohort"]["min_clients"] == 9
     assert "small" in as_table.out
+    assert as_json.err == ""
+    assert "kumiai run watch run-" in as_table.err
 
 
 def test_the_same_token_gives_the_same_run(submit: Callable[..., Outcome]) -> None:
@@ -162,10 +165,13 @@ def test_a_run_is_stopped_with_a_reason(
     run_id = submit(*ENDLESS, "-o", "json").data["run_id"]
 
     untouched = federation.invoke("run", "stop", run_id, "--dry-run", "-o", "json")
+    untouched_table = federation.invoke("run", "stop", run_id, "--dry-run")
     stopped = federation.invoke("run", "stop", run_id, "--reason", "enough")
     watched = federation.invoke("run", "watch", run_id)
 
     assert untouched.data["stop_requested"] is False
+    assert untouched.err == ""
+    assert "nothing was stopped" in untouched_table.err
     assert "enough" in stopped.out
     assert watched.code == 1
     assert "stopped by operator: enough" in watched.out

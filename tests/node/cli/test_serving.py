@@ -54,8 +54,16 @@ def test_a_cancellation_from_inside_is_no_clean_stop() -> None:
 
 
 @pytest.mark.parametrize("role", ["coordinator", "client"])
-def test_without_a_certificate_nothing_starts(role: str) -> None:
+def test_without_a_config_file_the_newcomer_is_told_how_to_get_one(role: str) -> None:
     outcome = invoke(role, "start")
+
+    assert outcome.code == 3
+    assert f"write one with `kumiai config init {role}`" in outcome.err
+
+
+@pytest.mark.parametrize("role", ["coordinator", "client"])
+def test_without_a_certificate_nothing_starts(role: str) -> None:
+    outcome = invoke(role, "start", "--set", "identity.certificate=none.crt")
 
     assert outcome.code == 3
     assert "certificate must exist" in outcome.err

@@ -80,6 +80,6 @@ def test_a_dry_run_needs_no_coordinator_and_no_certificate(job: Path) -> None:
     code_of_bad_model = invoke("run", "submit", job, "--model", job, "--dry-run").code
 
     assert outcome.code == 0
-    assert "1 arrays, 8 numbers" in outcome.out
+    assert "1 array, 8 numbers" in outcome.out
     assert outcome.out.endswith("nothing was submitted: --dry-run\n")
     assert code_of_bad_model == 7

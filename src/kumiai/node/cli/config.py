@@ -127,7 +127,7 @@ def config_text(role: str, certificate: Path | None = None) -> str:
         for owner, key, field in setting_fields():
             if owner != table:
                 continue
-            lines += [f"# {line}" for line in (field.description or "").split("\n")]
+            lines += [f"# {line}" for line in _plain(field.description).split("\n")]
             if (table, key) in given:
                 lines.append(f"{key} = {_toml(str(given[table, key]))}")
             elif field.default is None:
@@ -135,6 +135,11 @@ def config_text(role: str, certificate: Path | None = None) -> str:
             else:
                 lines.append(f"# {key} = {_toml(field.default)}")
     return "\n".join(lines) + "\n"
+
+
+def _plain(description: str | None) -> str:
+    # A docstring marks code with two backticks; in a TOML comment they are noise.
+    return (description or "").replace("``", "`")
 
 
 def _identity(certificate: Path | None) -> dict[tuple[str, str], Path]:

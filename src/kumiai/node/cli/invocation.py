@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from kumiai.core.errors import ConfigError
+from kumiai.core.errors import ConfigError, NotFoundError
 
 if TYPE_CHECKING:
     from kumiai.node.settings import Settings
@@ -50,6 +50,23 @@ class Invocation:
     def settings(self) -> "Settings":
         """The settings alone; loads them."""
         return self.load().settings
+
+    def settings_for(self, role: str) -> "Settings":
+        """Return the settings of a member of a federation.
+
+        Raises:
+            ConfigError: a setting is wrong.
+            NotFoundError: there is neither a config file nor a certificate where the default says.
+        """
+        loaded = self.load()
+        certificate = loaded.settings.identity.certificate
+        is_default = loaded.origins.get("identity.certificate") == "default"
+        if loaded.path is None and is_default and not certificate.exists():
+            raise NotFoundError(
+                f"a config file must be given, got no kumiai.toml in {Path.cwd()}; name one with "
+                f"--config or KUMIAI_CONFIG, or write one with `kumiai config init {role}`"
+            )
+        return loaded.settings
 
 
 def invocation_of(ctx: typer.Context) -> Invocation:

@@ -102,7 +102,7 @@ def export(
 def _client(invocation: Invocation) -> "OperatorClient":
     from kumiai.node.operator.client import OperatorClient
 
-    return OperatorClient.of(invocation.settings)
+    return OperatorClient.of(invocation.settings_for("operator"))
 
 
 def _find(models: list[dict[str, Any]], run: str, version: str) -> dict[str, Any]:

@@ -176,7 +176,8 @@ def _round_data(result: "RoundResult") -> dict[str, Any]:
 
 
 def _round_line(result: "RoundResult", rounds: int) -> str:
-    told = [f"round {result.round} of {rounds}", f"{result.reports} updates"]
+    update_count = "1 update" if result.reports == 1 else f"{result.reports} updates"
+    told = [f"round {result.round} of {rounds}", update_count if result.round else "initial model"]
     if result.metrics:
         told.append(f"training: {shown_metrics(result.metrics)}")
     if result.evaluation:

@@ -62,6 +62,8 @@ def submit(
             _watch(client, run["run_id"], invocation.output)
         else:
             emit(invocation.output, run, _run_table(run))
+            if invocation.output is OutputFormat.TABLE:
+                typer.echo(f"follow it with `kumiai run watch {run['run_id']}`", err=True)
 
 
 @app.command("list")
@@ -160,6 +162,8 @@ def stop(
         if not dry_run:
             found = client.stop(found["run_id"], reason)
     emit(invocation.output, found, _run_table(found))
+    if dry_run and invocation.output is OutputFormat.TABLE:
+        typer.echo("nothing was stopped: --dry-run", err=True)
 
 
 @app.command()
@@ -175,7 +179,7 @@ def explain(ctx: typer.Context, run: Ref) -> None:
 def _client(invocation: Invocation) -> "OperatorClient":
     from kumiai.node.operator.client import OperatorClient
 
-    return OperatorClient.of(invocation.settings)
+    return OperatorClient.of(invocation.settings_for("operator"))
 
 
 def _watch(client: "OperatorClient", run_id: str, output: OutputFormat) -> None:
@@ -193,6 +197,8 @@ def _watch(client: "OperatorClient", run_id: str, output: OutputFormat) -> None:
     run = client.run(run_id)
     if output is OutputFormat.TABLE:
         typer.echo(f"run {run_id} {run['state']}: {clean(run['reason'] or 'no reason given')}")
+        if run["state"] == "finished":
+            typer.echo(f"take its model with `kumiai model export {run_id}`", err=True)
     elif output is not OutputFormat.JSONL:
         emit(output, run, Table((), ()))
     raise typer.Exit(exit_code_of_run(run))

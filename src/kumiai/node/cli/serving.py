@@ -27,7 +27,7 @@ def _client() -> None:
 @coordinator.command("start")
 def start_coordinator(ctx: typer.Context) -> None:
     """Serve clients and operators, and lead runs, until SIGINT or SIGTERM."""
-    settings = invocation_of(ctx).settings
+    settings = invocation_of(ctx).settings_for("coordinator")
     from kumiai.node.assembly.coordinator import serve_coordinator
     from kumiai.node.logs import configure_logs
 
@@ -38,7 +38,7 @@ def start_coordinator(ctx: typer.Context) -> None:
 @client.command("start")
 def start_client(ctx: typer.Context) -> None:
     """Train for the coordinator with this site's studies and data, until SIGINT or SIGTERM."""
-    settings = invocation_of(ctx).settings
+    settings = invocation_of(ctx).settings_for("client")
     from kumiai.node.assembly.client import serve_client
     from kumiai.node.logs import configure_logs
 

@@ -61,11 +61,12 @@ class PreparedRun:
         told = self.summary()
         job, model = self.job, told["model"]
         numbers = sum(array.size for array in self.arrays.values())
+        array_count = "1 array" if len(self.arrays) == 1 else f"{len(self.arrays)} arrays"
         rows = [
             ("app", job.run.app),
             ("rounds", str(job.run.rounds)),
             ("strategy", job.strategy.name),
-            ("model", f"{len(self.arrays)} arrays, {numbers} numbers"),
+            ("model", f"{array_count}, {numbers} numbers"),
             ("size", shown_size(model["size_bytes"])),
             ("digest", model["digest"]),
         ]
