@@ -43,6 +43,17 @@ def test_on_a_terminal_no_text_is_taken_for_markup(
     assert "\x1b]" not in out
 
 
+def test_on_a_narrow_terminal_the_id_of_a_line_stays_whole(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    monkeypatch.setenv("COLUMNS", "40")
+
+    emit(OutputFormat.TABLE, [], Table(("run", "why"), [("run-7nrf2wb2y5huauxa", "words " * 9)]))
+
+    assert "run-7nrf2wb2y5huauxa" in capsys.readouterr().out
+
+
 def test_programs_get_json_lines_or_yaml(capsys: pytest.CaptureFixture[str]) -> None:
     data = [{"a": "é"}, {"a": None}]
 

@@ -95,9 +95,11 @@ def _print_styled(table: Table) -> None:
         box=rich.box.SIMPLE_HEAD if table.columns else None,
         show_header=bool(table.columns),
         pad_edge=False,
+        collapse_padding=True,
     )
-    for column in table.columns or table.rows[0]:
-        shown.add_column(column, overflow="fold")
+    for index, column in enumerate(table.columns or table.rows[0]):
+        # What a line is about comes first, often an id to copy: it stays in one piece.
+        shown.add_column(column, overflow="fold", no_wrap=index == 0)
     for row in table.rows:
         # As Text: a bracket in a name is no markup.
         shown.add_row(*(rich.text.Text(clean(cell)) for cell in row))
