@@ -23,6 +23,7 @@ from kumiai.learning import (
     weighted_metrics,
     weights_of,
 )
+from kumiai.node.coordinator.metric_names import CENTRAL_PREFIX
 from kumiai.node.coordinator.namespaces import (
     model_namespace,
     state_namespace,
@@ -124,7 +125,7 @@ class Aggregator:
             examples=sum(each.examples for each in updates),
             metrics={
                 **metrics,
-                **{f"central.{name}": value for name, value in made.central.items()},
+                **{f"{CENTRAL_PREFIX}{name}": value for name, value in made.central.items()},
             },
             central_failure=made.central_failure,
         )
