@@ -13,6 +13,7 @@ import grpc
 import grpc.aio
 import numpy as np
 import pytest
+from structlog.testing import capture_logs
 
 from kumiai.core.clock import SystemClock
 from kumiai.core.codec import encode
@@ -106,8 +107,14 @@ async def test_a_revoked_client_is_refused_at_the_door(federation: Federation) -
     federation.authority.revoke("site-1", "key-compromise")
     federation.authority.revocation_list()
 
-    with pytest.raises(CertificateError, match="revoked"):
+    with (
+        capture_logs() as logged,
+        pytest.raises(CertificateError, match="revoked"),
+    ):
         await asyncio.wait_for(federation.start_client("site-1", certificate=issued), 20)
+
+    refused = [each for each in logged if each["event"] == "caller refused"]
+    assert "kumiai://test/client/site-1" in refused[0]["reason"]
 
 
 async def test_a_client_that_is_revoked_while_attached_is_sent_away(

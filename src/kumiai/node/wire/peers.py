@@ -8,6 +8,7 @@ from collections.abc import Collection
 
 import grpc
 import grpc.aio
+import structlog
 
 from kumiai.core.clock import Clock
 from kumiai.core.errors import CertificateError
@@ -26,6 +27,7 @@ class PeerAuthenticator:
         self._federation = federation
         self._clock = clock
         self._revocations = revocations
+        self._log = structlog.get_logger("kumiai.peers")
 
     def verify(self, certificate: bytes | None, roles: Collection[Role]) -> Identity:
         """Return who presents this certificate (PEM or DER).
@@ -66,5 +68,7 @@ class PeerAuthenticator:
         try:
             return self.verify(next(iter(certificates), None), roles)
         except CertificateError as error:
+            # An attempt that somebody has to see: the certificate is one of our authority.
+            self._log.warning("caller refused", address=context.peer(), reason=str(error))
             await context.abort(grpc.StatusCode.PERMISSION_DENIED, str(error))
             raise  # not reached: abort raises; for the type checker
