@@ -1,5 +1,6 @@
 """``kumiai run`` and ``kumiai model`` against a coordinator with two clients."""
 
+import json
 import os
 import pty
 import select
@@ -104,7 +105,11 @@ def test_a_job_the_coordinator_refuses_is_a_usage_error(submit: Callable[..., Ou
     assert "evaluation.central" in outcome.err
 
 
-def test_runs_are_listed_the_newest_first(federation: Federation, finished: str) -> None:
+def test_runs_are_listed_the_newest_first(
+    federation: Federation, submit: Callable[..., Outcome], finished: str
+) -> None:
+    newest = submit(*ENDLESS, "-o", "json").data["run_id"]
+
     listed = federation.invoke("run", "list", "--state", "finished", "--limit", 1, "-o", "json")
     table = federation.invoke("run", "list", "--state", "finished")
     lines = federation.invoke("run", "list", "--limit", 2, "-o", "jsonl")
@@ -112,7 +117,7 @@ def test_runs_are_listed_the_newest_first(federation: Federation, finished: str)
     assert [run["run_id"] for run in listed.data] == [finished]
     assert table.out.splitlines()[0].split()[:3] == ["RUN", "NAME", "APP"]
     assert finished in table.out
-    assert len(lines.out.splitlines()) == 2
+    assert [json.loads(line)["run_id"] for line in lines.out.splitlines()] == [newest, finished]
 
 
 def test_a_list_goes_on_over_pages(federation: Federation, finished: str) -> None:
