@@ -73,7 +73,7 @@ async def federation(
     tmp_path: Path, database_url: str, zygote: Zygote
 ) -> AsyncIterator[Federation]:
     """Lend a federation on each database, none of whose members runs yet."""
-    federation = Federation(tmp_path, database_url, zygote, {})
+    federation = Federation(tmp_path, database_url, zygote)
     yield federation
     study.release_all()
     await federation.stop()
@@ -104,7 +104,7 @@ async def undisturbed(
         folder = tmp_path / "undisturbed"
         folder.mkdir()
         url = sqlite_template.copy_to(folder / "kumiai.db")
-        federation = Federation(folder, url, zygote, {})
+        federation = Federation(folder, url, zygote)
         try:
             _undisturbed_once.append(await _run_undisturbed(federation))
         finally:

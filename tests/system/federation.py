@@ -27,7 +27,7 @@ from kumiai.node.assembly.client import new_client
 from kumiai.node.client.agent import ClientAgent
 from kumiai.node.settings import Settings
 from kumiai.node.study import initial_model
-from kumiai.storage import DatabaseManager, RoundRecord, RunRepository
+from kumiai.storage import DatabaseManager, RunRecord, RunRepository
 from kumiai.testing.crash import KILL_AT, POINTS
 from tests.system import study
 from tests.system.zygote import Child, Zygote
@@ -91,6 +91,7 @@ class Mortal:
         if not deaths:
             self.died.set()
         self._watcher: asyncio.Task[None] | None = None
+        self._forking: asyncio.Task[Child] | None = None
 
     async def start(self) -> None:
         """Begin the first life; the others follow by themselves."""
@@ -103,7 +104,8 @@ class Mortal:
             self._watcher.cancel()
             await asyncio.gather(self._watcher, return_exceptions=True)
             self._watcher = None
-        if self.child is not None:
+        if self._forking is not None:
+            self.child = await self._forking
             await self.child.kill()
 
     def report(self) -> str:
@@ -130,11 +132,14 @@ class Mortal:
         kill_at = self._deaths[number] if number < len(self._deaths) else None
         life = Life(time.monotonic(), self._folder / f"{self.name}-{number}.points", kill_at)
         self.lives.append(life)
-        self.child = await self._zygote.fork(
+        forking = self._zygote.fork(
             self._arguments,
             environment={POINTS: str(life.points_file), KILL_AT: kill_at or ""},
             log=self._folder / f"{self.name}.log",
         )
+        # A child that is on its way when this is cancelled must still be known, to be killed.
+        self._forking = asyncio.create_task(forking)
+        self.child = await asyncio.shield(self._forking)
 
 
 class Federation:
@@ -144,16 +149,15 @@ class Federation:
         folder: of this federation.
         database_url: migrated.
         zygote: forks the processes.
-        settings: of the coordinator, where they differ from the usual.
     """
 
-    def __init__(
-        self, folder: Path, database_url: str, zygote: Zygote, settings: Mapping[str, Any]
-    ) -> None:
+    def __init__(self, folder: Path, database_url: str, zygote: Zygote) -> None:
         self.folder = folder
         self.database_url = database_url
         self.agents: dict[str, ClientAgent] = {}
         self.mortal_clients: dict[str, Mortal] = {}
+        self._database = DatabaseManager(database_url)
+        self.runs = RunRepository(self._database)
         self._zygote = zygote
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._authority = CertificateManager(folder / "ca", clock=SystemClock())
@@ -164,23 +168,24 @@ class Federation:
         self._operator_context = client_context(
             operator["certificate"], operator["key"], operator["ca"]
         )
-        self._coordinator_config = self._write(
+        self.coordinator = self._new_mortal("coordinator", ())
+
+    async def start_coordinator(self, *deaths: str, **settings: Any) -> None:
+        """Start a coordinator that dies at these points, one life after the other."""
+        self._write(
             "coordinator",
             identity=self._identity(Role.COORDINATOR, "coordinator"),
-            storage={"database": database_url},
+            storage={"database": self.database_url},
             coordinator={
                 "listen": f"127.0.0.1:{self._port}",
                 "http_listen": f"127.0.0.1:{self._http_port}",
-                "data_dir": folder / "data",
+                "data_dir": self.folder / "data",
                 "heartbeat_seconds": 0.5,
                 **settings,
             },
         )
-        self.coordinator = self._new_mortal("coordinator", ())
-
-    async def start_coordinator(self, *deaths: str) -> None:
-        """Start a coordinator that dies at these points, one life after the other."""
         self.coordinator = self._new_mortal("coordinator", deaths)
+        await self._database.connect()
         await self.coordinator.start()
         await self._until_it_listens()
 
@@ -213,36 +218,36 @@ class Federation:
             await self.stop_living_client(name)
         mortals = [self.coordinator, *self.mortal_clients.values()]
         await asyncio.gather(*(mortal.kill() for mortal in mortals))
+        await self._database.close()
 
     async def submit(self, job: Mapping[str, Any]) -> str:
         """Submit a job, as often as it takes, and return the run's id."""
         run_id = new_id("run")
         buffers = encode(initial_model(study.app, job.get("train", {}), seed=0))
         body, digest = b"".join(buffers), digest_of(buffers)
-        await self._put(
-            f"/api/v1/runs/{run_id}/model", content=body, headers={"X-Kumiai-Digest": digest}
-        )
-        await self._put(f"/api/v1/runs/{run_id}", json={"job": dict(job), "model_digest": digest})
+        upload = {"content": body, "headers": {"X-Kumiai-Digest": digest}}
+        async with self.http() as http:
+            await _put(http, f"/api/v1/runs/{run_id}/model", upload)
+            await _put(
+                http, f"/api/v1/runs/{run_id}", {"json": {"job": job, "model_digest": digest}}
+            )
         return run_id
 
     async def wait_for_end(self, run_id: str) -> None:
         """Return once the run has finished, and the deaths that were asked for have happened."""
         for mortal in (self.coordinator, *self.mortal_clients.values()):
             await mortal.died.wait()
-        await self.wait_until(run_id, lambda run: run["state"] in _ENDED)
-        async with self.http() as http:
-            run = (await http.get(f"/api/v1/runs/{run_id}")).json()
-        assert run["state"] == "finished", run["reason"]
+        run = await self.wait_until(run_id, lambda run: run.state in _ENDED)
+        assert run.state == "finished", run.reason
 
-    async def wait_until(self, run_id: str, is_so: Callable[[Mapping[str, Any]], bool]) -> None:
-        """Return once it is so, as far as the coordinator is there to be asked."""
-        async with self.http() as http:
-            while True:
-                with contextlib.suppress(httpx.TransportError):
-                    answer = await http.get(f"/api/v1/runs/{run_id}")
-                    if answer.status_code == 200 and is_so(answer.json()):
-                        return
-                await asyncio.sleep(0.05)
+    async def wait_until(self, run_id: str, is_so: Callable[[RunRecord], bool]) -> RunRecord:
+        """Return the run's row once it is so.
+
+        Read from the database: it is there while the coordinator is not, and asking costs less.
+        """
+        while not is_so(run := await self.runs.get(run_id)):
+            await asyncio.sleep(0.02)
+        return run
 
     def http(self) -> httpx.AsyncClient:
         """Return an HTTP client with the operator's certificate."""
@@ -302,19 +307,18 @@ class Federation:
         issued = self._certificates[name]
         return {"certificate": issued.cert, "key": issued.key, "ca": issued.ca}
 
-    async def _put(self, path: str, **request: Any) -> None:
-        async with self.http() as http:
-            while True:
-                with contextlib.suppress(httpx.TransportError):
-                    answer = await http.put(path, **request)
-                    assert answer.status_code in {200, 201}, answer.text
-                    return
-                await asyncio.sleep(0.02)
+    def _write(self, name: str, **tables: Mapping[str, Any]) -> None:
+        text = "".join(_table_text(table, tables[table]) for table in tables)
+        (self.folder / f"{name}.toml").write_text(text)
 
-    def _write(self, name: str, **tables: Mapping[str, Any]) -> Path:
-        path = self.folder / f"{name}.toml"
-        path.write_text("".join(_table_text(table, tables[table]) for table in tables))
-        return path
+
+async def _put(http: httpx.AsyncClient, path: str, request: Mapping[str, Any]) -> None:
+    while True:
+        with contextlib.suppress(httpx.TransportError):
+            answer = await http.put(path, **request)
+            assert answer.status_code in {200, 201}, answer.text
+            return
+        await asyncio.sleep(0.02)
 
 
 def _stacks() -> str:
@@ -375,38 +379,32 @@ class Trace:
 
 async def trace_of(federation: Federation, run_id: str) -> Trace:
     """Return the trace of a run, read from the rows and from the disk."""
-    database = DatabaseManager(federation.database_url)
-    await database.connect()
-    try:
-        runs = RunRepository(database)
-        run = await runs.get(run_id)
-        opened = [
-            event.round
-            for event in await runs.events(run_id, limit=1000)
-            if event.kind == "round_opened"
-        ]
-        rounds = await runs.rounds(run_id)
-        last = rounds[-1]
-        traces = [
-            RoundTrace(
-                each.round,
-                each.stage,
-                each.base_digest,
-                each.model_digest,
-                each.reports,
-                each.examples,
-                each.metrics,
-                tuple(
-                    (update.client_id, update.digest, update.examples)
-                    for update in await runs.updates(run_id, each.round)
-                ),
-                opened.count(each.round),
-            )
-            for each in rounds
-        ]
-        models = {f"models/{run_id}/{model.digest}" for model in await runs.models(run_id)}
-    finally:
-        await database.close()
+    runs = federation.runs
+    run = await runs.get(run_id)
+    opened = [
+        event.round
+        for event in await runs.events(run_id, limit=1000)
+        if event.kind == "round_opened"
+    ]
+    rounds = await runs.rounds(run_id)
+    traces = [
+        RoundTrace(
+            each.round,
+            each.stage,
+            each.base_digest,
+            each.model_digest,
+            each.reports,
+            each.examples,
+            each.metrics,
+            tuple(
+                (update.client_id, update.digest, update.examples)
+                for update in await runs.updates(run_id, each.round)
+            ),
+            opened.count(each.round),
+        )
+        for each in rounds
+    ]
+    models = {f"models/{run_id}/{model.digest}" for model in await runs.models(run_id)}
     blobs = federation.folder / "data" / "blobs"
     files = {
         str(path.relative_to(blobs))
@@ -418,25 +416,15 @@ async def trace_of(federation: Federation, run_id: str) -> Trace:
         run.state,
         tuple(traces),
         run.model_digest,
-        last.evaluation,
-        last.evaluation_reports,
+        rounds[-1].evaluation,
+        rounds[-1].evaluation_reports,
         tuple(sorted(file.replace(run_id, "RUN") for file in files - models)),
     )
 
 
-async def rounds_of(federation: Federation, run_id: str) -> list[RoundRecord]:
-    """Return the rows of the rounds, the initial model's first."""
-    database = DatabaseManager(federation.database_url)
-    await database.connect()
-    try:
-        return await RunRepository(database).rounds(run_id)
-    finally:
-        await database.close()
-
-
 async def attempts_of(federation: Federation, run_id: str) -> list[int]:
     """Return how many attempts each round took; the initial model took none."""
-    return [each.attempt for each in (await rounds_of(federation, run_id))[1:]]
+    return [each.attempt for each in (await federation.runs.rounds(run_id))[1:]]
 
 
 def free_ports(count: int) -> list[int]:

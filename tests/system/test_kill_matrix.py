@@ -10,7 +10,6 @@ import asyncio
 import re
 import signal
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
@@ -18,7 +17,7 @@ from kumiai.testing.crash import parse
 from tests.meta.repository import ROOT
 from tests.system import study
 from tests.system.conftest import JOB, Undisturbed
-from tests.system.federation import SITES, Federation, Mortal, attempts_of, rounds_of, trace_of
+from tests.system.federation import SITES, Federation, Mortal, attempts_of, trace_of
 
 Note = Callable[[str, Mortal], None]
 
@@ -229,7 +228,7 @@ async def test_a_client_that_never_returns_costs_the_grace_when_the_quorum_stand
         await client.died.wait()
         await federation.wait_for_end(run_id)
 
-    first = (await rounds_of(federation, run_id))[1]
+    first = await federation.runs.round(run_id, 1)
     assert first.close_reason == "grace after the quorum is over, 1 clients silent"
     assert first.reports == 2
     assert 1.0 <= first.closed_at - first.quorum_at < 3.0
@@ -247,7 +246,7 @@ async def test_a_client_that_never_returns_costs_the_deadline_at_most(
         await client.died.wait()
         await federation.wait_for_end(run_id)
 
-    first = (await rounds_of(federation, run_id))[1]
+    first = await federation.runs.round(run_id, 1)
     assert first.reports == 2
     assert 2.0 <= first.closed_at - first.opened_at < 4.0
 
@@ -276,7 +275,7 @@ async def test_the_last_model_is_measured_by_clients_that_come_back_late(
         await federation.coordinator.died.wait()
         for name in SITES:
             await federation.stop_living_client(name)
-        await federation.wait_until(run_id, lambda run: run["epoch"] == 2)
+        await federation.wait_until(run_id, lambda run: run.epoch == 2)
         federation.start_living_clients(*SITES)
         await federation.wait_for_end(run_id)
 
@@ -290,10 +289,11 @@ async def test_a_stopped_run_leaves_no_update_behind(federation: Federation) -> 
     async with federation.within(SECONDS):
         run_id = await federation.submit(JOB)
         await asyncio.to_thread(held.wait, SECONDS)
-        await federation.wait_until(run_id, lambda run: run["counts"]["reported"] == 2)
+        while (await federation.runs.progress(run_id, 2)).reported < 2:
+            await asyncio.sleep(0.02)
         async with federation.http() as http:
             await http.post(f"/api/v1/runs/{run_id}/stop", json={"reason": "enough"})
-        await federation.wait_until(run_id, lambda run: run["state"] == "stopped")
+        await federation.wait_until(run_id, lambda run: run.state == "stopped")
         while files := (await trace_of(federation, run_id)).files_left:
             await asyncio.sleep(0.02)
 
@@ -301,16 +301,16 @@ async def test_a_stopped_run_leaves_no_update_behind(federation: Federation) -> 
 
 
 async def test_a_coordinator_halted_for_longer_than_its_lease_goes_on_when_it_wakes(
-    tmp_path: Path, database_url: str, federation: Federation, undisturbed: Undisturbed
+    federation: Federation, undisturbed: Undisturbed
 ) -> None:
     held = study.hold_back("site-3", 2)
-    await federation.start_coordinator()
+    await federation.start_coordinator(lease_seconds=1.0)
     federation.start_living_clients(*SITES)
     async with federation.within(SECONDS):
         run_id = await federation.submit(JOB)
         await asyncio.to_thread(held.wait, SECONDS)
         federation.coordinator.child.send(signal.SIGSTOP)
-        await asyncio.sleep(2.5)  # a lease ends by the database's clock, which no test can turn
+        await asyncio.sleep(2.5)  # leases end by the database's clock, which no test can turn
         federation.coordinator.child.send(signal.SIGCONT)
         study.release_all()
         await federation.wait_for_end(run_id)

@@ -125,7 +125,10 @@ def serve(path: str) -> None:
                 if pid == 0:
                     listener.close()
                     _become(request, parent, connection, lines)
-                connection.sendall(f"{pid}\n".encode())
+                try:
+                    connection.sendall(f"{pid}\n".encode())
+                except ConnectionError:
+                    os.kill(pid, signal.SIGKILL)  # whoever asked is gone
 
 
 def _import_everything() -> None:
