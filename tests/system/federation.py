@@ -118,6 +118,10 @@ class Mortal:
         while True:
             assert self.child is not None
             await self.child.ended()
+            if self.returns and not self.lives[-1].names():
+                self.lives.pop()  # it never began: somebody held its port for a moment
+                await self._begin_life()
+                continue
             self.on_death()
             if len(self.lives) >= len(self._deaths):
                 self.died.set()

@@ -349,8 +349,8 @@ def points_of_the_matrix() -> set[str]:
 
 def died_at(mortal: Mortal, *deaths: str) -> None:
     """Check that each life but the last ended where it should have."""
-    ends = [life.names()[-1] for life in mortal.lives[:-1]]
-    assert ends == [parse(death)[-1].name for death in deaths], mortal.report()
+    ends = [life.names()[-1:] for life in mortal.lives[:-1]]
+    assert ends == [[parse(death)[-1].name] for death in deaths], mortal.report()
 
 
 async def _start_with_a_client_that_never_returns(federation: Federation) -> Mortal:
