@@ -1,0 +1,14 @@
+"""What the cache owes the truth: the outbox of late writes, the cache's epoch."""
+
+revision = "0003"
+down_revision = "0002"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    """Nothing yet."""
+
+
+def downgrade() -> None:
+    """Nothing yet."""
