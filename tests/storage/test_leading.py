@@ -6,7 +6,7 @@ from sqlalchemy import text
 
 from kumiai.core import failpoints
 from kumiai.core.errors import ConflictError, FencedError, NotFoundError
-from kumiai.storage import DatabaseManager, Lease, RunRecord, RunRepository
+from kumiai.storage import DatabaseManager, Lease, RunRecord, RunRepository, UpdateInbox
 from kumiai.storage.accepting import accept_updates
 from tests.storage.leading import TTL_SECONDS, Leading, new_run, request_of
 
@@ -235,9 +235,9 @@ async def test_a_round_starts_from_the_model_of_the_run(leading: Leading) -> Non
     await leading.open(2)
 
 
-async def test_who_was_asked_to_evaluate_stays_so(leading: Leading) -> None:
+async def test_who_was_asked_to_evaluate_stays_so(leading: Leading, inbox: UpdateInbox) -> None:
     await leading.open(1, evaluate=["a", "b"])
-    await leading.runs.accept_evaluation("run-a", 0, "a", 5, {})
+    await inbox.accept_evaluation("run-a", 0, "a", 5, {})
 
     await leading.runs.open_evaluation(leading.lease, 0, ["a", "b", "c"])
 

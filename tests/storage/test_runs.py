@@ -5,7 +5,14 @@ import pytest
 from sqlalchemy import text
 
 from kumiai.core.errors import ConflictError, NotFoundError
-from kumiai.storage import DatabaseManager, EventRecord, RunRecord, RunRepository, run_reports
+from kumiai.storage import (
+    DatabaseManager,
+    EventRecord,
+    RunRecord,
+    RunRepository,
+    UpdateInbox,
+    run_reports,
+)
 from kumiai.storage.rows import add_event_row
 from tests.storage.leading import TTL_SECONDS, Leading, new_run
 
@@ -288,12 +295,14 @@ async def test_an_assignment_that_does_not_exist_does_not_fail(leading: Leading)
     assert await kinds_of_events(leading.runs) == before
 
 
-async def test_progress_counts_each_state_and_tells_the_time(leading: Leading) -> None:
+async def test_progress_counts_each_state_and_tells_the_time(
+    leading: Leading, inbox: UpdateInbox
+) -> None:
     runs = leading.runs
     await leading.open(clients=["a", "b", "c", "d"], evaluate=["a", "b"])
     await runs.fail_assignment("run-a", 1, "a", "train", state="failed", reason="oom")
     await runs.fail_assignment("run-a", 1, "b", "train", state="refused", reason="no")
-    await runs.accept_evaluation("run-a", 0, "a", 5, {})
+    await inbox.accept_evaluation("run-a", 0, "a", 5, {})
 
     train = await runs.progress("run-a", 1)
     evaluate = await runs.progress("run-a", 0, "evaluate")
@@ -316,7 +325,9 @@ async def test_progress_of_a_round_without_assignments_counts_none(
     assert (progress.assigned, progress.reported, progress.stage) == (0, 0, "published")
 
 
-async def test_open_assignments_are_what_a_client_still_owes(leading: Leading) -> None:
+async def test_open_assignments_are_what_a_client_still_owes(
+    leading: Leading, inbox: UpdateInbox
+) -> None:
     runs = leading.runs
     await leading.open(evaluate=["a", "b"])
     other, _ = await runs.create(new_run("run-b"))
@@ -326,7 +337,7 @@ async def test_open_assignments_are_what_a_client_still_owes(leading: Leading) -
     await Leading(runs, lease).open(clients=["a"])
 
     owed = await runs.open_assignments("a")
-    await runs.accept_evaluation("run-a", 0, "a", 5, {})
+    await inbox.accept_evaluation("run-a", 0, "a", 5, {})
     await runs.close_round(leading.lease, 1, "deadline")
     owed_later = await runs.open_assignments("a")
 
@@ -376,12 +387,12 @@ async def test_find_model_returns_the_latest_or_the_one_of_a_round(leading: Lead
     assert await leading.runs.find_model("run-a", 2) is None
 
 
-async def test_an_evaluation_counts_once(leading: Leading) -> None:
+async def test_an_evaluation_counts_once(leading: Leading, inbox: UpdateInbox) -> None:
     runs = leading.runs
     await leading.open(evaluate=["a"])
 
-    first = await runs.accept_evaluation("run-a", 0, "a", 5, {"accuracy": 0.5})
-    again = await runs.accept_evaluation("run-a", 0, "a", 6, {"accuracy": 0.9})
+    first = await inbox.accept_evaluation("run-a", 0, "a", 5, {"accuracy": 0.5})
+    again = await inbox.accept_evaluation("run-a", 0, "a", 6, {"accuracy": 0.9})
 
     assert (first, again) == (True, True)
     (report,) = await runs.evaluations("run-a", 0)
@@ -389,21 +400,23 @@ async def test_an_evaluation_counts_once(leading: Leading) -> None:
     assert [each.state for each in await runs.assignments("run-a", 0)] == ["reported"]
 
 
-async def test_an_evaluation_nobody_asked_for_does_not_count(leading: Leading) -> None:
+async def test_an_evaluation_nobody_asked_for_does_not_count(
+    leading: Leading, inbox: UpdateInbox
+) -> None:
     await leading.open(evaluate=["a"])
 
-    assert not await leading.runs.accept_evaluation("run-a", 0, "b", 5, {})
-    assert not await leading.runs.accept_evaluation("run-x", 0, "a", 5, {})
+    assert not await inbox.accept_evaluation("run-a", 0, "b", 5, {})
+    assert not await inbox.accept_evaluation("run-x", 0, "a", 5, {})
     assert await leading.runs.evaluations("run-a", 0) == []
 
 
-async def test_a_late_evaluation_does_not_count(leading: Leading) -> None:
+async def test_a_late_evaluation_does_not_count(leading: Leading, inbox: UpdateInbox) -> None:
     await leading.open(evaluate=["a", "b"])
-    await leading.runs.accept_evaluation("run-a", 0, "a", 5, {})
+    await inbox.accept_evaluation("run-a", 0, "a", 5, {})
     await leading.runs.close_evaluation(leading.lease, 0)
 
-    assert not await leading.runs.accept_evaluation("run-a", 0, "b", 5, {})
-    assert await leading.runs.accept_evaluation("run-a", 0, "a", 5, {})
+    assert not await inbox.accept_evaluation("run-a", 0, "b", 5, {})
+    assert await inbox.accept_evaluation("run-a", 0, "a", 5, {})
     states = {each.client_id: each.state for each in await leading.runs.assignments("run-a", 0)}
     assert states == {"a": "reported", "b": "late"}
 

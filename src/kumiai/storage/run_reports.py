@@ -7,12 +7,9 @@ from sqlalchemy import select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from kumiai.core.errors import ConflictError, NotFoundError
-from kumiai.storage.accepting import accept_evaluations
 from kumiai.storage.records import (
     AssignmentKind,
-    EvaluationRequest,
     EventLevel,
-    Metrics,
     NewRun,
     RunRecord,
 )
@@ -157,25 +154,6 @@ class RunReports(RunQueries):
                 client_id=client_id,
             )
         return True
-
-    async def accept_evaluation(
-        self,
-        run_id: str,
-        round: int,  # noqa: A002 - the glossary's word
-        client_id: str,
-        examples: int,
-        metrics: Metrics,
-    ) -> bool:
-        """Count one evaluation report; `UpdateInbox.accept_evaluation` does so in batches.
-
-        Returns:
-            Whether a report of this client stands, be it this one or an earlier one. ``False``:
-            the client was not asked, or it is too late.
-        """
-        request = EvaluationRequest(run_id, round, client_id, examples, metrics)
-        async with self._database.transaction() as connection:
-            (stands,) = await accept_evaluations(connection, [request])
-        return stands
 
     @staticmethod
     async def _row_of(connection: AsyncConnection, run_id: str) -> RunRecord:
