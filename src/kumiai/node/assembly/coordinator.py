@@ -4,10 +4,11 @@ import os
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
+from dataclasses import dataclass
 from typing import Any
 
 from kumiai.core.arrays import NamedArrays
-from kumiai.core.clock import SystemClock
+from kumiai.core.clock import Clock, SystemClock
 from kumiai.core.errors import ConfigError
 from kumiai.identity import (
     RevocationWatcher,
@@ -23,12 +24,12 @@ from kumiai.node.coordinator.intake import UpdateIntake
 from kumiai.node.coordinator.leadership import RunSupervisor
 from kumiai.node.coordinator.rounds import RoundEngine
 from kumiai.node.coordinator.run_facts import RunFactsCache
-from kumiai.node.coordinator.server import CoordinatorServer, DataDirectory
+from kumiai.node.coordinator.server import CoordinatorServer, DataDirectory, HttpServer
 from kumiai.node.coordinator.session_service import SessionService, SessionTimes
 from kumiai.node.coordinator.sessions import SessionHub
 from kumiai.node.coordinator.signals import RunSignals
 from kumiai.node.coordinator.tasks import TaskWriter
-from kumiai.node.settings import Settings
+from kumiai.node.settings import IdentitySettings, Settings
 from kumiai.node.study import Site, run_evaluate
 from kumiai.node.wire.channel import TlsFiles
 from kumiai.node.wire.peers import PeerAuthenticator
@@ -79,127 +80,130 @@ def new_coordinator(settings: Settings, coordinator_id: str) -> CoordinatorServe
     Raises:
         KumiaiError: certificates, revocation list, studies or settings can not be used.
     """
-    from kumiai.node.http import (  # noqa: PLC0415 - FastAPI costs a third of a second
-        ApiDependencies,
-        create_app,
-        new_http_server,
-    )
-
-    clock = SystemClock()
-    own = verify_own_certificate(
-        settings.identity.certificate,
-        settings.identity.key,
-        settings.identity.ca,
-        clock,
-        role=Role.COORDINATOR,
-    )
-    revocations = None
-    if settings.identity.crl is not None:
-        revocations = RevocationWatcher(settings.identity.crl, settings.identity.ca, clock)
-    authenticator = PeerAuthenticator(
-        federation=own.federation, clock=clock, revocations=revocations
-    )
-    database = DatabaseManager(_database_url(settings), pool_size=settings.storage.pool_size)
-    blobs = LocalBlobStore(settings.coordinator.data_dir / "blobs")
-    runs, clients = RunRepository(database), ClientRegistryRepository(database)
-    inbox, signals, meter = UpdateInbox(database), RunSignals(), TransferMeter()
-    facts = RunFactsCache(runs=runs, blobs=blobs)
-    checkers = ThreadPoolExecutor(min(4, os.cpu_count() or 1), thread_name_prefix="kumiai-check")
-    workers = ThreadPoolExecutor(2, thread_name_prefix="kumiai-aggregate")
-    folders = ThreadPoolExecutor(
-        settings.coordinator.fold_threads, thread_name_prefix="kumiai-fold"
-    )
-    evaluator = _central_evaluator(settings)
-    aggregator = Aggregator(
-        blobs=blobs,
-        worker=workers,
-        fold_executor=folders,
-        fold_threads=settings.coordinator.fold_threads,
-        evaluator=evaluator,
-    )
-    hub, tasks = SessionHub(clock), TaskWriter(runs)
-    engine = RoundEngine(
-        runs=runs,
-        blobs=blobs,
-        directory=hub,
-        tasks=tasks,
-        aggregator=aggregator,
-        signals=signals,
-        clock=clock,
-    )
-    supervisor = RunSupervisor(
-        engine, leader=coordinator_id, lease_seconds=settings.coordinator.lease_seconds
-    )
-    intake = UpdateIntake(
-        runs=runs, inbox=inbox, blobs=blobs, signals=signals, facts=facts, executor=checkers
-    )
-    sessions = SessionService(
-        coordinator_id=coordinator_id,
-        authenticator=authenticator,
-        hub=hub,
-        runs=runs,
-        clients=clients,
-        evaluations=EvaluationIntake(inbox=inbox, signals=signals, facts=facts),
-        tasks=tasks,
-        signals=signals,
-        clock=clock,
-        times=SessionTimes(heartbeat_seconds=settings.coordinator.heartbeat_seconds),
-    )
-    blob_service = BlobService(
-        authenticator=authenticator, runs=runs, blobs=blobs, intake=intake, meter=meter
-    )
-    app = create_app(
-        ApiDependencies(
-            database=database,
-            runs=runs,
-            clients=clients,
-            blobs=blobs,
-            hub=hub,
-            supervisor=supervisor,
-            signals=signals,
-            authenticator=authenticator,
-            meter=meter,
-            clock=clock,
-            coordinator_id=coordinator_id,
-            can_evaluate=aggregator.can_evaluate,
-        )
-    )
-
-    async def open_stores() -> None:
-        await database.connect()
-        await database.migrate()
-        await inbox.start()
-
-    async def close_stores() -> None:
-        # From the last to the first; one that can not be closed does not keep the others open.
-        async with AsyncExitStack() as parts:
-            for executor in (checkers, workers, folders):
-                parts.callback(executor.shutdown, wait=False, cancel_futures=True)
-            parts.push_async_callback(blobs.close)
-            parts.push_async_callback(database.close)
-            parts.push_async_callback(inbox.close)
-
-    identity = settings.identity
+    shared = _shared(settings, coordinator_id)
+    supervisor = _supervisor(shared)
     return CoordinatorServer(
         listen=settings.coordinator.listen,
-        tls=TlsFiles(certificate=identity.certificate, key=identity.key, ca=identity.ca),
-        sessions=sessions,
-        blobs=blob_service,
-        hub=hub,
-        supervisor=supervisor,
-        http=new_http_server(
-            app,
-            settings.coordinator.http_listen,
-            server_context(
-                identity.certificate,
-                identity.key,
-                identity.ca,
-                client_certificate="optional",
-            ),
+        tls=TlsFiles(
+            certificate=settings.identity.certificate,
+            key=settings.identity.key,
+            ca=settings.identity.ca,
         ),
-        open_stores=open_stores,
-        stores_ended=inbox.ended,
-        close_stores=close_stores,
+        sessions=_session_service(shared),
+        blobs=_blob_service(shared),
+        hub=shared.hub,
+        supervisor=supervisor,
+        http=_http_server(shared, supervisor),
+        open_stores=shared.stores.open,
+        stores_ended=shared.stores.inbox.ended,
+        close_stores=shared.close,
+    )
+
+
+# ------------------------------------------------------------------------- what the parts share
+
+
+@dataclass(frozen=True, slots=True)
+class _Stores:
+    """Where a coordinator keeps things, and who may speak of them."""
+
+    database: DatabaseManager
+    blobs: LocalBlobStore
+    inbox: UpdateInbox
+    runs: RunRepository
+    clients: ClientRegistryRepository
+
+    async def open(self) -> None:
+        await self.database.connect()
+        await self.database.migrate()
+        await self.inbox.start()
+
+
+@dataclass(frozen=True, slots=True)
+class _Executors:
+    """Threads by what they do, so that long work of one kind does not hold up another."""
+
+    checking: ThreadPoolExecutor
+    aggregating: ThreadPoolExecutor
+    folding: ThreadPoolExecutor
+
+    def shutdown(self) -> None:
+        for executor in (self.folding, self.aggregating, self.checking):
+            executor.shutdown(wait=False, cancel_futures=True)
+
+
+@dataclass(frozen=True, slots=True)
+class _Shared:
+    """What more than one part of a coordinator works with."""
+
+    settings: Settings
+    coordinator_id: str
+    clock: Clock
+    authenticator: PeerAuthenticator
+    stores: _Stores
+    executors: _Executors
+    hub: SessionHub
+    signals: RunSignals
+    meter: TransferMeter
+    tasks: TaskWriter
+    facts: RunFactsCache
+    aggregator: Aggregator
+
+    async def close(self) -> None:
+        # From the last to the first; one that can not be closed does not keep the others open.
+        async with AsyncExitStack() as parts:
+            parts.callback(self.executors.shutdown)
+            parts.push_async_callback(self.stores.blobs.close)
+            parts.push_async_callback(self.stores.database.close)
+            parts.push_async_callback(self.stores.inbox.close)
+
+
+def _shared(settings: Settings, coordinator_id: str) -> _Shared:
+    clock = SystemClock()
+    # Certificates and studies first: what can be wrong about them costs no thread and no file.
+    authenticator = _authenticator(settings.identity, clock)
+    evaluator = _central_evaluator(settings)
+    stores, executors = _stores(settings), _executors(settings)
+    return _Shared(
+        settings=settings,
+        coordinator_id=coordinator_id,
+        clock=clock,
+        authenticator=authenticator,
+        stores=stores,
+        executors=executors,
+        hub=SessionHub(clock),
+        signals=RunSignals(),
+        meter=TransferMeter(),
+        tasks=TaskWriter(stores.runs),
+        facts=RunFactsCache(runs=stores.runs, blobs=stores.blobs),
+        aggregator=Aggregator(
+            blobs=stores.blobs,
+            worker=executors.aggregating,
+            fold_executor=executors.folding,
+            fold_threads=settings.coordinator.fold_threads,
+            evaluator=evaluator,
+        ),
+    )
+
+
+def _authenticator(identity: IdentitySettings, clock: Clock) -> PeerAuthenticator:
+    own = verify_own_certificate(
+        identity.certificate, identity.key, identity.ca, clock, role=Role.COORDINATOR
+    )
+    revocations = None
+    if identity.crl is not None:
+        revocations = RevocationWatcher(identity.crl, identity.ca, clock)
+    return PeerAuthenticator(federation=own.federation, clock=clock, revocations=revocations)
+
+
+def _stores(settings: Settings) -> _Stores:
+    database = DatabaseManager(_database_url(settings), pool_size=settings.storage.pool_size)
+    return _Stores(
+        database=database,
+        blobs=LocalBlobStore(settings.coordinator.data_dir / "blobs"),
+        inbox=UpdateInbox(database),
+        runs=RunRepository(database),
+        clients=ClientRegistryRepository(database),
     )
 
 
@@ -207,6 +211,102 @@ def _database_url(settings: Settings) -> str:
     if settings.storage.database is not None:
         return settings.storage.database.get_secret_value()
     return f"sqlite:///{settings.coordinator.data_dir.resolve() / 'kumiai.db'}"
+
+
+def _executors(settings: Settings) -> _Executors:
+    def pool(thread_count: int, name: str) -> ThreadPoolExecutor:
+        return ThreadPoolExecutor(thread_count, thread_name_prefix=f"kumiai-{name}")
+
+    return _Executors(
+        checking=pool(min(4, os.cpu_count() or 1), "check"),
+        aggregating=pool(2, "aggregate"),
+        folding=pool(settings.coordinator.fold_threads, "fold"),
+    )
+
+
+# ------------------------------------------------------------------------------------- the parts
+
+
+def _supervisor(shared: _Shared) -> RunSupervisor:
+    engine = RoundEngine(
+        runs=shared.stores.runs,
+        blobs=shared.stores.blobs,
+        directory=shared.hub,
+        tasks=shared.tasks,
+        aggregator=shared.aggregator,
+        signals=shared.signals,
+        clock=shared.clock,
+    )
+    return RunSupervisor(
+        engine,
+        leader=shared.coordinator_id,
+        lease_seconds=shared.settings.coordinator.lease_seconds,
+    )
+
+
+def _session_service(shared: _Shared) -> SessionService:
+    stores, signals = shared.stores, shared.signals
+    return SessionService(
+        coordinator_id=shared.coordinator_id,
+        authenticator=shared.authenticator,
+        hub=shared.hub,
+        runs=stores.runs,
+        clients=stores.clients,
+        evaluations=EvaluationIntake(inbox=stores.inbox, signals=signals, facts=shared.facts),
+        tasks=shared.tasks,
+        signals=signals,
+        clock=shared.clock,
+        times=SessionTimes(heartbeat_seconds=shared.settings.coordinator.heartbeat_seconds),
+    )
+
+
+def _blob_service(shared: _Shared) -> BlobService:
+    stores = shared.stores
+    intake = UpdateIntake(
+        runs=stores.runs,
+        inbox=stores.inbox,
+        blobs=stores.blobs,
+        signals=shared.signals,
+        facts=shared.facts,
+        executor=shared.executors.checking,
+    )
+    return BlobService(
+        authenticator=shared.authenticator,
+        runs=stores.runs,
+        blobs=stores.blobs,
+        intake=intake,
+        meter=shared.meter,
+    )
+
+
+def _http_server(shared: _Shared, supervisor: RunSupervisor) -> HttpServer:
+    from kumiai.node.http import (  # noqa: PLC0415 - FastAPI costs a third of a second
+        ApiDependencies,
+        create_app,
+        new_http_server,
+    )
+
+    app = create_app(
+        ApiDependencies(
+            database=shared.stores.database,
+            runs=shared.stores.runs,
+            clients=shared.stores.clients,
+            blobs=shared.stores.blobs,
+            hub=shared.hub,
+            supervisor=supervisor,
+            signals=shared.signals,
+            authenticator=shared.authenticator,
+            meter=shared.meter,
+            clock=shared.clock,
+            coordinator_id=shared.coordinator_id,
+            can_evaluate=shared.aggregator.can_evaluate,
+        )
+    )
+    identity = shared.settings.identity
+    tls = server_context(
+        identity.certificate, identity.key, identity.ca, client_certificate="optional"
+    )
+    return new_http_server(app, shared.settings.coordinator.http_listen, tls)
 
 
 def _central_evaluator(settings: Settings) -> CentralEvaluator | None:
