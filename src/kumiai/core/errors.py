@@ -14,7 +14,8 @@
     ├── UpdateRejectedError    a client's update cannot enter the sum
     ├── TransportError         the other side cannot be reached; trying again may help
     └── StorageError           the database or blob store failed
-        └── SchemaError        the database's schema does not fit this version
+        ├── SchemaError        the database's schema does not fit this version
+        └── UnavailableError   the store cannot be reached; trying again may help
 
 Mistakes of the calling code are ``ValueError`` and ``TypeError``, never these. Messages read
 ``{name} must {rule}, got {value}``, lower case, without a full stop and without secrets.
@@ -35,6 +36,7 @@ __all__ = [
     "SchemaError",
     "StorageError",
     "TransportError",
+    "UnavailableError",
     "UpdateRejectedError",
 ]
 
@@ -97,3 +99,7 @@ class StorageError(KumiaiError):
 
 class SchemaError(StorageError):
     """The database's schema is older or newer than this version of Kumiai, or damaged."""
+
+
+class UnavailableError(StorageError):
+    """The store cannot be reached now; trying again may help."""

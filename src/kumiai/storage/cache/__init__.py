@@ -1,0 +1,1 @@
+"""Values kept near: an accelerator without which everything is right as well."""
