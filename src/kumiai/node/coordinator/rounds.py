@@ -155,7 +155,6 @@ class RunDriver:
                 case "published" if current.round == run.rounds_total:
                     return
                 case "published":
-                    await self._clean_up(job, current.round)
                     await self._open(run, job, current)
                 case "collecting":
                     await self._collect(run, job, current)
@@ -243,6 +242,8 @@ class RunDriver:
         runs, number = self._engine.runs, current.round
         await self._deliver(run, job, number)
         failpoints.reach("coordinator.round.delivered")
+        # Only now: deleting hundreds of megabytes takes longer than telling the clients.
+        await self._clean_up(job, number - 1)
         while True:
             progress = await runs.progress(self._run_id, number)
             decision = decide(
