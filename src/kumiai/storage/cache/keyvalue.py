@@ -101,6 +101,12 @@ class KeyValueStore(Protocol):
         """Delete the key if it holds just this value; return whether it did."""
         ...
 
+    async def compare_and_set(
+        self, key: str, expected: bytes, value: bytes, *, expire_seconds: float | None = None
+    ) -> bool:
+        """Store ``value`` if the key holds just ``expected``; return whether it did."""
+        ...
+
     async def seconds_left(self, key: str) -> float | None:
         """Return how long the key still lives: infinity for ever, ``None`` when it is absent."""
         ...

@@ -128,6 +128,16 @@ class MemoryKeyValue:
         self._remove(key)
         return True
 
+    async def compare_and_set(
+        self, key: str, expected: bytes, value: bytes, *, expire_seconds: float | None = None
+    ) -> bool:
+        """Store ``value`` if the key holds just ``expected``; return whether it did."""
+        verify_expiry(expire_seconds)
+        entry = self._find(key)
+        if entry is None or entry.value != expected:
+            return False
+        return self._put(key, bytes(value), self._expiry(expire_seconds))
+
     async def seconds_left(self, key: str) -> float | None:
         """Return how long the key still lives: infinity for ever, ``None`` when it is absent."""
         entry = self._find(key)
