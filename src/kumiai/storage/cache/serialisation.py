@@ -44,7 +44,7 @@ class Serializer(Protocol):
 
 
 class JSONSerializer:
-    """JSON by way of orjson: integers of 64 bits, times as ISO 8601 text."""
+    """JSON by way of orjson: text, booleans, null, floats, integers of 64 bits, lists and dicts."""
 
     def dumps(self, value: Any) -> bytes:
         """Return the bytes of a value.
