@@ -18,22 +18,31 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Final
 
+import grpc
 import httpx
 
 from kumiai.core.clock import Clock
-from kumiai.core.errors import ConfigError, KumiaiError, NotFoundError, SchemaError
+from kumiai.core.errors import (
+    CertificateError,
+    ConfigError,
+    KumiaiError,
+    NotFoundError,
+    SchemaError,
+    TransportError,
+)
 from kumiai.identity import (
     Identity,
     RevocationList,
     Role,
     client_context,
-    diagnose_handshake,
     identity_of,
     verify_own_certificate,
 )
-from kumiai.node.operator.client import address_of
+from kumiai.node.operator.client import OperatorClient, address_of
+from kumiai.node.ports import diagnose_port
 from kumiai.node.settings import Settings, split_address
 from kumiai.node.study import load_app
+from kumiai.node.wire.channel import ATTACH
 from kumiai.storage import DatabaseManager
 
 __all__ = ["Finding", "State", "examine"]
@@ -102,7 +111,7 @@ def examine(settings: Settings, *, clock: Clock, role: str | None = None) -> lis
             findings += _studies(settings.coordinator.apps, "coordinator.apps")
         case Role.CLIENT:
             host, port = split_address(settings.client.coordinator)
-            findings.append(_connection(settings, host, port, "client.coordinator"))
+            findings.append(_client_connection(settings, host, port))
             findings.append(_disk(settings.client.state_dir, "client.state_dir"))
             findings += _site_studies(settings)
         case Role.OPERATOR:
@@ -125,8 +134,13 @@ def _role(settings: Settings, role: str | None) -> Role | None:
             return Role(role)
         except ValueError:
             raise ConfigError(f"role must be one of {', '.join(Role)}, got {role!r}") from None
+    own = _find_identity(settings)
+    return None if own is None else own.role
+
+
+def _find_identity(settings: Settings) -> Identity | None:
     try:
-        return _identity(settings.identity.certificate).role
+        return _identity(settings.identity.certificate)
     except KumiaiError:
         return None
 
@@ -170,6 +184,13 @@ def _revocation_list(settings: Settings, path: Path, clock: Clock) -> Finding:
         revocations = RevocationList.load(path, settings.identity.ca, now=clock.now())
     except KumiaiError as error:
         return _wrong("revocation list", error, mend)
+    if (own := _find_identity(settings)) is not None and revocations.is_revoked(own.serial):
+        return Finding(
+            "revocation list",
+            State.WRONG,
+            f"it names this certificate, {own.uri} with serial {own.serial:x}",
+            f"ask the federation's operator for a new one, `kumiai ca issue {own.role} {own.name}`",
+        )
     days = (revocations.next_update - clock.now()) / _DAY_SECONDS
     text = f"number {revocations.number}, {len(revocations.serials)} revoked, {days:.0f} days more"
     if days < _EXPIRY_WARNING_DAYS:
@@ -221,14 +242,13 @@ def _is_running(data_dir: Path) -> bool:
     return False
 
 
-def _connection(settings: Settings, host: str, port: int, key: str) -> Finding:
-    identity = settings.identity
-    error = diagnose_handshake(
-        host, port, identity.certificate, identity.key, identity.ca, _CONNECT_SECONDS
+def _client_connection(settings: Settings, host: str, port: int) -> Finding:
+    return _connection(
+        settings,
+        diagnose_port("clients", host, port, *_own_files(settings), _CONNECT_SECONDS)
+        or _session_refusal(settings),
+        "client.coordinator",
     )
-    if error is None:
-        return Finding("connection", State.OK, f"{host}:{port} answers and takes the certificate")
-    return _wrong("connection", error, f"see that {key} names the coordinator")
 
 
 def _operator_connection(settings: Settings, clock: Clock) -> Iterator[Finding]:
@@ -237,10 +257,53 @@ def _operator_connection(settings: Settings, clock: Clock) -> Iterator[Finding]:
     except ConfigError as error:
         yield _wrong("connection", error, "set operator.url")
         return
-    connection = _connection(settings, host, port, "operator.url")
-    yield connection
-    if not connection.is_wrong:
+    hindrance = diagnose_port("operators", host, port, *_own_files(settings), _CONNECT_SECONDS)
+    yield _connection(settings, hindrance or _operator_refusal(settings), "operator.url")
+    if hindrance is None:
         yield _clock(settings, clock)
+
+
+def _connection(settings: Settings, error: KumiaiError | None, key: str) -> Finding:
+    if error is not None:
+        return _wrong("connection", error, f"see that {key} names the coordinator")
+    at = settings.operator.url if key == "operator.url" else settings.client.coordinator
+    return Finding("connection", State.OK, f"{at} answers and lets this certificate in")
+
+
+def _own_files(settings: Settings) -> tuple[Path, Path, Path]:
+    identity = settings.identity
+    return identity.certificate, identity.key, identity.ca
+
+
+def _session_refusal(settings: Settings) -> KumiaiError | None:
+    """Return why the coordinator lets this client into no session.
+
+    TLS knows nothing of roles and revocation: the coordinator judges them at each call. So a
+    session is opened in which nothing is said. Who is let in hears that a hello is missing.
+    """
+    certificate, key, ca = (path.read_bytes() for path in _own_files(settings))
+    credentials = grpc.ssl_channel_credentials(ca, key, certificate)
+    options = [("grpc.enable_http_proxy", 0)]
+    with grpc.secure_channel(settings.client.coordinator, credentials, options) as channel:
+        call = channel.stream_stream(ATTACH)(iter(()), timeout=_CONNECT_SECONDS)
+        code, details = call.code(), call.details()
+    match code:
+        case grpc.StatusCode.INVALID_ARGUMENT:
+            return None
+        case grpc.StatusCode.PERMISSION_DENIED | grpc.StatusCode.UNAUTHENTICATED:
+            return CertificateError(details)
+        case _:
+            return TransportError(f"no session can be opened: {details or code.name.lower()}")
+
+
+def _operator_refusal(settings: Settings) -> KumiaiError | None:
+    """Return why the coordinator answers this operator nothing; see `_session_refusal`."""
+    with OperatorClient.of(settings) as client:
+        try:
+            client.info()
+        except KumiaiError as error:
+            return error
+    return None
 
 
 def _clock(settings: Settings, clock: Clock) -> Finding:

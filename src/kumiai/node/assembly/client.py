@@ -4,9 +4,10 @@ import asyncio
 
 from kumiai.core.clock import SystemClock
 from kumiai.core.errors import ConfigError, KumiaiError
-from kumiai.identity import Role, diagnose_handshake, verify_own_certificate
+from kumiai.identity import Role, verify_own_certificate
 from kumiai.node.assembly.studies import load_apps
 from kumiai.node.client.agent import ClientAgent
+from kumiai.node.ports import diagnose_port
 from kumiai.node.settings import Settings, split_address
 from kumiai.node.study import Site
 from kumiai.node.wire.channel import TlsFiles
@@ -47,7 +48,8 @@ def new_client(settings: Settings) -> ClientAgent:
 
     async def explain() -> KumiaiError | None:
         return await asyncio.to_thread(
-            diagnose_handshake,
+            diagnose_port,
+            "clients",
             host,
             port,
             identity.certificate,

@@ -32,8 +32,9 @@ from kumiai.core.errors import (
     StorageError,
     TransportError,
 )
-from kumiai.identity import client_context, diagnose_handshake
+from kumiai.identity import client_context
 from kumiai.node.operator.events import ServerSentEvent, parse_events
+from kumiai.node.ports import diagnose_port
 from kumiai.node.settings import Settings
 
 __all__ = ["ERRORS_BY_KIND", "OperatorClient", "UploadedModel", "address_of"]
@@ -119,7 +120,7 @@ class OperatorClient:
             url=operator.url,
             context=client_context(*files),
             timeout_seconds=operator.timeout_seconds,
-            diagnose=lambda: diagnose_handshake(host, port, *files, _DIAGNOSIS_SECONDS),
+            diagnose=lambda: diagnose_port("operators", host, port, *files, _DIAGNOSIS_SECONDS),
         )
 
     def __enter__(self) -> Self:
