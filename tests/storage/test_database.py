@@ -14,7 +14,11 @@ from kumiai.storage import DatabaseManager
 from kumiai.storage.tables import clock_sql
 from kumiai.testing.databases import PostgresServer
 
-INSERT = text("INSERT INTO clients VALUES ('a', 'i', 'v', '[]', 0.0, 0.0, 'attached', '127.0.0.1')")
+INSERT = text(
+    "INSERT INTO clients (client_id, instance_id, software_version, apps_json, first_seen_at, "
+    "last_seen_at, state, address) "
+    "VALUES ('a', 'i', 'v', '[]', 0.0, 0.0, 'attached', '127.0.0.1')"
+)
 COUNT = text("SELECT count(*) FROM clients")
 
 
@@ -296,8 +300,7 @@ async def test_a_writer_that_is_cancelled_while_it_waits_for_the_lock_holds_noth
             raise AssertionError("must not begin")
 
     task = asyncio.create_task(write())
-    assert database._writer is not None
-    while database._writer.pool.checkedout() == 0:  # type: ignore[attr-defined]
+    while database._writers["read committed"].pool.checkedout() == 0:  # type: ignore[attr-defined]
         await asyncio.sleep(0)
     for _ in range(20):
         await asyncio.sleep(0)
@@ -317,8 +320,7 @@ async def test_a_connection_that_comes_back_in_a_transaction_is_rolled_back(
 ) -> None:
     database = DatabaseManager(f"sqlite:///{tmp_path}/kumiai.db")
     await database.connect()
-    assert database._writer is not None
-    connection = await database._writer.connect()
+    connection = await database._writers["read committed"].connect()
     driver = (await connection.get_raw_connection()).driver_connection
     await driver.execute("BEGIN IMMEDIATE")
     await connection.close()

@@ -2,7 +2,8 @@
 
 from kumiai.storage.blobs import BlobStore, BlobWriter, MemoryBlobStore
 from kumiai.storage.clients import ClientRegistryRepository
-from kumiai.storage.database import DatabaseManager, Dialect, SQLiteSynchronous
+from kumiai.storage.database import DatabaseManager, Dialect, Isolation, SQLiteSynchronous
+from kumiai.storage.database_health import DatabaseHealth
 from kumiai.storage.inbox import UpdateInbox
 from kumiai.storage.local_blobs import LocalBlobStore
 from kumiai.storage.records import (
@@ -29,6 +30,7 @@ from kumiai.storage.records import (
     UpdateRecord,
 )
 from kumiai.storage.runs import RunRepository
+from kumiai.storage.schema import MigrationStep
 from kumiai.storage.tables import ClientRegistration, FLModel, TrainingSession
 
 __all__ = [
@@ -43,16 +45,19 @@ __all__ = [
     "ClientRegistration",
     "ClientRegistryRepository",
     "ClientState",
+    "DatabaseHealth",
     "DatabaseManager",
     "Dialect",
     "EvaluationRecord",
     "EventLevel",
     "EventRecord",
     "FLModel",
+    "Isolation",
     "Lease",
     "LocalBlobStore",
     "MemoryBlobStore",
     "Metrics",
+    "MigrationStep",
     "ModelRecord",
     "NewRun",
     "RoundProgress",

@@ -8,44 +8,59 @@ Not a repository: it knows no table. Rules kept here:
   wait is a sleep of up to 100 ms; writers of other processes wait in ``busy_timeout``.
 - PostgreSQL ends a transaction that stands idle: a leader that is stopped inside of one would
   hold its row locks for ever, and no other could take over.
+- Every wait has an end: for a connection, for a lock, for a statement, for a silent server.
 - The password of the URL appears in no message and no ``repr``.
 """
 
 import asyncio
 import contextlib
-import os
+import itertools
+import secrets
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
-from sqlalchemy import URL, event, literal, make_url, select
-from sqlalchemy.engine.interfaces import DBAPIConnection
-from sqlalchemy.exc import ArgumentError, DBAPIError, DisconnectionError, SQLAlchemyError
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy import literal, select
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlalchemy.pool import AsyncAdaptedQueuePool, NullPool
 
 from kumiai.core.errors import ConfigError, StorageError
 from kumiai.core.failpoints import reach
 from kumiai.storage import schema
+from kumiai.storage.database_errors import is_retryable, mend_of, words_of
+from kumiai.storage.database_health import DatabaseHealth, measured_health
+from kumiai.storage.database_url import Dialect, parse_url
+from kumiai.storage.schema import MigrationStep
+from kumiai.storage.sqlite_connections import (
+    SQLiteSynchronous,
+    new_sqlite_engine,
+    prepare_sqlite_file,
+)
 
-__all__ = ["DatabaseManager", "Dialect", "SQLiteSynchronous"]
+__all__ = ["DatabaseManager", "Dialect", "Isolation", "SQLiteSynchronous"]
 
-Dialect = Literal["sqlite", "postgresql"]
-SQLiteSynchronous = Literal["FULL", "NORMAL", "OFF"]
+Isolation = Literal["read committed", "repeatable read", "serializable"]
 
+_Result = TypeVar("_Result")
+
+_ISOLATIONS: tuple[Isolation, ...] = ("read committed", "repeatable read", "serializable")
 _SQLITE_READERS_MAX = 4
-_CONNECT_TIMEOUT_SECONDS = 10.0
 _CLOSE_TIMEOUT_SECONDS = 5.0
 _MIGRATION_TIMEOUT_SECONDS = 600.0
+_RETRY_SECONDS = 0.01
+_RETRY_SECONDS_MAX = 1.0
 
 
 class DatabaseManager:
     """A pool of connections to one database.
 
     Args:
-        url: ``sqlite:///path/to/file.db`` or ``postgresql://user:password@host:port/name``.
+        url: ``sqlite:///path/to/file.db`` or ``postgresql://user:password@host:port/name``; several
+            hosts as ``host1:port1,host2:port2``, of which the one that takes writes is found.
         pool_size: connections to PostgreSQL at most, >= 1; SQLite takes few in any case.
         sqlite_synchronous: FULL survives a loss of power, NORMAL a crash of the process only;
             OFF is for simulation.
@@ -57,7 +72,7 @@ class DatabaseManager:
 
     Raises:
         ConfigError: the URL is of another kind, or a driver is not installed.
-        ValueError: ``pool_size`` is below 1.
+        ValueError: ``pool_size`` is below 1, or a time-out is not above 0.
     """
 
     dialect: Dialect
@@ -74,12 +89,17 @@ class DatabaseManager:
     ) -> None:
         if pool_size < 1:
             raise ValueError(f"pool_size must be at least 1, got {pool_size}")
-        self._url, self.dialect = _parse(url)
-        self._pool_size = pool_size
+        self._url = parse_url(url)
+        self.dialect = self._url.dialect
+        self._file = self._url.database if self.dialect == "sqlite" else None
+        # SQLite: one writer, and readers, who do not wait for it.
+        self._pool_size = min(pool_size, _SQLITE_READERS_MAX) + 1 if self._file else pool_size
         self._synchronous = sqlite_synchronous
-        self._statement_timeout_seconds = statement_timeout_seconds
-        self._lock_timeout_seconds = lock_timeout_seconds
-        self._idle_timeout_seconds = idle_in_transaction_timeout_seconds
+        self._statement_timeout_seconds = _positive(statement_timeout_seconds, "statement")
+        self._lock_timeout_seconds = _positive(lock_timeout_seconds, "lock")
+        self._idle_timeout_seconds = _positive(
+            idle_in_transaction_timeout_seconds, "idle_in_transaction"
+        )
         self._driver_errors: tuple[type[Exception], ...] = (
             SQLAlchemyError,
             ConnectionError,
@@ -88,12 +108,12 @@ class DatabaseManager:
         self._lent = 0
         self._is_idle = asyncio.Event()
         self._is_idle.set()
-        self._writer: AsyncEngine | None = None
+        self._writers: dict[Isolation, AsyncEngine] = {}
         self._reader: AsyncEngine | None = None
 
     def __repr__(self) -> str:
         """Return the URL with the password hidden."""
-        return f"DatabaseManager({self._shown_url()!r})"
+        return f"DatabaseManager({str(self._url)!r})"
 
     async def connect(self) -> None:
         """Open the pool and check that the database answers; the schema stays as it is.
@@ -101,19 +121,21 @@ class DatabaseManager:
         Raises:
             StorageError: it does not answer; the message says what to do.
         """
-        if self._writer is not None:
+        if self._writers:
             return
         with self._translated(OSError):
             if self.dialect == "sqlite":
-                await self._prepare_sqlite_file()
-            writer, reader = self._open_engines()
+                await prepare_sqlite_file(
+                    self._url, lock_timeout_seconds=self._lock_timeout_seconds
+                )
+            writers, reader = self._open_engines()
             try:
-                async with writer.connect() as connection:
+                async with writers["read committed"].connect() as connection:
                     await connection.execute(select(literal(1)))
             except BaseException:
-                await writer.dispose()
+                await writers["read committed"].dispose()
                 raise
-        self._writer, self._reader = writer, reader
+        self._writers, self._reader = writers, reader
 
     async def close(self) -> None:
         """Close every connection; closing twice does nothing.
@@ -121,34 +143,98 @@ class DatabaseManager:
         Those who were cancelled a moment ago give theirs back first: a pool that is gone closes
         no connection.
         """
-        engines, self._writer, self._reader = {self._writer, self._reader}, None, None
+        writers, reader = self._writers, self._reader
+        self._writers, self._reader = {}, None
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._is_idle.wait(), _CLOSE_TIMEOUT_SECONDS)
-        for engine in engines - {None}:
+        for engine in (*writers.values(), reader):
+            # Those that share a pool find it empty the second time.
             if engine is not None:
                 await engine.dispose()
 
     @asynccontextmanager
-    async def transaction(self, name: str | None = None) -> AsyncIterator[AsyncConnection]:
+    async def transaction(
+        self, name: str | None = None, *, isolation: Isolation = "read committed"
+    ) -> AsyncIterator[AsyncConnection]:
         """Run the body in one read-write transaction.
 
         It commits when the body ends, and rolls back when the body raises. On SQLite the write
-        lock is taken at the start, so that a transaction never fails half-way for want of it. On
-        PostgreSQL it is READ COMMITTED: rows are guarded by locks and conditions, not snapshots.
+        lock is taken at the start, so that a transaction never fails half-way for want of it, and
+        every transaction is serializable, whatever is asked for.
 
         Args:
             name: names the crash points ``storage.<name>.commit.before`` and ``.after``.
+            isolation: above "read committed" PostgreSQL may refuse at any statement and at the
+                commit for the sake of another transaction: use `run_transaction` then.
 
         Raises:
             StorageError: the database refused or is gone; nothing was written, except that after
                 a lost connection at the commit one must look.
+            ValueError: there is no such isolation level.
         """
-        async with self._begun(_opened(self._writer)) as connection:
+        if isolation not in _ISOLATIONS:
+            raise ValueError(f"isolation must be one of {_ISOLATIONS}, got {isolation!r}")
+        async with self._begun(_opened(self._writers.get(isolation))) as connection:
             yield connection
             if name is not None:
                 reach(f"storage.{name}.commit.before")
         if name is not None:
             reach(f"storage.{name}.commit.after")
+
+    async def run_transaction(
+        self,
+        work: Callable[[AsyncConnection], Awaitable[_Result]],
+        *,
+        name: str | None = None,
+        isolation: Isolation = "serializable",
+        attempts: int = 5,
+    ) -> _Result:
+        """Run ``work`` in a transaction, again if it gave way to another one.
+
+        That is after a serialisation failure, a deadlock or a lock of SQLite that another program
+        held too long: each time nothing was written. Every other error ends it, a lost connection
+        above all, since nobody knows whether that transaction stands.
+
+        Args:
+            work: gets the connection; it may run several times, so what it does beside the
+                database must bear that.
+            name: as for `transaction`.
+            isolation: as for `transaction`.
+            attempts: how often at most, >= 1; between them it waits for up to 10 ms, doubled each
+                time up to 1 s, by chance, so that those who met do not meet again.
+
+        Raises:
+            StorageError: the last attempt failed as well, or in another way.
+            ValueError: ``attempts`` is below 1.
+        """
+        if attempts < 1:
+            raise ValueError(f"attempts must be at least 1, got {attempts}")
+        for attempt in itertools.count(1):  # pragma: no branch - it ends by itself
+            try:
+                async with self.transaction(name, isolation=isolation) as connection:
+                    return await work(connection)
+            except StorageError as error:
+                if attempt >= attempts or not is_retryable(error):
+                    raise
+            await asyncio.sleep(_jittered_seconds(attempt))
+        raise NotImplementedError  # for the type checker: the loop has no end of its own
+
+    @asynccontextmanager
+    async def savepoint(self, connection: AsyncConnection) -> AsyncIterator[None]:
+        """Run the body so that its writes alone are undone when it raises.
+
+        On PostgreSQL it is also how a transaction goes on after a statement that failed: catch the
+        error outside of the savepoint. Savepoints nest.
+
+        Args:
+            connection: in a transaction of this database.
+
+        Raises:
+            StorageError: a statement of the body failed; the transaction can go on.
+        """
+        with self._translated():
+            async with connection.begin_nested():
+                yield
 
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[AsyncConnection]:
@@ -160,24 +246,43 @@ class DatabaseManager:
         async with self._begun(_opened(self._reader), commits=False) as connection:
             yield connection
 
-    async def migrate(self) -> None:
+    async def migrate(self, to: str | None = None) -> list[MigrationStep]:
         """Bring the schema to this version; replicas that start together migrate once.
 
+        Args:
+            to: another revision. To an older one what came later is dropped with its rows.
+
+        Returns:
+            What was done, in order; nothing if the schema was there already.
+
         Raises:
+            ConfigError: there is no revision ``to``.
             SchemaError: the schema is newer than this version of Kumiai.
-            StorageError: the database refused.
+            StorageError: the database refused; the schema is as it was.
         """
+        _opened(self._reader)
         # An engine of its own: a migration may take long, and so may the wait for another's.
         engine = self._new_engine(
             statement_timeout_seconds=0.0,
             lock_timeout_seconds=_MIGRATION_TIMEOUT_SECONDS,
             poolclass=NullPool,
+            foreign_keys=False,
         )
         try:
             async with self._begun(engine) as connection:
-                await connection.run_sync(schema.upgrade)
+                return await connection.run_sync(schema.migrate, to)
         finally:
             await engine.dispose()
+
+    async def planned_migration(self, to: str | None = None) -> list[MigrationStep]:
+        """Return what `migrate` would do; nothing changes.
+
+        Raises:
+            ConfigError: there is no revision ``to``.
+            SchemaError: the schema is newer than this version of Kumiai.
+        """
+        async with self.reading() as connection:
+            return await connection.run_sync(schema.plan, to)
 
     async def verify_schema(self) -> None:
         """Check that the schema is that of this version.
@@ -187,6 +292,24 @@ class DatabaseManager:
         """
         async with self.reading() as connection:
             await connection.run_sync(schema.verify)
+
+    async def health(self) -> DatabaseHealth:
+        """Return how the database is and how busy the pool is.
+
+        Raises:
+            StorageError: it does not answer.
+        """
+        in_use, start = self._lent, time.perf_counter()
+        async with self.reading() as connection:
+            await connection.execute(select(literal(1)))
+            latency = time.perf_counter() - start
+            return await measured_health(
+                connection,
+                latency_seconds=latency,
+                pool_in_use=in_use,
+                pool_size=self._pool_size,
+                file=self._file,
+            )
 
     async def check(self) -> float:
         """Return how many seconds a trivial query takes, the wait for a connection included."""
@@ -242,51 +365,27 @@ class DatabaseManager:
             raise StorageError(self._explain(error)) from error
 
     def _explain(self, error: Exception) -> str:
-        # The driver's words only: SQLAlchemy's own message carries the statement.
-        cause = error.orig if isinstance(error, DBAPIError) and error.orig else error
-        words = (str(cause).strip() or type(cause).__name__).splitlines()[0]
-        mend = (
-            "see that the folder exists, is writable and has space, and that no other program "
-            "holds the file"
-            if self.dialect == "sqlite"
-            else "see that the server runs, and that the URL's user may connect"
-        )
-        return f"database {self._shown_url()} must answer, got {words!r}; {mend}"
+        mend = mend_of(error, self.dialect)
+        if isinstance(error, PoolTimeoutError):
+            return (
+                f"database {self._url} must have a free connection within "
+                f"{self._statement_timeout_seconds:g} s, got all {self._pool_size} in use; {mend}"
+            )
+        return f"database {self._url} must answer, got {words_of(error)!r}; {mend}"
 
-    def _shown_url(self) -> str:
-        return self._url.set(drivername=self.dialect).render_as_string(hide_password=True)
-
-    async def _prepare_sqlite_file(self) -> None:
-        path = str(self._url.database)
-        # Created here for its mode: the file holds metrics and names of clients.
-        with contextlib.suppress(FileExistsError):
-            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
-        engine = self._new_engine(poolclass=NullPool, autocommit=True)
-        deadline = time.monotonic() + self._lock_timeout_seconds
-        try:
-            while True:
-                try:
-                    async with engine.connect() as connection:
-                        await connection.exec_driver_sql("PRAGMA journal_mode = WAL")
-                        return
-                except DBAPIError:
-                    # SQLite does not wait for this one lock; a second process that starts at
-                    # the same instant may hold it.
-                    if time.monotonic() > deadline:
-                        raise
-                    await asyncio.sleep(0.01)
-        finally:
-            await engine.dispose()
-
-    def _open_engines(self) -> tuple[AsyncEngine, AsyncEngine]:
+    def _open_engines(self) -> tuple[dict[Isolation, AsyncEngine], AsyncEngine]:
         if self.dialect == "sqlite":
-            readers = min(self._pool_size, _SQLITE_READERS_MAX)
-            return self._new_engine(pool_size=1), self._new_engine(pool_size=readers, reading=True)
+            writer = self._new_engine(pool_size=1)
+            reader = self._new_engine(pool_size=self._pool_size - 1, reading=True)
+            return dict.fromkeys(_ISOLATIONS, writer), reader
         engine = self._new_engine(pool_size=self._pool_size)
+        writers = dict.fromkeys(_ISOLATIONS, engine)
+        for level in _ISOLATIONS[1:]:
+            writers[level] = engine.execution_options(isolation_level=level.upper())
         reader = engine.execution_options(
             isolation_level="REPEATABLE READ", postgresql_readonly=True
         )
-        return engine, reader
+        return writers, reader
 
     def _new_engine(
         self,
@@ -294,15 +393,10 @@ class DatabaseManager:
         pool_size: int | None = None,
         poolclass: type[NullPool] | None = None,
         reading: bool = False,
-        autocommit: bool = False,
+        foreign_keys: bool = True,
         statement_timeout_seconds: float | None = None,
         lock_timeout_seconds: float | None = None,
     ) -> AsyncEngine:
-        statement = (
-            self._statement_timeout_seconds
-            if statement_timeout_seconds is None
-            else statement_timeout_seconds
-        )
         lock = self._lock_timeout_seconds if lock_timeout_seconds is None else lock_timeout_seconds
         pool: dict[str, Any] = {"poolclass": poolclass}
         if poolclass is None:
@@ -311,75 +405,48 @@ class DatabaseManager:
                 "pool_size": pool_size,
                 "max_overflow": 0,
                 "pool_timeout": self._statement_timeout_seconds,
-                # We do it ourselves, and only where it is needed: see below.
+                # SQLite's we do ourselves, and only where it is needed.
                 "pool_reset_on_return": None if self.dialect == "sqlite" else "rollback",
             }
         if self.dialect == "sqlite":
-            engine = create_async_engine(
+            return new_sqlite_engine(
                 self._url,
-                hide_parameters=True,
-                # None: Python begins no transaction by itself, we do, with the lock we want.
-                connect_args={"isolation_level": None, "timeout": lock},
-                **pool,
+                lock_timeout_seconds=lock,
+                pool=pool,
+                synchronous=self._synchronous,
+                reading=reading,
+                foreign_keys=foreign_keys,
             )
-            _configure_sqlite(
-                engine, synchronous=self._synchronous, reading=reading, autocommit=autocommit
-            )
-            return engine
-        engine = create_async_engine(
-            self._url,
-            hide_parameters=True,
-            connect_args={
-                "timeout": _CONNECT_TIMEOUT_SECONDS,
-                "server_settings": {
-                    "application_name": "kumiai",
-                    "jit": "off",
-                    "statement_timeout": _milliseconds(statement),
-                    "lock_timeout": _milliseconds(lock),
-                    "idle_in_transaction_session_timeout": _milliseconds(
-                        self._idle_timeout_seconds
-                    ),
-                },
-            },
-            **pool,
+        from kumiai.storage.postgres_connections import (  # noqa: PLC0415 - an extra
+            new_postgres_engine,
         )
-        _replace_closed_connections(engine)
-        return engine
 
-
-def _parse(url: str) -> tuple[URL, Dialect]:
-    try:
-        parsed = make_url(url)
-    except ArgumentError as error:
-        # Not the text itself: it may hold a password.
-        raise ConfigError(
-            "database.url must be sqlite:///path/to/file.db or "
-            "postgresql://user:password@host:port/name, got something that is no URL"
-        ) from error.with_traceback(None)
-    if parsed.drivername == "sqlite":
-        if not parsed.database or parsed.database == ":memory:":
-            raise ConfigError(
-                "database.url must name a file, as in sqlite:///path/to/file.db, got none"
-            )
-        return parsed.set(drivername="sqlite+aiosqlite"), "sqlite"
-    if parsed.drivername in {"postgresql", "postgres"}:
-        return parsed.set(drivername="postgresql+asyncpg"), "postgresql"
-    raise ConfigError(
-        f"database.url must begin with sqlite:/// or postgresql://, got {parsed.drivername!r}"
-    )
+        return new_postgres_engine(
+            self._url,
+            statement_timeout_seconds=(
+                self._statement_timeout_seconds
+                if statement_timeout_seconds is None
+                else statement_timeout_seconds
+            ),
+            lock_timeout_seconds=lock,
+            idle_in_transaction_timeout_seconds=self._idle_timeout_seconds,
+            pool=pool,
+        )
 
 
 def _errors_of(dialect: Dialect) -> tuple[type[Exception], ...]:
     if dialect == "sqlite":
         return (sqlite3.Error,)
     try:
-        import asyncpg  # noqa: PLC0415 - an extra: SQLite works without it
+        import asyncpg  # noqa: F401, PLC0415 - an extra: SQLite works without it
     except ImportError as error:
         raise ConfigError(
             "database.url must be of SQLite, got postgresql without its driver; "
             "install kumiai[postgres]"
         ) from error
-    return (asyncpg.PostgresError, asyncpg.InterfaceError)
+    from kumiai.storage.postgres_connections import ERRORS  # noqa: PLC0415 - it imports the driver
+
+    return ERRORS
 
 
 def _opened(engine: AsyncEngine | None) -> AsyncEngine:
@@ -388,41 +455,12 @@ def _opened(engine: AsyncEngine | None) -> AsyncEngine:
     return engine
 
 
-def _milliseconds(seconds: float) -> str:
-    return str(round(seconds * 1000))
+def _positive(seconds: float, name: str) -> float:
+    if not 0 < seconds < float("inf"):
+        raise ValueError(f"{name}_timeout_seconds must be above 0, got {seconds}")
+    return seconds
 
 
-def _configure_sqlite(
-    engine: AsyncEngine, *, synchronous: SQLiteSynchronous, reading: bool, autocommit: bool
-) -> None:
-    @event.listens_for(engine.sync_engine, "connect")
-    def _on_connect(connection: DBAPIConnection, _record: object) -> None:
-        cursor = connection.cursor()
-        cursor.execute("PRAGMA foreign_keys = ON")
-        cursor.execute(f"PRAGMA synchronous = {synchronous}")
-        if reading:
-            cursor.execute("PRAGMA query_only = ON")
-        cursor.close()
-
-    begin = "BEGIN" if reading else "BEGIN IMMEDIATE"
-
-    # These two go to the driver directly: by way of a cursor each would take four turns of the
-    # connection's thread instead of one.
-    @event.listens_for(engine.sync_engine, "begin")
-    def _on_begin(connection: Any) -> None:
-        if not autocommit:
-            driver_call = connection.connection.dbapi_connection.run_async
-            driver_call(lambda driver: driver.execute(begin))
-
-    @event.listens_for(engine.sync_engine, "reset")
-    def _on_reset(connection: DBAPIConnection, _record: object, _state: object) -> None:
-        if connection.driver_connection.in_transaction:
-            connection.rollback()
-
-
-def _replace_closed_connections(engine: AsyncEngine) -> None:
-    # asyncpg knows at once when a socket has closed, so this costs no round trip, as a ping would.
-    @event.listens_for(engine.sync_engine, "checkout")
-    def _on_checkout(connection: Any, _record: object, _proxy: object) -> None:
-        if connection.driver_connection.is_closed():
-            raise DisconnectionError
+def _jittered_seconds(attempt: int) -> float:
+    longest: float = min(_RETRY_SECONDS * 2 ** (attempt - 1), _RETRY_SECONDS_MAX)
+    return longest * (secrets.randbelow(1001) / 1000)
