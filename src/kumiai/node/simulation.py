@@ -9,6 +9,7 @@ import asyncio
 import json
 import logging
 import os
+import sys
 import tempfile
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -184,8 +185,7 @@ def simulate(
     weights = model or initial_model(app, job.train, seed=job.run.seed)
 
     if not structlog.is_configured():
-        quiet = structlog.make_filtering_bound_logger(logging.WARNING)
-        structlog.configure(wrapper_class=quiet, cache_logger_on_first_use=True)
+        _log_errors_only()
 
     async def main() -> RunResult:
         with tempfile.TemporaryDirectory(prefix="kumiai-simulation-") as folder:
@@ -210,6 +210,18 @@ def _sites(
         name: Site(name, {"partition": index, "partitions": len(options), **data, **options[name]})
         for index, name in enumerate(options)
     }
+
+
+def _log_errors_only() -> None:
+    """Keep the coordinator's remarks on a run to itself: rounds and errors tell the caller.
+
+    What is left goes to standard error; standard output is for results.
+    """
+    structlog.configure(
+        wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR),
+        logger_factory=lambda *_: structlog.PrintLogger(sys.stderr),
+        cache_logger_on_first_use=True,
+    )
 
 
 def _in_own_loop(main: Callable[[], Any]) -> RunResult:

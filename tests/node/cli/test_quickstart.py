@@ -1,9 +1,10 @@
+import json
 from pathlib import Path
 
 import pytest
 
 from kumiai.core.codec import decode
-from tests.node.cli.program import STUDY, invoke
+from tests.node.cli.program import STUDY, invoke, start
 
 
 def test_a_study_is_simulated_in_this_process() -> None:
@@ -37,6 +38,42 @@ def test_a_study_that_does_not_evaluate_is_simulated_without() -> None:
 
     assert outcome.code == 0, outcome.err
     assert "evaluation" not in outcome.out
+
+
+def test_a_simulation_hands_its_sites_data_options() -> None:
+    Path("options.py").write_text(
+        STUDY.read_text().replace(
+            'examples=10, metrics={"first"',
+            'examples=context.data_options["size"], metrics={context.data_options["name"]',
+        )
+    )
+
+    line = ("simulate", "options.py", "--rounds", 1)
+    outcome = invoke(
+        *line, *("--site-option", "size=3"), *("--site-option", "name=mine"), "-o", "json"
+    )
+    refused = invoke(*line, "--site-option", "size")
+
+    assert outcome.data["evaluation"] == {"mine": 1.0}
+    assert (refused.code, refused.err) == (
+        2,
+        "error: --site-option must be key=value, got 'size'\n",
+    )
+
+
+def test_a_simulation_writes_results_and_no_log() -> None:
+    job = '[run]\napp = "counting"\n[cohort]\nmax_attempts = 2\ndeadline_seconds = 5\n'
+    Path("job.toml").write_text(job)
+
+    line = ("simulate", STUDY, "--job", "job.toml", "--set", "train.broken=true")
+    ended = start(*line, "-o", "jsonl")
+    out, err = ended.communicate(timeout=60)
+
+    assert ended.returncode == 5
+    assert [json.loads(line)["round"] for line in out.splitlines()] == [0]
+    assert err.startswith("error: ")
+    assert "this site is broken" in err
+    assert err.count("\n") == 1
 
 
 @pytest.mark.parametrize(

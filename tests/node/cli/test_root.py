@@ -31,6 +31,13 @@ def test_a_shared_option_may_stand_anywhere(line: tuple[str, ...]) -> None:
     assert set(json.loads(invoke(*line).out)) == {"kumiai", "python"}
 
 
+def test_the_version_is_an_option_too() -> None:
+    outcome = invoke("--version")
+
+    assert (outcome.code, outcome.out) == (0, invoke("version").out)
+    assert outcome.out.startswith("kumiai ")
+
+
 def test_the_later_setting_wins() -> None:
     outcome = invoke(
         *("--set", "log.level=debug", "--set", "log.format=json"),

@@ -36,6 +36,12 @@ def root(
         typer.Option("--set", metavar="KEY=VALUE", help="Set one setting; repeatable."),
     ] = None,
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+    _version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=quickstart.tell_version, is_eager=True, help="Print the version."
+        ),
+    ] = False,
 ) -> None:
     """Federated learning that survives being killed."""
     begin(ctx, output, config, overrides or [], debug)

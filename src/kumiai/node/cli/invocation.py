@@ -77,8 +77,12 @@ def invocation_of(ctx: typer.Context) -> Invocation:
     return found
 
 
-def parse_overrides(entries: list[str]) -> Mapping[str, str]:
+def parse_overrides(entries: list[str], option: str = "--set") -> Mapping[str, str]:
     """Return ``key=value`` texts by key; of the same key twice the last counts.
+
+    Args:
+        entries: as they stand on the line.
+        option: what they were given to, for the message.
 
     Raises:
         ConfigError: there is no ``=`` in one.
@@ -87,6 +91,6 @@ def parse_overrides(entries: list[str]) -> Mapping[str, str]:
     for entry in entries:
         key, separator, value = entry.partition("=")
         if not separator or not key:
-            raise ConfigError(f"--set must be key=value, got {entry!r}")
+            raise ConfigError(f"{option} must be key=value, got {entry!r}")
         overrides[key.strip()] = value
     return overrides

@@ -10,7 +10,7 @@ from kumiai.core.errors import ConfigError, NotFoundError
 from kumiai.node.job import JobSpec, parse_job
 from kumiai.node.toml_lines import key_lines
 
-__all__ = ["job_from", "load_job", "split_overrides"]
+__all__ = ["job_from", "load_job", "split_overrides", "value_of"]
 
 _FILE_SIZE_BYTES_MAX = 1 << 20
 _KEY = re.compile(r"[A-Za-z0-9_.-]+")
@@ -61,8 +61,17 @@ def job_from(data: dict[str, Any], overrides: Mapping[str, str]) -> JobSpec:
         ConfigError: it is no job; one line per problem.
     """
     for key, value in overrides.items():
-        _set(data, key.split("."), _value_of(value))
+        _set(data, key.split("."), value_of(value))
     return parse_job(data)
+
+
+def value_of(text: str) -> Any:
+    """Return a TOML value, or the text itself if it is none."""
+    try:
+        data = tomllib.loads(f"value = {text}")
+    except tomllib.TOMLDecodeError:
+        return text
+    return data["value"] if data.keys() == {"value"} else text
 
 
 def _read(path: Path) -> str:
@@ -90,14 +99,6 @@ def _set(data: dict[str, Any], key: list[str], value: Any) -> None:
             raise ConfigError(f"{'.'.join(key)} must be a key of the job, got {part}, a value")
         table = inner
     table[key[-1]] = value
-
-
-def _value_of(text: str) -> Any:
-    try:
-        data = tomllib.loads(f"value = {text}")
-    except tomllib.TOMLDecodeError:
-        return text
-    return data["value"] if data.keys() == {"value"} else text
 
 
 def _placed(

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from kumiai.node.cli.invocation import OutputFormat, invocation_of
+from kumiai.node.cli.invocation import OutputFormat, invocation_of, parse_overrides
 from kumiai.node.cli.output import Table, emit, shown_duration, shown_metrics
 
 if TYPE_CHECKING:
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from kumiai.node.simulation import RoundResult
     from kumiai.node.study import App
 
-__all__ = ["add_to"]
+__all__ = ["add_to", "tell_version"]
 
 
 def add_to(app: typer.Typer) -> None:
@@ -105,10 +105,19 @@ def simulate(
     ] = None,
     sites: Annotated[int, typer.Option(min=1, help="How many virtual sites.")] = 4,
     rounds: Annotated[int | None, typer.Option(min=1, help="How many; default: the job's.")] = None,
+    site_options: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--site-option",
+            metavar="KEY=VALUE",
+            help="A data option of every site, as in a client's [client.data]; repeatable.",
+        ),
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Receives the last model, .safetensors.")] = None,
 ) -> None:
     """Run a study with virtual clients in this process, without sockets."""
     from kumiai.node import simulation
+    from kumiai.node.cli.job_source import value_of
     from kumiai.node.study import load_app
 
     invocation = invocation_of(ctx)
@@ -123,7 +132,11 @@ def simulate(
         elif invocation.output is OutputFormat.JSONL:
             emit(invocation.output, _round_data(result), Table((), ()))
 
-    result = simulation.simulate(app, job, sites=sites, on_round=tell)
+    data = {
+        key: value_of(text)
+        for key, text in parse_overrides(site_options or [], "--site-option").items()
+    }
+    result = simulation.simulate(app, job, sites=sites, data=data, on_round=tell)
     if out is not None:
         result.save(out)
     if invocation.output is not OutputFormat.JSONL:
@@ -141,13 +154,27 @@ def simulate(
 
 def version(ctx: typer.Context) -> None:
     """Print the version of Kumiai and of Python."""
+    emit(invocation_of(ctx).output, _versions(), Table((), (), note=_version_line()))
+
+
+def tell_version(is_asked: bool) -> None:
+    """Print the version and end, if ``--version`` stands on the line."""
+    if is_asked:
+        typer.echo(_version_line())
+        raise typer.Exit
+
+
+def _versions() -> dict[str, str]:
     import platform
 
     from kumiai import __version__
 
-    told = {"kumiai": __version__, "python": platform.python_version()}
-    note = f"kumiai {told['kumiai']}, Python {told['python']}"
-    emit(invocation_of(ctx).output, told, Table((), (), note=note))
+    return {"kumiai": __version__, "python": platform.python_version()}
+
+
+def _version_line() -> str:
+    found = _versions()
+    return f"kumiai {found['kumiai']}, Python {found['python']}"
 
 
 def _job_for(
