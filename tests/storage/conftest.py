@@ -1,11 +1,18 @@
 """A run, its leader, an inbox, and a list of the crash points that were passed."""
 
-from collections.abc import AsyncIterator, Iterator
+import secrets
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from kumiai.core import failpoints
 from kumiai.storage import DatabaseManager, RunRecord, RunRepository, UpdateInbox
+from kumiai.storage.s3_blobs import S3BlobStore
+from kumiai.testing.s3_server import S3Server
+from tests.storage.catalogue import Catalogue
 from tests.storage.leading import TTL_SECONDS, Leading, new_run
 
 
@@ -43,3 +50,27 @@ def reached() -> Iterator[list[str]]:
     failpoints.install(names.append)
     yield names
     failpoints.install(None)
+
+
+@pytest.fixture
+def catalogue(database: DatabaseManager) -> Catalogue:
+    return Catalogue(database)
+
+
+@pytest.fixture
+async def new_s3_store(
+    s3_server: S3Server, tmp_path: Path
+) -> AsyncIterator[Callable[..., S3BlobStore]]:
+    """Lend a maker of stores below one fresh prefix; each has a folder of its own by its name."""
+    prefix = f"test-{secrets.token_hex(8)}"
+    stores: list[S3BlobStore] = []
+
+    def new(folder: str = "replica", **options: Any) -> S3BlobStore:
+        place = replace(s3_server.place(prefix), **options.pop("place", {}))
+        store = S3BlobStore(place, tmp_path / folder, **options)
+        stores.append(store)
+        return store
+
+    yield new
+    for store in stores:
+        await store.close()

@@ -1,11 +1,16 @@
 """What outlives a process: rows in SQL, and blobs by their digest."""
 
 from kumiai.storage.blobs import BlobStore, BlobWriter, MemoryBlobStore
-from kumiai.storage.clients import ClientRegistryRepository
+from kumiai.storage.clients import ClientQuery, ClientRegistryRepository
 from kumiai.storage.database import DatabaseManager, Dialect, Isolation, SQLiteSynchronous
 from kumiai.storage.database_health import DatabaseHealth
+from kumiai.storage.descriptions import Changes
+from kumiai.storage.filters import MetricFloor
+from kumiai.storage.history import SessionQuery, TrainingHistoryRepository
 from kumiai.storage.inbox import UpdateInbox
 from kumiai.storage.local_blobs import LocalBlobStore
+from kumiai.storage.models import ModelQuery, ModelRepository
+from kumiai.storage.paging import PAGE_LIMIT_MAX, Page
 from kumiai.storage.records import (
     AcceptOutcome,
     AcceptRequest,
@@ -14,13 +19,19 @@ from kumiai.storage.records import (
     AssignmentState,
     ClientRecord,
     ClientState,
+    DeletedModel,
+    DeletedRun,
     EvaluationRecord,
     EventLevel,
     EventRecord,
     Lease,
+    MetricPoint,
     Metrics,
     ModelRecord,
+    NewClient,
+    NewModel,
     NewRun,
+    ReachableBlob,
     RoundProgress,
     RoundRecord,
     RoundStage,
@@ -34,6 +45,7 @@ from kumiai.storage.schema import MigrationStep
 from kumiai.storage.tables import ClientRegistration, FLModel, TrainingSession
 
 __all__ = [
+    "PAGE_LIMIT_MAX",
     "AcceptOutcome",
     "AcceptRequest",
     "AssignmentKind",
@@ -41,12 +53,16 @@ __all__ = [
     "AssignmentState",
     "BlobStore",
     "BlobWriter",
+    "Changes",
+    "ClientQuery",
     "ClientRecord",
     "ClientRegistration",
     "ClientRegistryRepository",
     "ClientState",
     "DatabaseHealth",
     "DatabaseManager",
+    "DeletedModel",
+    "DeletedRun",
     "Dialect",
     "EvaluationRecord",
     "EventLevel",
@@ -56,10 +72,18 @@ __all__ = [
     "Lease",
     "LocalBlobStore",
     "MemoryBlobStore",
+    "MetricFloor",
+    "MetricPoint",
     "Metrics",
     "MigrationStep",
+    "ModelQuery",
     "ModelRecord",
+    "ModelRepository",
+    "NewClient",
+    "NewModel",
     "NewRun",
+    "Page",
+    "ReachableBlob",
     "RoundProgress",
     "RoundRecord",
     "RoundStage",
@@ -67,7 +91,9 @@ __all__ = [
     "RunRepository",
     "RunState",
     "SQLiteSynchronous",
+    "SessionQuery",
     "TrainTask",
+    "TrainingHistoryRepository",
     "TrainingSession",
     "UpdateInbox",
     "UpdateRecord",

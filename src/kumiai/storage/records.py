@@ -15,16 +15,23 @@ __all__ = [
     "AssignmentKind",
     "AssignmentRecord",
     "AssignmentState",
+    "BlobKind",
     "ClientRecord",
     "ClientState",
+    "DeletedModel",
+    "DeletedRun",
     "EvaluationRecord",
     "EvaluationRequest",
     "EventLevel",
     "EventRecord",
     "Lease",
+    "MetricPoint",
     "Metrics",
     "ModelRecord",
+    "NewClient",
+    "NewModel",
     "NewRun",
+    "ReachableBlob",
     "RoundProgress",
     "RoundRecord",
     "RoundStage",
@@ -39,8 +46,9 @@ RunState = Literal["submitted", "running", "finished", "failed", "stopped"]
 RoundStage = Literal["collecting", "closed", "published", "abandoned"]
 AssignmentKind = Literal["train", "evaluate"]
 AssignmentState = Literal["assigned", "reported", "failed", "refused", "late", "cancelled"]
-ClientState = Literal["attached", "detached"]
+ClientState = Literal["registered", "attached", "detached"]
 EventLevel = Literal["info", "warning", "error"]
+BlobKind = Literal["model", "state", "update"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +83,7 @@ class RunRecord:
         epoch: how often a leader took over; every leader write carries it.
         lease_until: when the leader's lease ends; 0 when there is none.
         reason: why it ended, in words.
+        row_version: how often people changed description and tags, and 1.
     """
 
     run_id: str
@@ -98,6 +107,9 @@ class RunRecord:
     started_at: float | None
     finished_at: float | None
     updated_at: float
+    description: str = ""
+    tags: tuple[str, ...] = ()
+    row_version: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,11 +200,17 @@ class ModelRecord:
     name: str
     metrics: Metrics | None
     created_at: float
+    description: str = ""
+    tags: tuple[str, ...] = ()
+    row_version: int = 1
 
 
 @dataclass(frozen=True, slots=True)
 class ClientRecord:
-    """A client as last seen; ``last_seen_at`` is written when it attaches and detaches."""
+    """A client as last seen; ``last_seen_at`` is written when it attaches and detaches.
+
+    One that is ``registered`` was announced and never came: it has no instance yet.
+    """
 
     client_id: str
     instance_id: str
@@ -202,6 +220,93 @@ class ClientRecord:
     last_seen_at: float
     state: ClientState
     address: str
+    display_name: str = ""
+    description: str = ""
+    tags: tuple[str, ...] = ()
+    row_version: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class NewModel:
+    """A model from elsewhere, to be entered beside those that rounds published.
+
+    Attributes:
+        run_id: the run that it belongs to, which exists.
+        created_at: ``None`` for now.
+    """
+
+    run_id: str
+    round: int
+    digest: str
+    size_bytes: int
+    name: str
+    metrics: Metrics | None = None
+    created_at: float | None = None
+    description: str = ""
+    tags: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class NewClient:
+    """A client that is announced before it comes."""
+
+    client_id: str
+    display_name: str = ""
+    description: str = ""
+    tags: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class DeletedRun:
+    """A run that is gone.
+
+    Attributes:
+        namespaces: where its blobs are; no row reaches anything below them any more.
+    """
+
+    run_id: str
+    namespaces: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class DeletedModel:
+    """A model that is gone.
+
+    Attributes:
+        is_unreachable: no other model of the run has the same bytes.
+    """
+
+    model_id: str
+    namespace: str
+    digest: str
+    is_unreachable: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ReachableBlob:
+    """A blob that a row speaks of.
+
+    Attributes:
+        size_bytes: ``None`` where no row tells.
+        round: that it came from. The bytes of a model that is neither the run's first nor its
+            last may have been let go on purpose.
+    """
+
+    namespace: str
+    digest: str
+    kind: BlobKind
+    run_id: str
+    round: int
+    size_bytes: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class MetricPoint:
+    """A metric's value at a round; ``at`` is when the round published its model."""
+
+    round: int
+    value: float
+    at: float
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any, cast
 
-from sqlalchemy import ARRAY, ColumnElement, Row, Table, Text, bindparam, func, select
+from sqlalchemy import ARRAY, Column, ColumnElement, Row, Table, Text, bindparam, func, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.orm import DeclarativeBase
@@ -19,6 +19,7 @@ from kumiai.storage.tables import Event, clock_sql
 __all__ = [
     "add_event_row",
     "clean",
+    "columns_of",
     "is_one_of",
     "json_text",
     "parsed",
@@ -27,8 +28,8 @@ __all__ = [
 ]
 
 _TEXT_CHARS_MAX = 2000
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
-"""All but tab and line feed, and those that turn the direction of writing."""
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+"""All but tab and line feed, those that turn the direction of writing, and halves of a pair."""
 
 
 def table_of(model: type[DeclarativeBase]) -> Table:
@@ -39,13 +40,23 @@ def table_of(model: type[DeclarativeBase]) -> Table:
 _EVENTS = table_of(Event)
 
 
+def columns_of(model: type[DeclarativeBase]) -> tuple[Column[Any], ...]:
+    """Return the columns that a record has: all but what only the search looks at."""
+    return tuple(column for column in table_of(model).c if column.name != "search_terms")
+
+
 def parsed(row: Row[Any]) -> dict[str, Any]:
-    """Return the row by column, with each ``x_json`` parsed and named ``x``."""
+    """Return the row by column, with each ``x_json`` parsed and named ``x``; lists are tuples."""
     fields = _fields(row._fields)
     return {
-        name: json.loads(value) if is_json and value is not None else value
+        name: _from_json(value) if is_json and value is not None else value
         for (name, is_json), value in zip(fields, row, strict=True)
     }
+
+
+def _from_json(text: str) -> Any:
+    value = json.loads(text)
+    return tuple(value) if isinstance(value, list) else value
 
 
 @lru_cache(maxsize=256)  # as many statements as we have; a run of a thousand clients asks often

@@ -20,7 +20,7 @@ from kumiai.storage.records import (
     TrainTask,
     UpdateRecord,
 )
-from kumiai.storage.rows import parsed, table_of
+from kumiai.storage.rows import columns_of, parsed, table_of
 from kumiai.storage.tables import (
     AcceptedUpdate,
     Assignment,
@@ -41,6 +41,8 @@ _UPDATES = table_of(AcceptedUpdate)
 _EVALUATIONS = table_of(EvaluationReport)
 _MODELS = table_of(FLModel)
 _EVENTS = table_of(Event)
+_RUN_COLUMNS = columns_of(TrainingSession)
+_MODEL_COLUMNS = columns_of(FLModel)
 
 
 class RunQueries:
@@ -60,7 +62,7 @@ class RunQueries:
 
     async def find(self, run_id: str) -> RunRecord | None:
         """Return the run of exactly this identifier, if there is one."""
-        rows = await self._fetch(select(_RUNS).where(_RUNS.c.run_id == run_id))
+        rows = await self._fetch(select(*_RUN_COLUMNS).where(_RUNS.c.run_id == run_id))
         return RunRecord(**rows[0]) if rows else None
 
     async def resolve(self, prefix: str) -> RunRecord:
@@ -71,7 +73,7 @@ class RunQueries:
             ConflictError: there are several.
         """
         rows = await self._fetch(
-            select(_RUNS)
+            select(*_RUN_COLUMNS)
             .where(_RUNS.c.run_id.startswith(prefix, autoescape=True))
             .order_by(_RUNS.c.run_id)
             .limit(3)
@@ -98,7 +100,9 @@ class RunQueries:
             before: ``(created_at, run_id)`` of the last run of the page before.
         """
         statement = (
-            select(_RUNS).order_by(_RUNS.c.created_at.desc(), _RUNS.c.run_id.desc()).limit(limit)
+            select(*_RUN_COLUMNS)
+            .order_by(_RUNS.c.created_at.desc(), _RUNS.c.run_id.desc())
+            .limit(limit)
         )
         if states is not None:
             statement = statement.where(_RUNS.c.state.in_(sorted(states)))
@@ -161,13 +165,15 @@ class RunQueries:
 
     async def models(self, run_id: str) -> list[ModelRecord]:
         """Return the run's models in order of their rounds; the first is the initial one."""
-        statement = select(_MODELS).where(_MODELS.c.run_id == run_id).order_by(_MODELS.c.round)
+        statement = (
+            select(*_MODEL_COLUMNS).where(_MODELS.c.run_id == run_id).order_by(_MODELS.c.round)
+        )
         return [ModelRecord(**row) for row in await self._fetch(statement)]
 
     async def find_model(self, run_id: str, round: int | None) -> ModelRecord | None:  # noqa: A002
         """Return the model that ``round`` published, or with ``None`` the latest, if any."""
         statement = (
-            select(_MODELS)
+            select(*_MODEL_COLUMNS)
             .where(_MODELS.c.run_id == run_id)
             .order_by(_MODELS.c.round.desc())
             .limit(1)

@@ -13,8 +13,17 @@ from kumiai.storage.records import (
     NewRun,
     RunRecord,
 )
-from kumiai.storage.rows import add_event_row, clean, json_text, parsed, table_of, upsert
+from kumiai.storage.rows import (
+    add_event_row,
+    clean,
+    columns_of,
+    json_text,
+    parsed,
+    table_of,
+    upsert,
+)
 from kumiai.storage.run_queries import RunQueries
+from kumiai.storage.search import search_terms
 from kumiai.storage.tables import Assignment, FLModel, Round, TrainingSession, clock_sql
 
 __all__ = ["RunReports", "insert_model"]
@@ -23,6 +32,7 @@ _RUNS = table_of(TrainingSession)
 _ROUNDS = table_of(Round)
 _ASSIGNMENTS = table_of(Assignment)
 _MODELS = table_of(FLModel)
+_RUN_COLUMNS = columns_of(TrainingSession)
 
 _STANDING = (_RUNS.c.state, _RUNS.c.stop_requested, _RUNS.c.round)
 
@@ -46,7 +56,7 @@ class RunReports(RunQueries):
                     upsert(connection, _RUNS)
                     .values(_run_values(new))
                     .on_conflict_do_nothing()
-                    .returning(*_RUNS.c)
+                    .returning(*_RUN_COLUMNS)
                 )
             ).one_or_none()
             if inserted is None:
@@ -157,7 +167,9 @@ class RunReports(RunQueries):
 
     @staticmethod
     async def _row_of(connection: AsyncConnection, run_id: str) -> RunRecord:
-        row = (await connection.execute(select(_RUNS).where(_RUNS.c.run_id == run_id))).one()
+        row = (
+            await connection.execute(select(*_RUN_COLUMNS).where(_RUNS.c.run_id == run_id))
+        ).one()
         return RunRecord(**parsed(row))
 
 
@@ -180,6 +192,7 @@ async def insert_model(
             size_bytes=size_bytes,
             name=name,
             created_at=clock_sql(),
+            search_terms=search_terms(name),
         )
     )
 
@@ -201,13 +214,16 @@ def _run_values(new: NewRun) -> dict[str, Any]:
         "stop_requested": False,
         "created_at": clock_sql(),
         "updated_at": clock_sql(),
+        "search_terms": search_terms(new.name),
     }
 
 
 async def _same_submission(connection: AsyncConnection, new: NewRun) -> RunRecord:
     if new.submit_token is not None:
         row = (
-            await connection.execute(select(_RUNS).where(_RUNS.c.submit_token == new.submit_token))
+            await connection.execute(
+                select(*_RUN_COLUMNS).where(_RUNS.c.submit_token == new.submit_token)
+            )
         ).one_or_none()
         if row is not None and row.job_json == json_text(new.job):
             return RunRecord(**parsed(row))

@@ -74,11 +74,32 @@ class Base(DeclarativeBase):
     type_annotation_map = {str: Text(), float: Double(), int: Integer()}  # noqa: RUF012
 
 
+def _described(table: str) -> Index:
+    """Return PostgreSQL's index over what the rows are found by; SQLite has tables of its own."""
+    terms = text("CAST(search_terms AS tsvector)")
+    index = Index(f"ix_{table}_search", terms, postgresql_using="gin")
+    return index.ddl_if(dialect="postgresql")
+
+
+class _Described:
+    """What people write about a row, and the terms by which it is found.
+
+    ``row_version`` counts the changes that people made, not those of the machinery: whoever
+    describes a run must not lose against the renewal of its lease. ``search_terms`` follows from
+    the other columns (`kumiai.storage.search.search_terms`); whoever writes them writes it.
+    """
+
+    description: Mapped[str] = mapped_column(server_default=text("''"))
+    tags_json: Mapped[str] = mapped_column(server_default=text("'[]'"))
+    row_version: Mapped[int] = mapped_column(server_default=text("1"))
+    search_terms: Mapped[str] = mapped_column(server_default=text("''"))
+
+
 def _run_key(*, primary_key: bool = True) -> Mapped[str]:
     return mapped_column(ForeignKey("runs.run_id", ondelete="CASCADE"), primary_key=primary_key)
 
 
-class TrainingSession(Base):
+class TrainingSession(_Described, Base):
     """A run: what was asked, how far it is, who leads it."""
 
     __tablename__ = "runs"
@@ -86,6 +107,7 @@ class TrainingSession(Base):
         UniqueConstraint("submit_token"),
         Index(None, "created_at", "run_id"),
         Index(None, "state"),
+        _described("runs"),
     )
 
     run_id: Mapped[str] = mapped_column(primary_key=True)
@@ -183,11 +205,16 @@ class EvaluationReport(Base):
     reported_at: Mapped[float]
 
 
-class FLModel(Base):
+class FLModel(_Described, Base):
     """A published model; its arrays are the blob ``digest``."""
 
     __tablename__ = "models"
-    __table_args__ = (UniqueConstraint("model_id"), Index(None, "digest"))
+    __table_args__ = (
+        UniqueConstraint("model_id"),
+        Index(None, "digest"),
+        Index(None, "created_at", "model_id"),
+        _described("models"),
+    )
 
     run_id: Mapped[str] = _run_key()
     round: Mapped[int] = mapped_column(primary_key=True)
@@ -199,10 +226,11 @@ class FLModel(Base):
     created_at: Mapped[float]
 
 
-class ClientRegistration(Base):
-    """A client as last seen."""
+class ClientRegistration(_Described, Base):
+    """A client as last seen, or as announced before it ever came."""
 
     __tablename__ = "clients"
+    __table_args__ = (_described("clients"),)
 
     client_id: Mapped[str] = mapped_column(primary_key=True)
     instance_id: Mapped[str]
@@ -212,6 +240,7 @@ class ClientRegistration(Base):
     last_seen_at: Mapped[float]
     state: Mapped[str]
     address: Mapped[str]
+    display_name: Mapped[str] = mapped_column(server_default=text("''"))
 
 
 class Event(Base):

@@ -1,0 +1,367 @@
+"""The models of all runs: found, described, entered from elsewhere, deleted.
+
+Rounds publish models (`kumiai.storage.runs`); this repository never does. A model is named by its
+``model_id``, which is ``<run_id>.<round>``.
+"""
+
+import math
+from collections.abc import AsyncIterator, Collection, Iterable
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+from sqlalchemy import (
+    Column,
+    ColumnElement,
+    Row,
+    Select,
+    delete,
+    func,
+    literal,
+    null,
+    select,
+    tuple_,
+)
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from kumiai.core.errors import ConfigError, ConflictError, NotFoundError
+from kumiai.storage.bulk import insert_rows, now_of
+from kumiai.storage.database import DatabaseManager
+from kumiai.storage.descriptions import Changes, change_row, described_values, verify_tag
+from kumiai.storage.filters import MetricFloor, in_period, metric_value
+from kumiai.storage.namespaces import model_namespace, state_namespace, update_namespace
+from kumiai.storage.paging import Order, Page, bytewise, fetch_page, name_of_list
+from kumiai.storage.records import DeletedModel, ModelRecord, NewModel, ReachableBlob
+from kumiai.storage.rows import clean, columns_of, json_text, parsed, table_of
+from kumiai.storage.search import Searchable
+from kumiai.storage.tables import AcceptedUpdate, FLModel, Round, TrainingSession
+
+__all__ = ["ModelOrder", "ModelQuery", "ModelRepository"]
+
+ModelOrder = Literal["newest", "oldest", "name", "highest", "lowest"]
+
+_MODELS = table_of(FLModel)
+_RUNS = table_of(TrainingSession)
+_ROUNDS = table_of(Round)
+_UPDATES = table_of(AcceptedUpdate)
+_COLUMNS = columns_of(FLModel)
+_SEARCHABLE = Searchable(_MODELS, _MODELS.c.model_id)
+_LIVE: Final = ("submitted", "running")
+_BULK_COLUMNS: Final = (
+    "run_id", "round", "model_id", "digest", "size_bytes", "name", "metrics_json", "created_at",
+    "description", "tags_json", "search_terms",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class ModelQuery:
+    """Which models, and in which order; a filter that is left out lets everything through.
+
+    Attributes:
+        run_id: of this run.
+        name: of exactly this name.
+        tags: with all of these.
+        search: words, each the beginning of one in the name, the description or a tag.
+        created_from, created_before: seconds since 1970 UTC; the first is included.
+        metric: evaluated to at least this.
+        order: ``highest`` and ``lowest`` go by ``order_metric``, and leave out the models that
+            have no such metric.
+    """
+
+    run_id: str | None = None
+    name: str | None = None
+    tags: Collection[str] = ()
+    search: str | None = None
+    created_from: float | None = None
+    created_before: float | None = None
+    metric: MetricFloor | None = None
+    order: ModelOrder = "newest"
+    order_metric: str | None = None
+
+
+class ModelRepository:
+    """The models of all runs.
+
+    Args:
+        database: connected, its schema at this version.
+
+    Every method raises ``StorageError`` when the database fails.
+    """
+
+    def __init__(self, database: DatabaseManager) -> None:
+        self._database = database
+
+    async def get(self, model_id: str) -> ModelRecord:
+        """Return the model.
+
+        Raises:
+            NotFoundError: there is none.
+        """
+        async with self._database.reading() as connection:
+            statement = select(*_COLUMNS).where(_MODELS.c.model_id == clean(model_id))
+            row = (await connection.execute(statement)).one_or_none()
+        if row is None:
+            raise _missing(model_id)
+        return ModelRecord(**parsed(row))
+
+    async def list_models(
+        self, query: ModelQuery | None = None, *, limit: int = 50, cursor: str | None = None
+    ) -> Page[ModelRecord]:
+        """Return one page of the models that the query lets through.
+
+        Args:
+            query: ``None`` for all, the newest first.
+            limit: how many at most, 1 to 1000.
+            cursor: ``next_cursor`` of the page before.
+
+        Raises:
+            ConfigError: the query or the cursor makes no sense.
+        """
+        query = query or ModelQuery()
+        async with self._database.reading() as connection:
+            order = _order(connection, query)
+            statement = _filtered(connection, select(*_COLUMNS), query)
+            if query.order in {"highest", "lowest"}:
+                statement = statement.where(order.key.is_not(None))
+            return await fetch_page(
+                connection,
+                statement,
+                ModelRecord,
+                order=order,
+                limit=limit,
+                cursor=cursor,
+                list_name=name_of_list("models", query),
+            )
+
+    async def add(self, model: NewModel) -> ModelRecord:
+        """Enter a model from elsewhere, under a round of its run that has none.
+
+        Raises:
+            NotFoundError: there is no such run.
+            ConflictError: the run has a model of this round.
+        """
+        await self.add_many([model])
+        return await self.get(f"{model.run_id}.{model.round}")
+
+    async def add_many(self, models: Iterable[NewModel]) -> int:
+        """Enter many models in one transaction: all of them, or none.
+
+        Returns:
+            How many there were.
+
+        Raises:
+            NotFoundError: one belongs to a run that does not exist.
+            ConflictError: one stands already, or twice among them.
+            ConfigError: a description is too long, or a tag is none.
+        """
+        async with self._database.transaction("add_models") as connection:
+            now = await now_of(connection)
+            rows = (_values(model, now) for model in models)
+            return await insert_rows(connection, _MODELS, _BULK_COLUMNS, rows)
+
+    async def update(
+        self, model_id: str, changes: Changes, *, expected_version: int | None = None
+    ) -> ModelRecord:
+        """Change what people wrote about a model.
+
+        Raises:
+            NotFoundError: there is no such model.
+            ConflictError: it is not of the expected version.
+            ConfigError: the description is too long, or a tag is none.
+        """
+        async with self._database.transaction("update_model") as connection:
+            row, _ = await change_row(
+                connection,
+                _MODELS,
+                (_MODELS.c.model_id, clean(model_id)),
+                changes,
+                returning=_COLUMNS,
+                name_columns=("name",),
+                expected_version=expected_version,
+            )
+        return ModelRecord(**parsed(row))
+
+    async def delete(self, model_id: str) -> DeletedModel:
+        """Delete a model's row, and tell whether its bytes are still reached by another.
+
+        Raises:
+            NotFoundError: there is no such model.
+            ConflictError: its run goes on, or it is the run's first or last model.
+        """
+        async with self._database.transaction("delete_model") as connection:
+            of_this = select(*_COLUMNS).where(_MODELS.c.model_id == clean(model_id))
+            row = (await connection.execute(of_this)).one_or_none()
+            if row is None:
+                raise _missing(model_id)
+            # The run's row is locked first, as everywhere.
+            run = (
+                await connection.execute(
+                    select(_RUNS.c.state, _RUNS.c.model_digest)
+                    .where(_RUNS.c.run_id == row.run_id)
+                    .with_for_update(key_share=True)
+                )
+            ).one_or_none()
+            if run is None:
+                raise _missing(model_id)
+            if run.state in _LIVE:
+                raise ConflictError(f"run of model {model_id} must have ended, got {run.state}")
+            last = await connection.scalar(
+                select(func.max(_MODELS.c.round)).where(_MODELS.c.run_id == row.run_id)
+            )
+            if row.round in {0, last}:
+                raise ConflictError(
+                    f"model {model_id} must be neither the first nor the last of its run; delete "
+                    "the run"
+                )
+            gone = delete(_MODELS).where(_MODELS.c.model_id == row.model_id)
+            if (await connection.execute(gone)).rowcount == 0:
+                raise _missing(model_id)
+            same = select(_MODELS.c.model_id).where(
+                _MODELS.c.run_id == row.run_id, _MODELS.c.digest == row.digest
+            )
+            others = (await connection.execute(same.limit(1))).one_or_none()
+        return DeletedModel(
+            model_id=row.model_id,
+            namespace=model_namespace(row.run_id),
+            digest=row.digest,
+            is_unreachable=others is None,
+        )
+
+    async def reachable_digests(
+        self, *, page_rows: int = 1000
+    ) -> AsyncIterator[tuple[ReachableBlob, ...]]:
+        """Yield every blob that a row speaks of, page by page.
+
+        Those are all models, the strategies' states that live runs go on from, and the updates
+        of rounds that are not published yet. Each page is read for itself: a row that is
+        committed while the pages are read may be missing, so whoever deletes what is not
+        reached spares what is young.
+
+        Args:
+            page_rows: how many rows one query returns at most, >= 1.
+        """
+        for statement, keys in _reached():
+            place: tuple[Any, ...] | None = None
+            while True:
+                page = statement.order_by(*keys).limit(page_rows)
+                if place is not None:
+                    page = page.where(tuple_(*keys) > place)
+                async with self._database.reading() as connection:
+                    rows = (await connection.execute(page)).all()
+                if rows:
+                    yield tuple(_blob(row) for row in rows)
+                if len(rows) < page_rows:
+                    break
+                place = tuple(getattr(rows[-1], key.name) for key in keys)
+
+
+def _values(model: NewModel, now: float) -> tuple[Any, ...]:
+    if model.created_at is not None and not math.isfinite(model.created_at):
+        raise ConfigError(f"created_at of a model must be finite, got {model.created_at}")
+    described = described_values(model.description, model.tags, model.name)
+    return (
+        model.run_id,
+        model.round,
+        f"{model.run_id}.{model.round}",
+        model.digest,
+        model.size_bytes,
+        model.name,
+        None if model.metrics is None else json_text(model.metrics),
+        now if model.created_at is None else model.created_at,
+        described["description"],
+        described["tags_json"],
+        described["search_terms"],
+    )
+
+
+def _order(connection: AsyncConnection, query: ModelQuery) -> Order:
+    identifier = _MODELS.c.model_id
+    match query.order:
+        case "newest" | "oldest":
+            return Order(_MODELS.c.created_at, identifier, float, query.order == "newest")
+        case "name":
+            return Order(bytewise(connection, _MODELS.c.name), identifier, str)
+        case "highest" | "lowest":
+            if not query.order_metric:
+                raise ConfigError(f"order {query.order} must name its metric, got none")
+            value = metric_value(connection, _MODELS.c.metrics_json, query.order_metric)
+            return Order(value, identifier, float, query.order == "highest")
+
+
+def _filtered(
+    connection: AsyncConnection, statement: Select[Any], query: ModelQuery
+) -> Select[Any]:
+    conditions: list[ColumnElement[bool]] = []
+    if query.run_id is not None:
+        conditions.append(_MODELS.c.run_id == clean(query.run_id))
+    if query.name is not None:
+        conditions.append(_MODELS.c.name == clean(query.name))
+    conditions += in_period(_MODELS.c.created_at, query.created_from, query.created_before)
+    if query.metric is not None:
+        conditions.append(query.metric.holds(connection, _MODELS.c.metrics_json))
+    conditions += [_SEARCHABLE.has_tag(connection, verify_tag(tag)) for tag in sorted(query.tags)]
+    if query.search is not None:
+        conditions.append(_SEARCHABLE.matches(connection, query.search))
+    return statement.where(*conditions)
+
+
+def _reached() -> tuple[tuple[Select[Any], tuple[Column[Any], ...]], ...]:
+    """Return a statement for each kind of blob, with the columns that order its rows."""
+    last_published = (
+        select(func.max(_ROUNDS.c.round))
+        .where(_ROUNDS.c.run_id == _RUNS.c.run_id, _ROUNDS.c.stage == "published")
+        .scalar_subquery()
+    )
+    models = select(
+        literal("model").label("kind"),
+        _MODELS.c.run_id,
+        _MODELS.c.round,
+        _MODELS.c.digest,
+        _MODELS.c.size_bytes,
+    )
+    states = select(
+        literal("state").label("kind"),
+        _RUNS.c.run_id,
+        last_published.label("round"),
+        _RUNS.c.state_digest.label("digest"),
+        null().label("size_bytes"),
+    ).where(_RUNS.c.state.in_(_LIVE), _RUNS.c.state_digest.is_not(None))
+    of_round = (_ROUNDS.c.run_id == _UPDATES.c.run_id) & (_ROUNDS.c.round == _UPDATES.c.round)
+    updates = (
+        select(
+            literal("update").label("kind"),
+            _UPDATES.c.run_id,
+            _UPDATES.c.round,
+            _UPDATES.c.client_id,
+            _UPDATES.c.digest,
+            _UPDATES.c.size_bytes,
+        )
+        .select_from(_UPDATES.join(_ROUNDS, of_round))
+        .where(_ROUNDS.c.stage.in_(("collecting", "closed")))
+    )
+    return (
+        (models, (_MODELS.c.run_id, _MODELS.c.round)),
+        (states, (_RUNS.c.run_id,)),
+        (updates, (_UPDATES.c.run_id, _UPDATES.c.round, _UPDATES.c.client_id)),
+    )
+
+
+def _blob(row: Row[Any]) -> ReachableBlob:
+    match row.kind:
+        case "model":
+            namespace = model_namespace(row.run_id)
+        case "state":
+            namespace = state_namespace(row.run_id, row.round)
+        case _:
+            namespace = update_namespace(row.run_id, row.round, row.client_id)
+    return ReachableBlob(
+        namespace=namespace,
+        digest=row.digest,
+        kind=row.kind,
+        run_id=row.run_id,
+        round=row.round,
+        size_bytes=row.size_bytes,
+    )
+
+
+def _missing(model_id: str) -> NotFoundError:
+    return NotFoundError(f"model must exist, got {model_id[:80]!r}")
