@@ -43,23 +43,34 @@ def test_a_job_survives_its_row() -> None:
     assert JobSpec.model_validate_json(job.model_dump_json()) == job
 
 
+STRATEGY_PARAMETER = "strategy.proximal_mu must be a number of at least 0, got -1"
+
+
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
         ("[run\n", "job.toml must be valid TOML"),
         ("", "job.toml: run must be given"),
         ("[run]\nrounds = 3", "run.app must be given"),
-        ("[run]\napp = ''", "app must name a study"),
-        ("[run]\napp = '../x'", "must be 1 to 63 letters"),
-        ("[run]\napp = 'a'\nrounds = 0", "run.rounds"),
+        ("[run]\napp = ''", "job.toml: run.app must name a study that"),
+        ("[run]\napp = '../x'", "job.toml: run.app must be 1 to 63 letters"),
+        (
+            "[run]\napp = 'a'\nrounds = 0",
+            "job.toml: run.rounds must be greater than or equal to 1, got 0",
+        ),
         ("[run]\napp = 'a'\nrouns = 3", "run.rouns must be removed: no such key"),
         ("[run]\napp = 'a'\n[cohort]\nmin_reports = -1", "cohort.min_reports"),
-        ("[run]\napp = 'a'\n[cohort]\nsize = 2\nmin_reports = 3", "min_reports must be at most"),
+        (
+            "[run]\napp = 'a'\n[cohort]\nsize = 2\nmin_reports = 3",
+            "cohort.min_reports must be at most",
+        ),
         ("[run]\napp = 'a'\n[cohort]\ndeadline_seconds = inf", "cohort.deadline_seconds"),
-        ("[run]\napp = 'a'\n[strategy]\nname = 'fedavgg'", "fedavg"),
+        ("[run]\napp = 'a'\n[strategy]\nname = 'fedavgg'", "strategy.name must be one of fedavg, "),
+        ("[run]\napp = 'a'\n[strategy]\nname = 'fedprox'\nproximal_mu = -1", STRATEGY_PARAMETER),
+        ("[run]\napp = 'a'\n[strategy]\nx = 1", "strategy: parameter of fedavg must be left out"),
         ("[run]\napp = 'a'\n[strategy]\nweighting = 'size'", "strategy.weighting"),
-        ("[run]\napp = 'a'\n[train]\nrate = nan", "rate must be finite"),
-        ("[run]\napp = 'a'\n[train]\nrate = []", "rate must be a number, a string"),
+        ("[run]\napp = 'a'\n[train]\nrate = nan", "train.rate must be finite"),
+        ("[run]\napp = 'a'\n[train]\nrate = []", "train.rate must be a number, a string"),
         ("examples_max = 0\n[run]\napp = 'a'", "examples_max"),
     ],
 )

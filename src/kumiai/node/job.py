@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from kumiai.core.errors import ConfigError
 from kumiai.core.ids import verify_name
-from kumiai.learning import Strategy, new_strategy
+from kumiai.learning import STRATEGY_NAMES, Strategy, new_strategy
 
 __all__ = [
     "CohortSpec",
@@ -45,16 +45,17 @@ class RunSpec(_Table):
     keep_versions: Annotated[int, Field(ge=1)] = 5
     """How many of the newest model versions keep their bytes; the first and last always do."""
 
-    @field_validator("app", "name")
+    @field_validator("app")
+    @classmethod
+    def _names_a_study(cls, value: str) -> str:
+        if not value:
+            raise ValueError("must name a study that the sites have installed, got ''")
+        return _name(value)
+
+    @field_validator("name")
     @classmethod
     def _is_a_name(cls, value: str) -> str:
-        return value and _value_error_for(value)
-
-    @model_validator(mode="after")
-    def _has_an_app(self) -> Self:
-        if not self.app:
-            raise ValueError("app must name a study that the sites have installed, got ''")
-        return self
+        return value and _name(value)
 
 
 class CohortSpec(_Table):
@@ -105,12 +106,19 @@ class StrategySpec(BaseModel):
         """
         return new_strategy(self.name, dict(self.model_extra or {}))
 
+    @field_validator("name")
+    @classmethod
+    def _is_known(cls, value: str) -> str:
+        if value not in STRATEGY_NAMES:
+            raise ValueError(f"must be one of {', '.join(STRATEGY_NAMES)}, got {value!r}")
+        return value
+
     @model_validator(mode="after")
     def _builds(self) -> Self:
         try:
             self.build()
         except ConfigError as error:
-            raise ValueError(str(error)) from None
+            raise ValueError(str(error).removeprefix(f"{self.name}.")) from None
         return self
 
 
@@ -197,20 +205,30 @@ def _problem_lines(error: ValidationError) -> list[str]:
     lines = []
     for problem in error.errors(include_url=False, include_context=False):
         key = ".".join(str(part) for part in problem["loc"] if part not in {"bool", "int", "str"})
-        if problem["type"] == "extra_forbidden":
-            lines.append(f"{key} must be removed: no such key")
-        elif problem["type"] == "missing":
-            lines.append(f"{key} must be given")
-        else:
-            message = problem["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
-            got = "" if problem["type"] == "value_error" else f", got {problem['input']!r}"[:200]
-            lines.append(f"{key}: must be {message}{got}" if got else f"{key}: {message}")
+        match problem["type"]:
+            case "extra_forbidden":
+                lines.append(f"{key} must be removed: no such key")
+            case "missing":
+                lines.append(f"{key} must be given")
+            case "value_error":
+                lines.append(_with_key(key, problem["msg"].removeprefix("Value error, ")))
+            case _:
+                rule = problem["msg"].removeprefix("Input should be ")
+                lines.append(f"{key} must be {rule}" + f", got {problem['input']!r}"[:200])
     return lines
 
 
-def _value_error_for(value: str) -> str:
+def _with_key(key: str, message: str) -> str:
+    """Return one of our own messages with its whole key in front, once."""
+    if message.startswith("must "):
+        return f"{key} {message}"
+    _, _, rest = message.partition(" ")
+    return f"{key}.{message}" if rest.startswith("must ") else f"{key}: {message}"
+
+
+def _name(value: str) -> str:
     # pydantic turns ValueError, and only that, into a problem with a key.
     try:
         return verify_name("name", value)
     except ConfigError as error:
-        raise ValueError(str(error)) from None
+        raise ValueError(str(error).removeprefix("name ")) from None

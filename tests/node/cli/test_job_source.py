@@ -59,7 +59,7 @@ def test_a_problem_has_file_line_and_key() -> None:
 @pytest.mark.parametrize(
     ("text", "place"),
     [
-        ("[run]\napp = 'a'\n[strategy]\nname = 'magic'\n", "job.toml:3: strategy"),
+        ("[run]\napp = 'a'\n[strategy]\nname = 'magic'\n", "job.toml:4: strategy.name must"),
         ("[run]\nrounds = 3\n", "job.toml:1: run.app"),
         ("[cohort]\nsize = 3\n", "job.toml: run"),
         ("[run]\napp = 'a'\nrunds = 3\n", "job.toml:3: run.runds"),
@@ -78,7 +78,7 @@ def test_a_wrong_override_is_told_as_such() -> None:
 def test_a_wrong_override_in_a_table_that_the_file_has_not_is_told_as_such() -> None:
     (line,) = problems_of("[run]\napp = 'a'\n", strategy__name="magic")
 
-    assert line.startswith("--set: strategy: ")
+    assert line.startswith("--set: strategy.name must be one of ")
 
 
 def test_an_override_below_a_value_is_told() -> None:
