@@ -9,6 +9,7 @@ from hypothesis import settings
 import kumiai.node.wire  # noqa: F401 - before any test imports grpc
 from kumiai.storage import DatabaseManager
 from kumiai.testing.databases import PostgresServer, SQLiteTemplate
+from kumiai.testing.s3_server import S3Server
 
 settings.register_profile("kumiai", deadline=None)  # a busy machine is no failure
 settings.load_profile("kumiai")
@@ -30,6 +31,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def postgres() -> Iterator[PostgresServer]:
     """Lend a PostgreSQL server; each worker of a parallel run has its own."""
     server = PostgresServer()
+    yield server
+    server.remove()
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[S3Server]:
+    """Lend an S3 server; each worker of a parallel run has its own."""
+    server = S3Server()
     yield server
     server.remove()
 

@@ -41,6 +41,8 @@ from kumiai.storage.records import (
     UpdateRecord,
 )
 from kumiai.storage.runs import RunRepository
+from kumiai.storage.s3_blobs import S3BlobStore
+from kumiai.storage.s3_bucket import S3Place
 from kumiai.storage.schema import MigrationStep
 from kumiai.storage.tables import ClientRegistration, FLModel, TrainingSession
 
@@ -90,6 +92,8 @@ __all__ = [
     "RunRecord",
     "RunRepository",
     "RunState",
+    "S3BlobStore",
+    "S3Place",
     "SQLiteSynchronous",
     "SessionQuery",
     "TrainTask",

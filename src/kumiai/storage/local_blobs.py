@@ -114,19 +114,10 @@ class LocalBlobStore:
     def open_buffer(self, namespace: str, digest: str) -> Iterator[memoryview]:
         """Return the blob, memory-mapped; see `BlobStore.open_buffer`."""
         path = self.path_of(namespace, digest)
-        mapped: mmap.mmap | bytes = b""  # nothing cannot be mapped
         with self.translated(), _opened(path, namespace, digest) as descriptor:
-            if os.fstat(descriptor).st_size:
-                mapped = mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ)
-        view = memoryview(mapped)
-        try:
+            mapped = map_file(descriptor)
+        with lent_view(mapped) as view:
             yield view
-        finally:
-            # Arrays may live on over the view; then they unmap it when they go.
-            with contextlib.suppress(BufferError):
-                view.release()
-                if isinstance(mapped, mmap.mmap):
-                    mapped.close()
 
     async def delete(self, namespace: str, digest: str) -> None:
         """Delete a blob; see `BlobStore.delete`."""
@@ -237,6 +228,7 @@ class LocalBlobStore:
 
     def own_part(self, path: Path) -> tuple[Path, int, bool]:
         """Return a hidden file for the blob; see `_own_part`."""
+        self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
         # Else the folder could be swept away, being empty, between its making and its use.
         with open_gate(self._root):
             self.make_folder(path.parent)
@@ -308,6 +300,27 @@ class LocalBlobStore:
                 folder.rmdir()
                 self._durable_folders.discard(folder)
                 folder = folder.parent
+
+
+def map_file(descriptor: int) -> mmap.mmap | bytes:
+    """Return the file's bytes, mapped read-only; they outlive the descriptor."""
+    if not os.fstat(descriptor).st_size:
+        return b""  # nothing cannot be mapped
+    return mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ)
+
+
+@contextmanager
+def lent_view(mapped: mmap.mmap | bytes) -> Iterator[memoryview]:
+    """Lend a view of mapped bytes and unmap them, unless arrays live on over the view."""
+    view = memoryview(mapped)
+    try:
+        yield view
+    finally:
+        # Then they unmap it when they go.
+        with contextlib.suppress(BufferError):
+            view.release()
+            if isinstance(mapped, mmap.mmap):
+                mapped.close()
 
 
 class _SyncAhead:

@@ -19,6 +19,7 @@ import urllib.request
 from pathlib import Path
 
 from kumiai.core.errors import StorageError
+from kumiai.storage.s3_bucket import S3Place
 
 __all__ = ["S3Server"]
 
@@ -61,6 +62,17 @@ class S3Server:
     def endpoint(self) -> str:
         """Its URL."""
         return f"http://127.0.0.1:{self.port}"
+
+    def place(self, prefix: str) -> S3Place:
+        """Return a prefix of its bucket, with the keys."""
+        return S3Place(
+            bucket=self.bucket,
+            prefix=prefix,
+            endpoint=self.endpoint,
+            region=self.region,
+            access_key_id=self.access_key,
+            secret_access_key=self.secret_key,
+        )
 
     def start(self) -> None:
         """Start it, again after a kill, and wait until it serves."""
