@@ -93,6 +93,21 @@ def test_a_round_that_is_done_shows_what_it_gave() -> None:
     assert picture.trouble == ""
 
 
+@pytest.mark.parametrize(
+    ("event", "doing"),
+    [
+        (STORY[3], "round 1: 0 of 4 reported"),
+        (row("round_closed", data={"reports": 1}), "round 1: aggregating 1 update"),
+        (END[0], "round 1: aggregating 3 updates"),
+        (END[1], "round 1 is published"),
+        (END[2], "model of round 1 goes to 4 clients"),
+        (row("stop_requested", text="stopped by ada: enough"), "stopped by ada: enough"),
+    ],
+)
+def test_what_goes_on_now_is_told_with_each_step(event: ServerSentEvent, doing: str) -> None:
+    assert told(*STORY, event).doing == doing
+
+
 def test_a_run_that_ends_without_a_reason_shows_its_state() -> None:
     event = ServerSentEvent(None, "end", {"state": "stopped", "reason": None})
 
@@ -146,6 +161,14 @@ def test_a_line_says_when_who_what_and_how_good() -> None:
 
     assert event_line(failed) == ("1970-01-01 00:01:40  warning: site-2: out of \ufffd[31mmemory")
     assert event_line(published) == "1970-01-01 00:01:42  round_published!; loss 0.5"
+
+
+def test_why_a_run_was_stopped_is_told_once() -> None:
+    lines = [
+        event_line(row(kind, text="enough").data) for kind in ("stop_requested", "run_stopped")
+    ]
+
+    assert [line.partition("  ")[2] for line in lines] == ["enough", "the run has stopped"]
 
 
 def test_in_a_pipe_each_event_is_a_line(capsys: pytest.CaptureFixture[str]) -> None:

@@ -60,3 +60,14 @@ async def test_a_process_that_ends_again_and_again_is_given_up(tmp_path: Path) -
 
     await federation.stop()
     assert told.getvalue().count("starting it again") == 2
+
+
+def test_the_warning_fits_a_terminal_of_eighty_columns(tmp_path: Path) -> None:
+    told = Console(file=io.StringIO(), width=80)
+    options = DevOptions(tmp_path, clients=1, port=0, http_port=0)
+
+    dev._tell_ways(told, dev._new_federation(options), options)
+
+    box = told.file.getvalue().splitlines()[-5:-1]  # type: ignore[attr-defined]
+    assert (box[0][0], box[-1][0]) == ("╭", "╰")
+    assert len({len(line) for line in box}) == 1

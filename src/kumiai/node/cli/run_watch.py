@@ -73,16 +73,19 @@ class RunPicture:
         match row["kind"]:
             case "round_opened":
                 line.opened_at, line.clients = row["at"], data["clients"]
+                self.doing = f"round {number}: 0 of {line.clients} reported"
             case "round_closed":
                 line.stage, line.reported = "aggregating", data["reports"]
+                self.doing = f"round {number}: aggregating {_counted(line.reported, 'update')}"
             case "round_published":
                 line.stage, line.published_at = "published", row["at"]
                 line.reported, line.examples = data["reports"], data["examples"]
                 line.metrics = data["metrics"]
+                self.doing = f"round {number} is published"
             case "model_evaluated":
                 line.stage = "published"
                 line.evaluation = data["metrics"]
-            case "waiting" | "evaluation_opened":
+            case "waiting" | "evaluation_opened" | "stop_requested":
                 self.doing = clean(row["text"])
 
     def _take_progress(self, data: Mapping[str, Any]) -> None:
@@ -104,7 +107,13 @@ def event_line(row: Mapping[str, Any]) -> str:
     client = f"{clean(row['client_id'])}: " if row["client_id"] else ""
     metrics = (row["data"] or {}).get("metrics")
     told = f"; {shown_metrics(metrics)}" if metrics else ""
-    return f"{shown_time(row['at'])}  {level}{client}{clean(row['text'])}{told}"
+    # Its text is the reason, which the line of the request has told already.
+    text = "the run has stopped" if row["kind"] == "run_stopped" else clean(row["text"])
+    return f"{shown_time(row['at'])}  {level}{client}{text}{told}"
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"1 {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def watcher() -> AbstractContextManager[Show]:

@@ -166,8 +166,8 @@ def _tell_ways(console: Console, federation: LocalFederation, options: DevOption
     for line in ways:
         _tell(console, line)
     warning = (
-        "Not for production: the keys of all members and of their authority lie in one folder,\n"
-        "and everything listens on this machine only."
+        "Not for production: the keys of all members and of their authority\n"
+        "lie in one folder, and everything listens on this machine only."
     )
     console.print(Panel.fit(warning, border_style="yellow"))
     _tell(console, "Press Ctrl-C to stop; the folder stays.")
