@@ -59,10 +59,17 @@ class StorageSettings(_Table):
     """Where the coordinator keeps its truth."""
 
     database: SecretStr | None = None
-    """``sqlite:///file`` or ``postgresql://user:password@host/db``; none: a file in the data
-    directory."""
+    """``sqlite:///file`` or ``postgresql://user:password@host/db``, several hosts as
+    ``host1:port,host2:port``; none: a file in the data directory."""
     pool_size: Annotated[int, Field(ge=1, le=200)] = 10
     """Connections to PostgreSQL at most."""
+    statement_timeout_seconds: Annotated[float, Field(gt=0, le=3600)] = 30.0
+    """How long one statement may take, and how long one may wait for a free connection."""
+    lock_timeout_seconds: Annotated[float, Field(gt=0, le=3600)] = 5.0
+    """How long a statement waits for what another transaction has locked."""
+    idle_in_transaction_timeout_seconds: Annotated[float, Field(gt=0, le=300)] | None = None
+    """PostgreSQL ends a transaction that stands idle for so long; below
+    ``coordinator.lease_seconds``; none: 3 seconds, or a little over half of the lease."""
 
 
 class CoordinatorSettings(_Table):

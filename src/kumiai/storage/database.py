@@ -20,37 +20,34 @@ import sqlite3
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from typing import Any, Literal, TypeVar
+from typing import TypeVar
 
 from sqlalchemy import literal, select
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
-from sqlalchemy.pool import AsyncAdaptedQueuePool, NullPool
 
+from kumiai.core.clock import Clock
 from kumiai.core.errors import ConfigError, StorageError
 from kumiai.core.failpoints import reach
 from kumiai.storage import schema
+from kumiai.storage.database_checks import DatabaseFinding, examine
+from kumiai.storage.database_engines import ISOLATIONS, Engines, Isolation
 from kumiai.storage.database_errors import is_retryable, mend_of, words_of
 from kumiai.storage.database_health import DatabaseHealth, measured_health
 from kumiai.storage.database_url import Dialect, parse_url
 from kumiai.storage.schema import MigrationStep
 from kumiai.storage.sqlite_connections import (
     SQLiteSynchronous,
-    new_sqlite_engine,
     prepare_sqlite_file,
 )
 
 __all__ = ["DatabaseManager", "Dialect", "Isolation", "SQLiteSynchronous"]
 
-Isolation = Literal["read committed", "repeatable read", "serializable"]
-
 _Result = TypeVar("_Result")
 
-_ISOLATIONS: tuple[Isolation, ...] = ("read committed", "repeatable read", "serializable")
 _SQLITE_READERS_MAX = 4
 _CLOSE_TIMEOUT_SECONDS = 5.0
-_MIGRATION_TIMEOUT_SECONDS = 600.0
 _RETRY_SECONDS = 0.01
 _RETRY_SECONDS_MAX = 1.0
 
@@ -93,12 +90,14 @@ class DatabaseManager:
         self.dialect = self._url.dialect
         self._file = self._url.database if self.dialect == "sqlite" else None
         # SQLite: one writer, and readers, who do not wait for it.
-        self._pool_size = min(pool_size, _SQLITE_READERS_MAX) + 1 if self._file else pool_size
-        self._synchronous = sqlite_synchronous
-        self._statement_timeout_seconds = _positive(statement_timeout_seconds, "statement")
-        self._lock_timeout_seconds = _positive(lock_timeout_seconds, "lock")
-        self._idle_timeout_seconds = _positive(
-            idle_in_transaction_timeout_seconds, "idle_in_transaction"
+        size = min(pool_size, _SQLITE_READERS_MAX) + 1 if self._file else pool_size
+        self._engines = Engines(
+            self._url,
+            size,
+            sqlite_synchronous,
+            _positive(statement_timeout_seconds, "statement"),
+            _positive(lock_timeout_seconds, "lock"),
+            _positive(idle_in_transaction_timeout_seconds, "idle_in_transaction"),
         )
         self._driver_errors: tuple[type[Exception], ...] = (
             SQLAlchemyError,
@@ -126,9 +125,9 @@ class DatabaseManager:
         with self._translated(OSError):
             if self.dialect == "sqlite":
                 await prepare_sqlite_file(
-                    self._url, lock_timeout_seconds=self._lock_timeout_seconds
+                    self._url, lock_timeout_seconds=self._engines.lock_timeout_seconds
                 )
-            writers, reader = self._open_engines()
+            writers, reader = self._engines.new_pools()
             try:
                 async with writers["read committed"].connect() as connection:
                     await connection.execute(select(literal(1)))
@@ -172,8 +171,8 @@ class DatabaseManager:
                 a lost connection at the commit one must look.
             ValueError: there is no such isolation level.
         """
-        if isolation not in _ISOLATIONS:
-            raise ValueError(f"isolation must be one of {_ISOLATIONS}, got {isolation!r}")
+        if isolation not in ISOLATIONS:
+            raise ValueError(f"isolation must be one of {ISOLATIONS}, got {isolation!r}")
         async with self._begun(_opened(self._writers.get(isolation))) as connection:
             yield connection
             if name is not None:
@@ -261,18 +260,10 @@ class DatabaseManager:
             StorageError: the database refused; the schema is as it was.
         """
         _opened(self._reader)
-        # An engine of its own: a migration may take long, and so may the wait for another's.
-        engine = self._new_engine(
-            statement_timeout_seconds=0.0,
-            lock_timeout_seconds=_MIGRATION_TIMEOUT_SECONDS,
-            poolclass=NullPool,
-            foreign_keys=False,
-        )
-        try:
-            async with self._begun(engine) as connection:
-                return await connection.run_sync(schema.migrate, to)
-        finally:
-            await engine.dispose()
+        async with self._unhurried(foreign_keys=False) as connection:
+            steps = await connection.run_sync(schema.migrate, to)
+            await connection.commit()
+            return steps
 
     async def planned_migration(self, to: str | None = None) -> list[MigrationStep]:
         """Return what `migrate` would do; nothing changes.
@@ -307,9 +298,29 @@ class DatabaseManager:
                 connection,
                 latency_seconds=latency,
                 pool_in_use=in_use,
-                pool_size=self._pool_size,
+                pool_size=self._engines.pool_size,
                 file=self._file,
             )
+
+    async def examine(self, clock: Clock) -> list[DatabaseFinding]:
+        """Look for whatever may be wrong, reading all there is; nothing changes.
+
+        Args:
+            clock: this machine's, to be compared with the database's.
+
+        Returns:
+            The findings; a database that does not answer is one.
+        """
+        try:
+            await self.connect()
+            health, now = await self.health(), clock.now()
+            async with self._unhurried(reading=True) as connection:
+                return [
+                    each async for each in examine(connection, health, file=self._file, now=now)
+                ]
+        except StorageError as error:
+            told, _, mend = str(error).rpartition("; ")
+            return [DatabaseFinding("connection", "wrong", told, mend)]
 
     async def check(self) -> float:
         """Return how many seconds a trivial query takes, the wait for a connection included."""
@@ -343,6 +354,18 @@ class DatabaseManager:
             closing.add_done_callback(self._take_back)
             await asyncio.shield(closing)
 
+    @asynccontextmanager
+    async def _unhurried(
+        self, *, reading: bool = False, foreign_keys: bool = True
+    ) -> AsyncIterator[AsyncConnection]:
+        """Lend a connection of its own, for what may take long; the caller commits."""
+        engine = self._engines.new_unhurried(reading=reading, foreign_keys=foreign_keys)
+        try:
+            async with self._begun(engine, commits=False) as connection:
+                yield connection
+        finally:
+            await engine.dispose()
+
     def _take_back(self, _closing: object = None) -> None:
         self._lent -= 1
         if not self._lent:
@@ -367,71 +390,12 @@ class DatabaseManager:
     def _explain(self, error: Exception) -> str:
         mend = mend_of(error, self.dialect)
         if isinstance(error, PoolTimeoutError):
+            seconds, size = self._engines.statement_timeout_seconds, self._engines.pool_size
             return (
-                f"database {self._url} must have a free connection within "
-                f"{self._statement_timeout_seconds:g} s, got all {self._pool_size} in use; {mend}"
+                f"database {self._url} must have a free connection within {seconds:g} s, "
+                f"got all {size} in use; {mend}"
             )
         return f"database {self._url} must answer, got {words_of(error)!r}; {mend}"
-
-    def _open_engines(self) -> tuple[dict[Isolation, AsyncEngine], AsyncEngine]:
-        if self.dialect == "sqlite":
-            writer = self._new_engine(pool_size=1)
-            reader = self._new_engine(pool_size=self._pool_size - 1, reading=True)
-            return dict.fromkeys(_ISOLATIONS, writer), reader
-        engine = self._new_engine(pool_size=self._pool_size)
-        writers = dict.fromkeys(_ISOLATIONS, engine)
-        for level in _ISOLATIONS[1:]:
-            writers[level] = engine.execution_options(isolation_level=level.upper())
-        reader = engine.execution_options(
-            isolation_level="REPEATABLE READ", postgresql_readonly=True
-        )
-        return writers, reader
-
-    def _new_engine(
-        self,
-        *,
-        pool_size: int | None = None,
-        poolclass: type[NullPool] | None = None,
-        reading: bool = False,
-        foreign_keys: bool = True,
-        statement_timeout_seconds: float | None = None,
-        lock_timeout_seconds: float | None = None,
-    ) -> AsyncEngine:
-        lock = self._lock_timeout_seconds if lock_timeout_seconds is None else lock_timeout_seconds
-        pool: dict[str, Any] = {"poolclass": poolclass}
-        if poolclass is None:
-            pool = {
-                "poolclass": AsyncAdaptedQueuePool,
-                "pool_size": pool_size,
-                "max_overflow": 0,
-                "pool_timeout": self._statement_timeout_seconds,
-                # SQLite's we do ourselves, and only where it is needed.
-                "pool_reset_on_return": None if self.dialect == "sqlite" else "rollback",
-            }
-        if self.dialect == "sqlite":
-            return new_sqlite_engine(
-                self._url,
-                lock_timeout_seconds=lock,
-                pool=pool,
-                synchronous=self._synchronous,
-                reading=reading,
-                foreign_keys=foreign_keys,
-            )
-        from kumiai.storage.postgres_connections import (  # noqa: PLC0415 - an extra
-            new_postgres_engine,
-        )
-
-        return new_postgres_engine(
-            self._url,
-            statement_timeout_seconds=(
-                self._statement_timeout_seconds
-                if statement_timeout_seconds is None
-                else statement_timeout_seconds
-            ),
-            lock_timeout_seconds=lock,
-            idle_in_transaction_timeout_seconds=self._idle_timeout_seconds,
-            pool=pool,
-        )
 
 
 def _errors_of(dialect: Dialect) -> tuple[type[Exception], ...]:

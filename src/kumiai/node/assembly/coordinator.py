@@ -16,6 +16,7 @@ from kumiai.identity import (
     server_context,
     verify_own_certificate,
 )
+from kumiai.node.assembly.database import new_database
 from kumiai.node.assembly.studies import load_apps
 from kumiai.node.coordinator.aggregation import Aggregator, CentralEvaluator
 from kumiai.node.coordinator.blob_service import BlobService, TransferMeter
@@ -197,7 +198,7 @@ def _authenticator(identity: IdentitySettings, clock: Clock) -> PeerAuthenticato
 
 
 def _stores(settings: Settings) -> _Stores:
-    database = DatabaseManager(_database_url(settings), pool_size=settings.storage.pool_size)
+    database = new_database(settings)
     return _Stores(
         database=database,
         blobs=LocalBlobStore(settings.coordinator.data_dir / "blobs"),
@@ -205,12 +206,6 @@ def _stores(settings: Settings) -> _Stores:
         runs=RunRepository(database),
         clients=ClientRegistryRepository(database),
     )
-
-
-def _database_url(settings: Settings) -> str:
-    if settings.storage.database is not None:
-        return settings.storage.database.get_secret_value()
-    return f"sqlite:///{settings.coordinator.data_dir.resolve() / 'kumiai.db'}"
 
 
 def _executors(settings: Settings) -> _Executors:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from kumiai.node.cli import ca, config, doctor, model, quickstart, run, serving
+from kumiai.node.cli import ca, config, db, doctor, model, quickstart, run, serving
 from kumiai.node.cli.invocation import OutputFormat
 from kumiai.node.cli.root import Root, begin
 
@@ -54,4 +54,5 @@ app.add_typer(run.app, name="run")
 app.add_typer(model.app, name="model")
 app.add_typer(ca.app, name="ca")
 app.add_typer(config.app, name="config")
+app.add_typer(db.app, name="db")
 doctor.add_to(app)
