@@ -26,7 +26,8 @@ class RedisServer:
     """A Redis server; it keeps nothing on disk unless told to.
 
     Args:
-        options: settings of Redis by name, e.g. ``{"appendonly": "yes"}``.
+        options: settings of Redis by name, e.g. ``{"appendonly": "yes"}``; several words of one
+            are split at blanks.
         sentinel: run as Sentinel; ``configuration`` then says what it watches.
         configuration: lines for the configuration file.
 
@@ -67,7 +68,9 @@ class RedisServer:
             return
         own = {"port": str(self.port), "bind": "127.0.0.1", "dir": str(self.folder)}
         options = own if self._sentinel else {**own, **self._options}
-        arguments = [part for name, value in options.items() for part in (f"--{name}", value)]
+        arguments = [
+            part for name, value in options.items() for part in (f"--{name}", *value.split(" "))
+        ]
         if self._sentinel:
             arguments.append("--sentinel")
         with (self.folder / "log").open("ab") as output:
