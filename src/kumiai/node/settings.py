@@ -3,8 +3,9 @@
 One file, ``kumiai.toml``, serves coordinator, client and command line; each reads its own tables.
 """
 
+import re
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
 
@@ -70,6 +71,41 @@ class StorageSettings(_Table):
     idle_in_transaction_timeout_seconds: Annotated[float, Field(gt=0, le=300)] | None = None
     """PostgreSQL ends a transaction that stands idle for so long; below
     ``coordinator.lease_seconds``; none: 3 seconds, or a little over half of the lease."""
+    blobs: str | None = None
+    """``s3://bucket/prefix`` for models and updates; none: a folder in the data directory."""
+    s3_endpoint: str | None = None
+    """``https://host:port`` of the S3 server; none: that of AWS."""
+    s3_region: str | None = None
+    """The region that requests are signed for; none: ``AWS_REGION``, else ``us-east-1``."""
+    s3_credentials: Path | None = None
+    """A file with the access key, as AWS's own tools write it; none: ``AWS_ACCESS_KEY_ID`` and
+    ``AWS_SECRET_ACCESS_KEY``, else the role of the machine."""
+    s3_ca: Path | None = None
+    """Certificates to trust for the S3 server besides the system's, PEM."""
+    s3_timeout_seconds: Annotated[float, Field(ge=1, le=3600)] = 60.0
+    """How long a call to the S3 server is tried again."""
+    cache_bytes: Annotated[int, Field(ge=0)] = 4_294_967_296
+    """How much of the bucket may lie in the data directory, so that it is read once."""
+    grace_hours: Annotated[float, Field(ge=0.25, le=8760)] = 24.0
+    """How old a model or update must be that no run needs before it is deleted."""
+
+    @field_validator("blobs")
+    @classmethod
+    def _is_bucket(cls, value: str | None) -> str | None:
+        if value is not None:
+            _verify_bucket(value)
+        return value
+
+    @field_validator("s3_endpoint")
+    @classmethod
+    def _is_endpoint(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
+        if "@" in value:  # what stands before it must not be shown
+            raise ValueError("must not hold a user or a password; see s3_credentials")
+        if not re.fullmatch(r"https?://[^/?#\s]+/?", value):
+            raise ValueError(f"must be https://host:port, or http:// of a near one, got {value!r}")
+        return value.rstrip("/")
 
 
 class CoordinatorSettings(_Table):
@@ -165,13 +201,18 @@ class Settings(_Table):
                 if (path := getattr(self.identity, name)) is not None
             }
         )
-        database = self.storage.database
-        if database is not None:
-            database = SecretStr(resolved_database(database.get_secret_value(), base))
+        storage: dict[str, Any] = {
+            name: _from(base, path)
+            for name in ("s3_credentials", "s3_ca")
+            if (path := getattr(self.storage, name)) is not None
+        }
+        if self.storage.database is not None:
+            database = resolved_database(self.storage.database.get_secret_value(), base)
+            storage["database"] = SecretStr(database)
         return self.model_copy(
             update={
                 "identity": identity,
-                "storage": self.storage.model_copy(update={"database": database}),
+                "storage": self.storage.model_copy(update=storage),
                 "coordinator": self.coordinator.model_copy(
                     update={
                         "data_dir": _from(base, self.coordinator.data_dir),
@@ -201,6 +242,17 @@ def resolved_database(url: str, base: Path) -> str:
     if scheme != "sqlite" or not separator or not file or file.startswith((":", "/")):
         return url
     return f"{scheme}:///{_from(base, Path(file))}"
+
+
+def _verify_bucket(url: str) -> None:
+    scheme, _, place = url.partition("://")
+    bucket, *parts = place.rstrip("/").split("/")
+    if (
+        scheme != "s3"
+        or not re.fullmatch(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]", bucket)
+        or not all(re.fullmatch(r"(?!\.+$)[A-Za-z0-9._-]+", part) for part in parts)
+    ):
+        raise ValueError(f"must be s3://bucket or s3://bucket/prefix, got {url[:200]!r}")
 
 
 def _from(base: Path, path: Path) -> Path:

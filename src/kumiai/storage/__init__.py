@@ -1,15 +1,23 @@
 """What outlives a process: rows in SQL, and blobs by their digest."""
 
+from kumiai.storage.blob_sweeping import (
+    GRACE_SECONDS_MIN,
+    BlobSweeper,
+    CheckReport,
+    RunUsage,
+    SweepReport,
+    SweptStore,
+)
 from kumiai.storage.blobs import BlobStore, BlobWriter, MemoryBlobStore
 from kumiai.storage.clients import ClientQuery, ClientRegistryRepository
 from kumiai.storage.database import DatabaseManager, Dialect, Isolation, SQLiteSynchronous
 from kumiai.storage.database_health import DatabaseHealth
 from kumiai.storage.descriptions import Changes
 from kumiai.storage.filters import MetricFloor
-from kumiai.storage.history import SessionQuery, TrainingHistoryRepository
+from kumiai.storage.history import SessionOrder, SessionQuery, TrainingHistoryRepository
 from kumiai.storage.inbox import UpdateInbox
 from kumiai.storage.local_blobs import LocalBlobStore
-from kumiai.storage.models import ModelQuery, ModelRepository
+from kumiai.storage.models import ModelOrder, ModelQuery, ModelRepository
 from kumiai.storage.paging import PAGE_LIMIT_MAX, Page
 from kumiai.storage.records import (
     AcceptOutcome,
@@ -47,6 +55,7 @@ from kumiai.storage.schema import MigrationStep
 from kumiai.storage.tables import ClientRegistration, FLModel, TrainingSession
 
 __all__ = [
+    "GRACE_SECONDS_MIN",
     "PAGE_LIMIT_MAX",
     "AcceptOutcome",
     "AcceptRequest",
@@ -54,8 +63,10 @@ __all__ = [
     "AssignmentRecord",
     "AssignmentState",
     "BlobStore",
+    "BlobSweeper",
     "BlobWriter",
     "Changes",
+    "CheckReport",
     "ClientQuery",
     "ClientRecord",
     "ClientRegistration",
@@ -78,6 +89,7 @@ __all__ = [
     "MetricPoint",
     "Metrics",
     "MigrationStep",
+    "ModelOrder",
     "ModelQuery",
     "ModelRecord",
     "ModelRepository",
@@ -92,10 +104,14 @@ __all__ = [
     "RunRecord",
     "RunRepository",
     "RunState",
+    "RunUsage",
     "S3BlobStore",
     "S3Place",
     "SQLiteSynchronous",
+    "SessionOrder",
     "SessionQuery",
+    "SweepReport",
+    "SweptStore",
     "TrainTask",
     "TrainingHistoryRepository",
     "TrainingSession",

@@ -144,6 +144,14 @@ class LocalBlobStore:
         path = self.path_of(namespace, digest)
         return await self.in_thread(lambda: _find_size(path) or _find_size(_part_of(path)) or 0)
 
+    async def check(self) -> None:
+        """See that the folder is there, or can be made.
+
+        Raises:
+            StorageError: it can not; the message says what to do.
+        """
+        await self.in_thread(lambda: self._root.mkdir(mode=0o700, parents=True, exist_ok=True))
+
     async def list_blobs(self, namespace_prefix: str) -> AsyncIterator[list[StoredBlob]]:
         """Give what is stored below a namespace, in pages; see `SweptStore.list_blobs`."""
         pages = files_below(self._root, verify_namespace(namespace_prefix))

@@ -64,6 +64,8 @@ class S3BlobStore:
     Args:
         place: the bucket and how to get there.
         folder: of this replica alone; it is made when missing.
+        cache_folder: of this process alone, on the same disk as uploads are on their way; ``None``:
+            in ``folder``.
         cache_bytes: how much may be kept of what was read; the newest blob may be larger.
         deadline_seconds: how long a call is tried again.
         fresh_seconds: a blob put again within this time is not put again; no sweep deletes
@@ -78,13 +80,14 @@ class S3BlobStore:
         place: S3Place,
         folder: Path,
         *,
+        cache_folder: Path | None = None,
         cache_bytes: int = 4 << 30,
         deadline_seconds: float = 60.0,
         fresh_seconds: float = 600.0,
     ) -> None:
         self._bucket = S3Bucket(place, deadline_seconds=deadline_seconds)
         self._uploads = S3Uploads(place, timeout_seconds=deadline_seconds)
-        self._cache = BlobCache(folder / "cache", limit_bytes=cache_bytes)
+        self._cache = BlobCache(cache_folder or folder / "cache", limit_bytes=cache_bytes)
         self._fresh_seconds = fresh_seconds
         self._spool = _Spool(folder / "spool", self)
         self._getters = ThreadPoolExecutor(_GETS_AT_ONCE, thread_name_prefix="kumiai-s3-get")

@@ -1,0 +1,436 @@
+"""Which blobs are needed, which are garbage, and the sweeping away of the latter.
+
+A blob is needed when a row reaches it:
+
+- ``models/<run>``: the initial model and the versions that the job's ``keep_versions`` keeps.
+- ``updates/<run>/<round>/<client>``: the accepted updates of a round of a live run that is not
+  published yet.
+- ``states/<run>/<round>``: the strategy's state of a live run.
+
+All else below these names, and what is left of uploads, is garbage once it is older than the
+grace. The grace is what protects the blobs that no row reaches yet: every write puts its blob
+first, which sets the blob's age back to zero, and commits its row then, which must not take as
+long as the grace. Strategy of a sweep: list a page of blobs, only then ask the rows about their
+runs, and leave the last look at the age to the store, which takes it where nobody can publish
+between the look and the deletion. So any number of sweeps may run beside each other and beside
+running federations.
+
+A store belongs to one database: blobs of runs that the database does not know are garbage.
+"""
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Collection, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+from sqlalchemy import Select, and_, func, select
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from kumiai.core.digest import digest_of
+from kumiai.core.errors import ConflictError, IntegrityError, NotFoundError
+from kumiai.storage.blob_listing import StoredBlob
+from kumiai.storage.blobs import BlobStore
+from kumiai.storage.database import DatabaseManager
+from kumiai.storage.namespaces import model_namespace, state_namespace, update_namespace
+from kumiai.storage.rows import parsed, table_of
+from kumiai.storage.tables import AcceptedUpdate, FLModel, Round, TrainingSession
+
+__all__ = [
+    "GRACE_SECONDS",
+    "GRACE_SECONDS_MIN",
+    "BlobProblem",
+    "BlobSweeper",
+    "CheckReport",
+    "NeededBlob",
+    "RunUsage",
+    "SweepReport",
+    "SweptStore",
+]
+
+GRACE_SECONDS = 24 * 3600.0
+GRACE_SECONDS_MIN = 900.0
+
+_RUNS = table_of(TrainingSession)
+_ROUNDS = table_of(Round)
+_UPDATES = table_of(AcceptedUpdate)
+_MODELS = table_of(FLModel)
+
+_LIVE = ("submitted", "running")
+_ROOTS = ("models", "states", "updates", "probes")
+_RUNS_PAGE = 200
+_PROBLEMS_MAX = 100
+_EXAMPLES_MAX = 20
+
+_Address = tuple[str, str]
+
+
+class SweptStore(BlobStore, Protocol):
+    """A blob store that can be looked through and swept."""
+
+    async def check(self) -> None:
+        """See that the store can be used.
+
+        Raises:
+            StorageError: it can not; the message says what to do.
+        """
+        ...
+
+    def list_blobs(self, namespace_prefix: str) -> AsyncIterator[list[StoredBlob]]:
+        """Give what is stored below a namespace, unfinished uploads included, in pages.
+
+        What appears or goes meanwhile may be given or not.
+        """
+        ...
+
+    async def sweep(
+        self, blobs: Sequence[StoredBlob], *, older_than_seconds: float
+    ) -> list[StoredBlob]:
+        """Delete those that are still as old, and uploads that nobody holds.
+
+        A blob that is put, or begun again, beside this is either young by then and stays, or its
+        putting finds that it has gone and puts it anew.
+
+        Returns:
+            The deleted ones.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class NeededBlob:
+    """A blob that a row reaches.
+
+    Attributes:
+        run_id: whose it is.
+        what: it is, for people: ``model of round 3``.
+        namespace: where it must be.
+        digest: its address.
+        size_bytes: what it must take; ``None``: no row says.
+    """
+
+    run_id: str
+    what: str
+    namespace: str
+    digest: str
+    size_bytes: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class BlobProblem:
+    """A needed blob that is not as it must be."""
+
+    blob: NeededBlob
+    problem: Literal["missing", "wrong size", "wrong bytes"]
+
+    def __str__(self) -> str:
+        """Return it in words."""
+        blob = self.blob
+        return f"{blob.what} of run {blob.run_id} ({blob.namespace}/{blob.digest}): {self.problem}"
+
+
+@dataclass(slots=True)
+class CheckReport:
+    """What a check found; of the problems the first hundred."""
+
+    count: int = 0
+    size_bytes: int = 0
+    problem_count: int = 0
+    problems: list[BlobProblem] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class SweepReport:
+    """What a sweep deleted, or would; of the blobs the first twenty."""
+
+    seen: int = 0
+    count: int = 0
+    size_bytes: int = 0
+    by_root: Counter[str] = field(default_factory=Counter)
+    examples: list[StoredBlob] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class RunUsage:
+    """What a run takes in the blob store; ``run_id`` may be unknown to the database."""
+
+    run_id: str
+    is_known: bool
+    counts: Counter[str] = field(default_factory=Counter)
+    size_bytes: Counter[str] = field(default_factory=Counter)
+    reclaimable_bytes: int = 0
+
+
+class BlobSweeper:
+    """Compares a blob store with the rows of its database.
+
+    Args:
+        database: connected, its schema at this version.
+        blobs: the store that belongs to it.
+    """
+
+    def __init__(self, database: DatabaseManager, blobs: SweptStore) -> None:
+        self._database = database
+        self._blobs = blobs
+
+    async def sweep(
+        self, *, grace_seconds: float = GRACE_SECONDS, is_dry_run: bool = False
+    ) -> SweepReport:
+        """Delete the garbage that is older than the grace.
+
+        Args:
+            grace_seconds: longer than any upload waits for its row; nothing younger is touched.
+            is_dry_run: only tell what would be deleted.
+
+        Raises:
+            ConflictError: the database knows no run at all, and there is something to delete:
+                more likely it is not the store's database.
+            StorageError: the database or the store failed; what is deleted by then stays so.
+        """
+        report = SweepReport()
+        async for page, needed, known in self._pages():
+            garbage = [each for each in page if _is_garbage(each, needed, grace_seconds)]
+            if garbage and not known and not is_dry_run:
+                await self._verify_any_run()
+            if not is_dry_run:
+                garbage = await self._blobs.sweep(garbage, older_than_seconds=grace_seconds)
+            report.seen += len(page)
+            report.count += len(garbage)
+            report.size_bytes += sum(each.size_bytes for each in garbage)
+            report.by_root.update(_root_of(each) for each in garbage)
+            report.examples += garbage[: _EXAMPLES_MAX - len(report.examples)]
+        return report
+
+    async def usage(self, *, grace_seconds: float = GRACE_SECONDS) -> list[RunUsage]:
+        """Return what each run takes, sorted by run; what a sweep could reclaim included."""
+        runs: dict[str, RunUsage] = {}
+        async for page, needed, known in self._pages():
+            for blob in page:
+                run_id = _run_of(blob)
+                usage = runs.setdefault(run_id, RunUsage(run_id, run_id in known))
+                name = "uploads" if blob.kind == "upload" else _root_of(blob)
+                usage.counts[name] += 1
+                usage.size_bytes[name] += blob.size_bytes
+                if _is_garbage(blob, needed, grace_seconds):
+                    usage.reclaimable_bytes += blob.size_bytes
+        return sorted(runs.values(), key=lambda usage: usage.run_id)
+
+    async def check(self, *, reads_data: bool = False) -> CheckReport:
+        """See that every needed blob exists and has its size.
+
+        Args:
+            reads_data: also read all bytes and compare them with the digest.
+
+        Raises:
+            StorageError: the database or the store failed.
+        """
+        report = CheckReport()
+        async for run_ids in self._run_pages():
+            needed, _ = await self._needed_by(run_ids)
+            for blob in needed:
+                report.count += 1
+                report.size_bytes += blob.size_bytes or 0
+                problem = await self._problem_of(blob, reads_data=reads_data)
+                if problem is None or not await self._is_still_needed(blob):
+                    continue
+                report.problem_count += 1
+                if len(report.problems) < _PROBLEMS_MAX:
+                    report.problems.append(problem)
+        return report
+
+    async def _pages(
+        self,
+    ) -> AsyncIterator[tuple[list[StoredBlob], set[_Address], set[str]]]:
+        """Give the blobs in pages, with what is needed of their runs and which runs are known."""
+        for root in _ROOTS:
+            async for page in self._blobs.list_blobs(root):
+                # After the listing: a row that came before it is seen, a later one's blob is young.
+                needed, known = await self._needed_by(sorted({_run_of(each) for each in page}))
+                yield page, {(each.namespace, each.digest) for each in needed}, known
+
+    async def _verify_any_run(self) -> None:
+        async with self._database.reading() as connection:
+            found = (await connection.execute(select(_RUNS.c.run_id).limit(1))).first()
+        if found is None:
+            raise ConflictError(
+                f"database {self._database!r} must know a run before blobs are swept, got none; "
+                "see that it is the database of this blob store"
+            )
+
+    async def _run_pages(self) -> AsyncIterator[list[str]]:
+        last = ""
+        while True:
+            statement = (
+                select(_RUNS.c.run_id)
+                .where(_RUNS.c.run_id > last)
+                .order_by(_RUNS.c.run_id)
+                .limit(_RUNS_PAGE)
+            )
+            async with self._database.reading() as connection:
+                page = [str(row.run_id) for row in await connection.execute(statement)]
+            if not page:
+                return
+            yield page
+            last = page[-1]
+
+    async def _needed_by(self, run_ids: Collection[str]) -> tuple[list[NeededBlob], set[str]]:
+        """Return what these runs need, and which of them the database knows."""
+        needed: list[NeededBlob] = []
+        known: set[str] = set()
+        ids = list(run_ids)
+        for start in range(0, len(ids), _RUNS_PAGE):
+            # One snapshot: the step that publishes a model drops the need for its updates.
+            async with self._database.reading() as connection:
+                some = ids[start : start + _RUNS_PAGE]
+                runs = await _runs(connection, some)
+                known.update(run["run_id"] for run in runs)
+                needed += await _needed_models(connection, runs)
+                live = [run for run in runs if run["state"] in _LIVE]
+                needed += await _needed_updates(connection, live)
+                needed += _needed_states(live)
+        return needed, known
+
+    async def _is_still_needed(self, blob: NeededBlob) -> bool:
+        needed, _ = await self._needed_by([blob.run_id])
+        return any((each.namespace, each.digest) == (blob.namespace, blob.digest)
+                   for each in needed)  # fmt: skip
+
+    async def _problem_of(self, blob: NeededBlob, *, reads_data: bool) -> BlobProblem | None:
+        size_bytes = await self._blobs.find_size(blob.namespace, blob.digest)
+        if size_bytes is None:
+            return BlobProblem(blob, "missing")
+        if blob.size_bytes is not None and size_bytes != blob.size_bytes:
+            return BlobProblem(blob, "wrong size")
+        if reads_data:
+            try:
+                if not await asyncio.to_thread(self._has_right_bytes, blob):
+                    return BlobProblem(blob, "wrong bytes")
+            except NotFoundError:
+                return BlobProblem(blob, "missing")
+        return None
+
+    def _has_right_bytes(self, blob: NeededBlob) -> bool:
+        try:
+            with self._blobs.open_buffer(blob.namespace, blob.digest) as view:
+                return digest_of([view]) == blob.digest
+        except IntegrityError:
+            return False
+
+
+def _is_garbage(blob: StoredBlob, needed: Collection[_Address], grace_seconds: float) -> bool:
+    # An upload is reached by no row; the blob that came of it may be.
+    is_needed = blob.kind == "blob" and (blob.namespace, blob.digest) in needed
+    return not is_needed and blob.age_seconds > grace_seconds
+
+
+def _root_of(blob: StoredBlob) -> str:
+    return blob.namespace.partition("/")[0]
+
+
+def _run_of(blob: StoredBlob) -> str:
+    # What is not in a folder of a run is of the run without a name, which does not exist.
+    return blob.namespace.partition("/")[2].partition("/")[0]
+
+
+async def _runs(connection: AsyncConnection, run_ids: Sequence[str]) -> list[dict[str, Any]]:
+    newest = (
+        select(func.max(_ROUNDS.c.round))
+        .where(_ROUNDS.c.run_id == _RUNS.c.run_id, _ROUNDS.c.stage == "published")
+        .scalar_subquery()
+    )
+    statement: Select[Any] = select(
+        _RUNS.c.run_id,
+        _RUNS.c.state,
+        _RUNS.c.job_json,
+        _RUNS.c.state_digest,
+        newest.label("newest"),
+    ).where(_RUNS.c.run_id.in_(run_ids))
+    return [parsed(row) for row in await connection.execute(statement)]
+
+
+async def _needed_models(
+    connection: AsyncConnection, runs: Sequence[dict[str, Any]]
+) -> list[NeededBlob]:
+    by_id = {run["run_id"]: run for run in runs}
+    # Only a round lets its model go; one that was entered from elsewhere has no round.
+    of_the_model = and_(
+        _ROUNDS.c.run_id == _MODELS.c.run_id,
+        _ROUNDS.c.round == _MODELS.c.round,
+        _ROUNDS.c.stage == "published",
+    )
+    statement = (
+        select(
+            _MODELS.c.run_id,
+            _MODELS.c.round,
+            _MODELS.c.digest,
+            _MODELS.c.size_bytes,
+            _ROUNDS.c.round.label("published"),
+        )
+        .select_from(_MODELS.outerjoin(_ROUNDS, of_the_model))
+        .where(_MODELS.c.run_id.in_(by_id))
+    )
+    return [
+        NeededBlob(
+            row.run_id,
+            f"model of round {row.round}",
+            model_namespace(row.run_id),
+            row.digest,
+            row.size_bytes,
+        )
+        for row in await connection.execute(statement)
+        if not row.published or row.published > _forgotten_round(by_id[row.run_id])
+    ]
+
+
+def _forgotten_round(run: dict[str, Any]) -> int:
+    """Return the last round whose model the job's ``keep_versions`` lets go; 0: none."""
+    table = run["job"].get("run")
+    kept = table.get("keep_versions") if isinstance(table, dict) else None
+    if not isinstance(kept, int):
+        return 0
+    return int(run["newest"] or 0) - kept
+
+
+async def _needed_updates(
+    connection: AsyncConnection, live: Sequence[dict[str, Any]]
+) -> list[NeededBlob]:
+    of_the_round = and_(_ROUNDS.c.run_id == _UPDATES.c.run_id, _ROUNDS.c.round == _UPDATES.c.round)
+    statement = (
+        select(
+            _UPDATES.c.run_id,
+            _UPDATES.c.round,
+            _UPDATES.c.client_id,
+            _UPDATES.c.digest,
+            _UPDATES.c.size_bytes,
+        )
+        .select_from(_UPDATES.join(_ROUNDS, of_the_round))
+        .where(
+            _UPDATES.c.run_id.in_([run["run_id"] for run in live]),
+            _ROUNDS.c.stage.in_(("collecting", "closed")),
+        )
+    )
+    return [
+        NeededBlob(
+            row.run_id,
+            f"update of client {row.client_id} in round {row.round}",
+            update_namespace(row.run_id, row.round, row.client_id),
+            row.digest,
+            row.size_bytes,
+        )
+        for row in await connection.execute(statement)
+    ]
+
+
+def _needed_states(live: Sequence[dict[str, Any]]) -> list[NeededBlob]:
+    return [
+        NeededBlob(
+            run["run_id"],
+            f"strategy state of round {run['newest']}",
+            # The last published round's: only it publishes a model and a state.
+            state_namespace(run["run_id"], run["newest"]),
+            run["state_digest"],
+            None,
+        )
+        for run in live
+        if run["state_digest"] is not None
+    ]
