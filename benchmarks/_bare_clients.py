@@ -47,7 +47,7 @@ class BareClient:
         self.round_trips: list[tuple[float, float]] = []
         """When a heartbeat was sent, and how many seconds later its echo was here."""
         self._control = open_channel(address, tls)
-        self._transfer = BlobTransfer(open_channel(address, tls), executor)
+        self._transfer = BlobTransfer(lambda: open_channel(address, tls), executor)
         self._sent_at: dict[int, float] = {}
         self._tasks: asyncio.Queue[pb.Task] = asyncio.Queue()
         self._task = pb.Task()

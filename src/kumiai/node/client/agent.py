@@ -83,6 +83,7 @@ class ClientAgent:
         self._times = times
         self._instance_id = new_id("instance")
         self._outgoing: asyncio.Queue[pb.ClientMessage] | None = None
+        self._on_attached: Callable[[], None] = lambda: None
         self._was_attached = False
         self._twin_refusals = 0
         self._heard_at = 0.0
@@ -99,14 +100,15 @@ class ClientAgent:
             ConfigError: the coordinator speaks another protocol version.
         """
         executor = ThreadPoolExecutor(2, thread_name_prefix="kumiai-transfer")
-        bulk = open_channel(self._address, self._tls)
+        transfer = BlobTransfer(lambda: open_channel(self._address, self._tls), executor)
         runner = TaskRunner(
             apps=self._apps,
             site=self._site,
-            transfer=BlobTransfer(bulk, executor),
+            transfer=transfer,
             state_dir=self._state_dir,
             send=self._send,
         )
+        self._on_attached = transfer.end_pauses
         working = asyncio.create_task(runner.serve())
         connecting = asyncio.create_task(self._stay_connected(runner))
         try:
@@ -118,7 +120,7 @@ class ClientAgent:
             for task in (connecting, working):
                 task.cancel()
             await asyncio.gather(connecting, working, return_exceptions=True)
-            await bulk.close()
+            await transfer.close()
             executor.shutdown(wait=False, cancel_futures=True)
 
     async def _stay_connected(self, runner: TaskRunner) -> None:
@@ -208,6 +210,7 @@ class ClientAgent:
         self._was_attached, self._twin_refusals = True, 0
         self._heard_at = self._attached_at = self._clock.monotonic()
         self.attached.set()
+        self._on_attached()
         skew = self._clock.now() - welcome.wall_time
         self._log.info("attached", coordinator=welcome.coordinator_id)
         if abs(skew) > _CLOCK_SKEW_WARNING_SECONDS:

@@ -60,15 +60,50 @@ class PutReport:
 
 
 class BlobTransfer:
-    """Gets and puts over one channel."""
+    """Gets and puts over one channel, one after the other.
 
-    def __init__(self, channel: grpc.aio.Channel, executor: Executor) -> None:
-        """Use this channel; hashing and file access happen in ``executor``."""
-        self._get = channel.unary_stream(GET)
-        self._put = channel.stream_unary(PUT)
-        self._stat = channel.unary_unary(STAT)
+    They may overlap, but the channel that one opens anew cuts off what another moves, which then
+    goes on where it was.
+    """
+
+    def __init__(
+        self,
+        open_channel: Callable[[], grpc.aio.Channel],
+        executor: Executor,
+        *,
+        first_pause_seconds: float = 0.1,
+        longest_pause_seconds: float = 5.0,
+    ) -> None:
+        """Open a channel; it connects at the first call.
+
+        Args:
+            open_channel: called again when the coordinator is back after an interruption.
+            executor: hashing and file access happen there.
+            first_pause_seconds: the pause after the first attempt that failed.
+            longest_pause_seconds: what the pauses grow to.
+        """
+        self._open_channel = open_channel
+        self._channel = open_channel()
         self._executor = executor
+        self._first_pause_seconds = first_pause_seconds
+        self._longest_pause_seconds = longest_pause_seconds
+        self._pauses: set[asyncio.Future[None]] = set()
         self._checked: set[str] = set()
+
+    @property
+    def is_pausing(self) -> bool:
+        """Whether a transfer waits for its next attempt."""
+        return bool(self._pauses)
+
+    def end_pauses(self) -> None:
+        """Try again at once what waits for its next attempt: the coordinator is there."""
+        for pause in self._pauses:
+            if not pause.done():
+                pause.set_result(None)
+
+    async def close(self) -> None:
+        """Close the channel."""
+        await self._channel.close()
 
     async def fetch_model(
         self, run_id: str, digest: str, size_bytes: int, folder: Path, *, until: Callable[[], float]
@@ -94,7 +129,7 @@ class BlobTransfer:
         # is believed once its bytes were hashed by this one.
         is_checked = digest in self._checked
         if not await loop.run_in_executor(self._executor, fetch.is_here, is_checked):
-            await _with_retries(lambda: self._fetch(fetch), until, f"model {digest[:12]}")
+            await self._with_retries(lambda: self._fetch(fetch), until, f"model {digest[:12]}")
         self._checked.add(digest)
         return ModelFile(path, digest)
 
@@ -123,7 +158,50 @@ class BlobTransfer:
                 raise TransportError(result.reason)
             return result
 
-        return await _with_retries(attempt, until, f"update of round {report.round}")
+        return await self._with_retries(attempt, until, f"update of round {report.round}")
+
+    async def _with_retries(
+        self,
+        attempt: Callable[[], Coroutine[None, None, _T]],
+        until: Callable[[], float],
+        what: str,
+    ) -> _T:
+        """Call until it succeeds, is refused for good, or time is up."""
+        loop = asyncio.get_running_loop()
+        backoff = Backoff(
+            first_seconds=self._first_pause_seconds, longest_seconds=self._longest_pause_seconds
+        )
+        last = "no attempt was made"
+        while (left := until() - loop.time()) > 0:
+            try:
+                return await asyncio.wait_for(attempt(), left)
+            except TimeoutError:
+                last = "no answer"
+            except grpc.aio.AioRpcError as error:
+                last = error.details() or error.code().name
+                if error.code() not in _MAY_PASS:
+                    raise DeniedError(f"{what}: {last}") from None
+            except (TransportError, IntegrityError) as error:
+                last = str(error)
+            await self._pause(min(backoff.next_seconds(), max(until() - loop.time(), 0)))
+        raise DeadlineError(f"{what} was not moved before the deadline: {last}")
+
+    async def _pause(self, seconds: float) -> None:
+        pause: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._pauses.add(pause)
+        try:
+            await asyncio.wait({pause}, timeout=seconds)
+            if pause.done():
+                # gRPC pauses before it connects again, too; a new channel begins without.
+                await self._renew_channel()
+        finally:
+            self._pauses.discard(pause)
+
+    async def _renew_channel(self) -> None:
+        with contextlib.suppress(OSError):  # a certificate that is being replaced: the old one
+            fresh = self._open_channel()
+            old, self._channel = self._channel, fresh
+            await old.close()
 
     async def _fetch(self, fetch: "_Fetch") -> None:
         loop = asyncio.get_running_loop()
@@ -135,7 +213,7 @@ class BlobTransfer:
             raise
         try:
             request = pb.GetRequest(run_id=fetch.run_id, digest=fetch.digest, offset=file.offset)
-            call = self._get(request.SerializeToString())
+            call = self._channel.unary_stream(GET)(request.SerializeToString())
             while True:
                 chunk = await asyncio.wait_for(call.read(), _STALL_SECONDS)
                 if chunk is grpc.aio.EOF:
@@ -164,11 +242,12 @@ class BlobTransfer:
                 yield chunk
             failpoints.reach("client.update.sent")
 
-        return pb.PutResult.FromString(await self._put(messages()))
+        return pb.PutResult.FromString(await self._channel.stream_unary(PUT)(messages()))
 
     async def _received(self, upload: DeltaUpload, report: PutReport) -> int:
         request = pb.StatRequest(run_id=report.run_id, round=report.round, digest=upload.digest)
-        answer = await self._stat(request.SerializeToString(), timeout=_STALL_SECONDS)
+        stat = self._channel.unary_unary(STAT)
+        answer = await stat(request.SerializeToString(), timeout=_STALL_SECONDS)
         return min(pb.StatResult.FromString(answer).received_bytes, upload.size_bytes)
 
 
@@ -252,25 +331,3 @@ class _PartialFile:
 def _close_if_open(opening: "asyncio.Future[_PartialFile]") -> None:
     if not opening.cancelled() and opening.exception() is None:
         opening.result().close()
-
-
-async def _with_retries(
-    attempt: Callable[[], Coroutine[None, None, _T]], until: Callable[[], float], what: str
-) -> _T:
-    """Call until it succeeds, is refused for good, or time is up."""
-    loop = asyncio.get_running_loop()
-    backoff = Backoff(first_seconds=0.1, longest_seconds=5.0)
-    last = "no attempt was made"
-    while (left := until() - loop.time()) > 0:
-        try:
-            return await asyncio.wait_for(attempt(), left)
-        except TimeoutError:
-            last = "no answer"
-        except grpc.aio.AioRpcError as error:
-            last = error.details() or error.code().name
-            if error.code() not in _MAY_PASS:
-                raise DeniedError(f"{what}: {last}") from None
-        except (TransportError, IntegrityError) as error:
-            last = str(error)
-        await asyncio.sleep(min(backoff.next_seconds(), max(until() - loop.time(), 0)))
-    raise DeadlineError(f"{what} was not moved before the deadline: {last}")
