@@ -106,7 +106,9 @@ class BareClient:
         key = self._task.key
         report = PutReport(run_id=key.run_id, round=key.round, examples=1, metrics={})
         until = _patience()
-        result = await self._transfer.send_update(upload, report, until=until)
+        result = await self._transfer.send_update(
+            upload, report, chunk_bytes=self._task.chunk_bytes, until=until
+        )
         if result.outcome != pb.PUT_OUTCOME_ACCEPTED:
             raise SystemExit(f"{self.name}: update not accepted: {result.reason}")
 

@@ -4,10 +4,16 @@ import asyncio
 from pathlib import Path
 
 import grpc.aio
+import pytest
 
 from kumiai.core.clock import SystemClock
 from kumiai.identity import CertificateManager, Role
-from kumiai.node.wire.channel import TlsFiles, server_credentials, server_options
+from kumiai.node.wire.channel import (
+    TlsFiles,
+    chunk_bytes_for,
+    server_credentials,
+    server_options,
+)
 
 HANDSHAKE = "grpc.server_handshake_timeout_ms"
 
@@ -28,3 +34,11 @@ async def test_a_connection_that_makes_no_handshake_is_closed(tmp_path: Path) ->
 
     writer.close()
     await server.stop(None)
+
+
+@pytest.mark.parametrize(
+    ("streams", "chunk_bytes"),
+    [(0, 1 << 20), (1, 1 << 20), (4, 1 << 20), (16, 256 << 10), (32, 128 << 10), (500, 128 << 10)],
+)
+def test_the_more_streams_move_the_smaller_are_their_chunks(streams: int, chunk_bytes: int) -> None:
+    assert chunk_bytes_for(streams) == chunk_bytes

@@ -203,7 +203,9 @@ class TaskRunner:
             examples=update.examples,
             metrics=dict(update.metrics),
         )
-        result = await self._transfer.send_update(upload, report, until=lambda: task.until)
+        result = await self._transfer.send_update(
+            upload, report, chunk_bytes=task.message.chunk_bytes, until=lambda: task.until
+        )
         failpoints.reach("client.update.acknowledged")
         if result.outcome == pb.PUT_OUTCOME_ACCEPTED:
             log.info("update accepted", size_bytes=upload.size_bytes, **update.metrics)

@@ -29,6 +29,7 @@ __all__ = ["BlobTransfer", "ModelFile", "PutReport"]
 
 _T = TypeVar("_T")
 _STALL_SECONDS = 60.0
+_CHUNK_BYTES_MIN = 64 << 10
 
 _MAY_PASS = {
     grpc.StatusCode.UNAVAILABLE,
@@ -134,20 +135,33 @@ class BlobTransfer:
         return ModelFile(path, digest)
 
     async def send_update(
-        self, upload: DeltaUpload, report: PutReport, *, until: Callable[[], float]
+        self,
+        upload: DeltaUpload,
+        report: PutReport,
+        *,
+        chunk_bytes: int = 0,
+        until: Callable[[], float],
     ) -> pb.PutResult:
         """Send an update and return the coordinator's answer: accepted, late or refused.
+
+        Args:
+            upload: the update's bytes.
+            report: what it brings along.
+            chunk_bytes: how much to send at a time, as the coordinator wishes; 0: no wish.
+            until: returns the event loop's time at which to give up; it may move.
 
         Raises:
             DeadlineError: no answer in time.
             DeniedError: the coordinator does not take it from this client.
         """
         offset = 0
+        # Within what both ends can bear, whatever the coordinator says.
+        chunk_bytes = min(max(chunk_bytes or CHUNK_BYTES, _CHUNK_BYTES_MIN), CHUNK_BYTES)
 
         async def attempt() -> pb.PutResult:
             nonlocal offset
             try:
-                result = await self._send(upload, report, offset)
+                result = await self._send(upload, report, offset, chunk_bytes)
             except (grpc.aio.AioRpcError, TransportError):
                 offset = 0  # forget what was assumed, then ask what has arrived
                 with contextlib.suppress(grpc.aio.AioRpcError):
@@ -224,7 +238,9 @@ class BlobTransfer:
         finally:
             file.close()
 
-    async def _send(self, upload: DeltaUpload, report: PutReport, offset: int) -> pb.PutResult:
+    async def _send(
+        self, upload: DeltaUpload, report: PutReport, offset: int, chunk_bytes: int
+    ) -> pb.PutResult:
         header = pb.PutHeader(
             run_id=report.run_id,
             round=report.round,
@@ -238,7 +254,7 @@ class BlobTransfer:
         async def messages() -> AsyncIterator[bytes]:
             yield header.SerializeToString()
             failpoints.reach("client.update.header_sent")
-            for chunk in upload.chunks(offset, CHUNK_BYTES):
+            for chunk in upload.chunks(offset, chunk_bytes):
                 yield chunk
             failpoints.reach("client.update.sent")
 

@@ -27,7 +27,7 @@ from kumiai.node.coordinator.intake import (
 from kumiai.node.coordinator.namespaces import model_namespace, update_namespace
 from kumiai.node.coordinator.orders import verify_named_task
 from kumiai.node.wire import kumiai_pb2 as pb
-from kumiai.node.wire.channel import CHUNK_BYTES, CONTROL_BYTES_MAX
+from kumiai.node.wire.channel import CHUNK_BYTES, CONTROL_BYTES_MAX, chunk_bytes_for
 from kumiai.node.wire.peers import PeerAuthenticator
 from kumiai.storage import AcceptOutcome, BlobStore, BlobWriter, RunRepository
 
@@ -297,7 +297,7 @@ class BlobService:
         try:
             while offset < size or reads:
                 while offset < size and len(reads) < _READ_AHEAD:
-                    length = min(CHUNK_BYTES, size - offset)
+                    length = min(chunk_bytes_for(self._gets.total()), size - offset)
                     reads.append(
                         asyncio.ensure_future(self._blobs.read(namespace, digest, offset, length))
                     )

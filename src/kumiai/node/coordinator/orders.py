@@ -61,6 +61,7 @@ class TaskOrder:
     seed: int
     deadline_seconds: float
     attempt: int = 1
+    chunk_bytes: int = 0
 
 
 class ClientDirectory(Protocol):

@@ -43,6 +43,7 @@ def order_to_wire(order: TaskOrder) -> pb.ServerMessage:
             seed=order.seed,
             deadline_seconds=order.deadline_seconds,
             attempt=order.attempt,
+            chunk_bytes=order.chunk_bytes,
         )
     )
 

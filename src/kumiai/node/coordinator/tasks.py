@@ -2,13 +2,23 @@
 
 import json
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 from kumiai.core.errors import NotFoundError
 from kumiai.node.coordinator.orders import TaskKey, TaskOrder
 from kumiai.node.job import JobSpec, parse_job
+from kumiai.node.wire.channel import CHUNK_BYTES, chunk_bytes_for
 from kumiai.storage import AssignmentRecord, ModelRecord, RunRecord, RunRepository
 
 __all__ = ["TaskWriter"]
+
+
+@dataclass(frozen=True, slots=True)
+class _Terms:
+    """What all tasks of one kind in one round share."""
+
+    deadline_seconds: float
+    chunk_bytes: int
 
 
 class TaskWriter:
@@ -34,7 +44,7 @@ class TaskWriter:
         A client works in the order of arrival, so it evaluates the model before it trains on it.
         """
         models = await self._models(run, assignments)
-        deadlines = await self._deadlines(run, job, assignments)
+        terms = await self._terms(run, job, assignments)
         config_json = json.dumps({**job.train, **job.strategy.build().client_config()})
         return [
             TaskOrder(
@@ -45,8 +55,9 @@ class TaskWriter:
                 model_size_bytes=models[_model_round(assignment)].size_bytes,
                 config_json=config_json,
                 seed=assignment.seed,
-                deadline_seconds=deadlines[assignment.round, assignment.kind],
+                deadline_seconds=terms[assignment.round, assignment.kind].deadline_seconds,
                 attempt=assignment.attempt,
+                chunk_bytes=terms[assignment.round, assignment.kind].chunk_bytes,
             )
             for assignment in sorted(assignments, key=lambda each: (each.kind, each.client_id))
         ]
@@ -62,17 +73,20 @@ class TaskWriter:
             models[number] = model
         return models
 
-    async def _deadlines(
+    async def _terms(
         self, run: RunRecord, job: JobSpec, assignments: Iterable[AssignmentRecord]
-    ) -> dict[tuple[int, str], float]:
-        deadlines: dict[tuple[int, str], float] = {}
+    ) -> dict[tuple[int, str], _Terms]:
+        terms: dict[tuple[int, str], _Terms] = {}
         for number, kind in {(each.round, each.kind) for each in assignments}:
             if kind == "evaluate":
-                deadlines[number, kind] = job.evaluation.deadline_seconds
+                terms[number, kind] = _Terms(job.evaluation.deadline_seconds, CHUNK_BYTES)
             else:
                 progress = await self._runs.progress(run.run_id, number)
-                deadlines[number, kind] = max(progress.deadline_at - progress.now, 0.0)
-        return deadlines
+                terms[number, kind] = _Terms(
+                    max(progress.deadline_at - progress.now, 0.0),
+                    chunk_bytes_for(progress.assigned + progress.reported),
+                )
+        return terms
 
 
 def _model_round(assignment: AssignmentRecord) -> int:

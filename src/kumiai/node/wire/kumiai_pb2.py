@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x0ckumiai.proto\x12\tkumiai.v1\"\xf0\x01\n\rClientMessage\x12!\n\x05hello\x18\x01 \x01(\x0b\x32\x10.kumiai.v1.HelloH\x00\x12)\n\theartbeat\x18\x02 \x01(\x0b\x32\x14.kumiai.v1.HeartbeatH\x00\x12+\n\x08progress\x18\x03 \x01(\x0b\x32\x17.kumiai.v1.TaskProgressH\x00\x12)\n\x07\x66\x61ilure\x18\x04 \x01(\x0b\x32\x16.kumiai.v1.TaskFailureH\x00\x12\x31\n\nevaluation\x18\x05 \x01(\x0b\x32\x1b.kumiai.v1.EvaluationReportH\x00\x42\x06\n\x04\x62ody\"\xd6\x01\n\rServerMessage\x12%\n\x07welcome\x18\x01 \x01(\x0b\x32\x12.kumiai.v1.WelcomeH\x00\x12)\n\theartbeat\x18\x02 \x01(\x0b\x32\x14.kumiai.v1.HeartbeatH\x00\x12\x1f\n\x04task\x18\x03 \x01(\x0b\x32\x0f.kumiai.v1.TaskH\x00\x12#\n\x06\x63\x61ncel\x18\x04 \x01(\x0b\x32\x11.kumiai.v1.CancelH\x00\x12%\n\x07receipt\x18\x05 \x01(\x0b\x32\x12.kumiai.v1.ReceiptH\x00\x42\x06\n\x04\x62ody\"q\n\x05Hello\x12\x18\n\x10protocol_version\x18\x01 \x01(\r\x12\x13\n\x0binstance_id\x18\x02 \x01(\t\x12\x18\n\x10software_version\x18\x03 \x01(\t\x12\x0c\n\x04\x61pps\x18\x04 \x03(\t\x12\x11\n\twall_time\x18\x05 \x01(\x01\"\x83\x01\n\x07Welcome\x12\x18\n\x10protocol_version\x18\x01 \x01(\r\x12\x16\n\x0e\x63oordinator_id\x18\x02 \x01(\t\x12\x19\n\x11heartbeat_seconds\x18\x03 \x01(\x01\x12\x11\n\twall_time\x18\x04 \x01(\x01\x12\x18\n\x10software_version\x18\x05 \x01(\t\"\x1d\n\tHeartbeat\x12\x10\n\x08sequence\x18\x01 \x01(\x04\"K\n\x07TaskKey\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\r\n\x05round\x18\x02 \x01(\r\x12!\n\x04kind\x18\x03 \x01(\x0e\x32\x13.kumiai.v1.TaskKind\"\xc8\x01\n\x04Task\x12\x1f\n\x03key\x18\x01 \x01(\x0b\x32\x12.kumiai.v1.TaskKey\x12\x0b\n\x03\x61pp\x18\x02 \x01(\t\x12\x14\n\x0crounds_total\x18\x03 \x01(\r\x12\x14\n\x0cmodel_digest\x18\x04 \x01(\t\x12\x18\n\x10model_size_bytes\x18\x05 \x01(\x04\x12\x13\n\x0b\x63onfig_json\x18\x06 \x01(\t\x12\x0c\n\x04seed\x18\x07 \x01(\x04\x12\x18\n\x10\x64\x65\x61\x64line_seconds\x18\x08 \x01(\x01\x12\x0f\n\x07\x61ttempt\x18\t \x01(\r\"9\n\x06\x43\x61ncel\x12\x1f\n\x03key\x18\x01 \x01(\x0b\x32\x12.kumiai.v1.TaskKey\x12\x0e\n\x06reason\x18\x02 \x01(\t\"t\n\x0cTaskProgress\x12\x1f\n\x03key\x18\x01 \x01(\x0b\x32\x12.kumiai.v1.TaskKey\x12#\n\x05phase\x18\x02 \x01(\x0e\x32\x14.kumiai.v1.TaskPhase\x12\x10\n\x08\x66raction\x18\x03 \x01(\x01\x12\x0c\n\x04text\x18\x04 \x01(\t\">\n\x0bTaskFailure\x12\x1f\n\x03key\x18\x01 \x01(\x0b\x32\x12.kumiai.v1.TaskKey\x12\x0e\n\x06reason\x18\x02 \x01(\t\"\xb0\x01\n\x10\x45valuationReport\x12\x1f\n\x03key\x18\x01 \x01(\x0b\x32\x12.kumiai.v1.TaskKey\x12\x10\n\x08\x65xamples\x18\x02 \x01(\x04\x12\x39\n\x07metrics\x18\x03 \x03(\x0b\x32(.kumiai.v1.EvaluationReport.MetricsEntry\x1a.\n\x0cMetricsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"L\n\x07Receipt\x12\x1f\n\x03key\x18\x01 \x01(\x0b\x32\x12.kumiai.v1.TaskKey\x12\x10\n\x08\x61\x63\x63\x65pted\x18\x02 \x01(\x08\x12\x0e\n\x06reason\x18\x03 \x01(\t\"\xd4\x01\n\tPutHeader\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\r\n\x05round\x18\x02 \x01(\r\x12\x0e\n\x06\x64igest\x18\x03 \x01(\t\x12\x12\n\nsize_bytes\x18\x04 \x01(\x04\x12\x0e\n\x06offset\x18\x05 \x01(\x04\x12\x10\n\x08\x65xamples\x18\x06 \x01(\x04\x12\x32\n\x07metrics\x18\x07 \x03(\x0b\x32!.kumiai.v1.PutHeader.MetricsEntry\x1a.\n\x0cMetricsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"[\n\tPutResult\x12&\n\x07outcome\x18\x01 \x01(\x0e\x32\x15.kumiai.v1.PutOutcome\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x16\n\x0ereceived_bytes\x18\x03 \x01(\x04\"<\n\x0bStatRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\r\n\x05round\x18\x02 \x01(\r\x12\x0e\n\x06\x64igest\x18\x03 \x01(\t\"$\n\nStatResult\x12\x16\n\x0ereceived_bytes\x18\x01 \x01(\x04\"<\n\nGetRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x0e\n\x06\x64igest\x18\x02 \x01(\t\x12\x0e\n\x06offset\x18\x03 \x01(\x04*R\n\x08TaskKind\x12\x19\n\x15TASK_KIND_UNSPECIFIED\x10\x00\x12\x13\n\x0fTASK_KIND_TRAIN\x10\x01\x12\x16\n\x12TASK_KIND_EVALUATE\x10\x02*t\n\tTaskPhase\x12\x1a\n\x16TASK_PHASE_UNSPECIFIED\x10\x00\x12\x17\n\x13TASK_PHASE_FETCHING\x10\x01\x12\x18\n\x14TASK_PHASE_COMPUTING\x10\x02\x12\x18\n\x14TASK_PHASE_UPLOADING\x10\x03*\x8a\x01\n\nPutOutcome\x12\x1b\n\x17PUT_OUTCOME_UNSPECIFIED\x10\x00\x12\x18\n\x14PUT_OUTCOME_ACCEPTED\x10\x01\x12\x14\n\x10PUT_OUTCOME_LATE\x10\x02\x12\x17\n\x13PUT_OUTCOME_REFUSED\x10\x03\x12\x16\n\x12PUT_OUTCOME_RESUME\x10\x04\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x0ckumiai.proto\x12\tkumiai.v1\"\xf0\x01\n\rClientMessage\x12!\n\x05hello\x18\x01 \x01(\x0b\x32\x10.kumiai.v1.HelloH\x00\x12)\n\theartbeat\x18\x02 \x01(\x0b\x32\x14.kumiai.v1.HeartbeatH\x00\x12+\n\x08progress\x18\x03 \x01(\x0b\x32\x17.kumiai.v1.TaskProgressH\x00\x12)\n\x07\x66\x61ilure\x18\x04 \x01(\x0b\x32\x16.kumiai.v1.TaskFailureH\x00\x12\x31\n\nevaluation\x18\x05 \x01(\x0b\x32\x1b.kumiai.v1.EvaluationReportH\x00\x42\x06\n\x04\x62ody\"\xd6\x01\n\rServerMessage\x12%\n\x07welcome\x18\x01 \x01(\x0b\x32\x12.kumiai.v1.WelcomeH\x00\x12)\n\theartbeat\x18\x02 \x01(\x0b\x32\x14.kumiai.v1.HeartbeatH\x00\x12\x1f\n\x04task\x18\x03 \x01(\x0b\x32\x0f.kumiai.v1.TaskH\x00\x12#\n\x06\x63\x61ncel\x18\x04 \x01(\x0b\x32\x11.kumiai.v1.CancelH\x00\x12%\n\x07receipt\x18\x05 \x01(\x0b\x32\x12.kumiai.v1.ReceiptH\x00\x42\x06\n\x04\x62ody\"q\n\x05Hello\x12\x18\n\x10protocol_version\x18\x01 \x01(\r\x12\x13\n\x0binstance_id\x18\x02 \x01(\t\x12\x18\n\x10software_version\x18\x03 \x01(\t\x12\x0c\n\x04\x61pps\x18\x04 \x03(\t\x12\x11\n\twall_time\x18\x05 \x01(\x01\"\x83\x01\n\x07Welcome\x12\x18\n\x10protocol_version\x18\x01 \x01(\r\x12\x16\n\x0e\x63oordinator_id\x18\x02 \x01(\t\x12\x19\n\x11heartbeat_seconds\x18\x03 \x01(\x01\x12\x11\n\twall_time\x18\x04 \x01(\x01\x12\x18\n\x10software_version\x18\x05 \x01(\t\"\x1d\n\tHeartbeat\x12\x10\n\x08sequence\x18\x01 \x01(\x04\"K\n\x07TaskKey\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\r\n\x05round\x18\x02 \x01(\r\x12!\n\x04kind\x18\x03 \x01(\x0e\x32\x13.kumiai.v1.TaskKind\"\xdd\x01\n\x04Task\x12\x1f\n\x03key\x18\x01 \x01(\x0b\x32\x12.kumiai.v1.TaskKey\x12\x0b\n\x03\x61pp\x18\x02 \x01(\t\x12\x14\n\x0crounds_total\x18\x03 \x01(\r\x12\x14\n\x0cmodel_digest\x18\x04 \x01(\t\x12\x18\n\x10model_size_bytes\x18\x05 \x01(\x04\x12\x13\n\x0b\x63onfig_json\x18\x06 \x01(\t\x12\x0c\n\x04seed\x18\x07 \x01(\x04\x12\x18\n\x10\x64\x65\x61\x64line_seconds\x18\x08 \x01(\x01\x12\x0f\n\x07\x61ttempt\x18\t \x01(\r\x12\x13\n\x0b\x63hunk_bytes\x18\n \x01(\r\"9\n\x06\x43\x61ncel\x12\x1f\n\x03key\x18\x01 \x01(\x0b\x32\x12.kumiai.v1.TaskKey\x12\x0e\n\x06reason\x18\x02 \x01(\t\"t\n\x0cTaskProgress\x12\x1f\n\x03key\x18\x01 \x01(\x0b\x32\x12.kumiai.v1.TaskKey\x12#\n\x05phase\x18\x02 \x01(\x0e\x32\x14.kumiai.v1.TaskPhase\x12\x10\n\x08\x66raction\x18\x03 \x01(\x01\x12\x0c\n\x04text\x18\x04 \x01(\t\">\n\x0bTaskFailure\x12\x1f\n\x03key\x18\x01 \x01(\x0b\x32\x12.kumiai.v1.TaskKey\x12\x0e\n\x06reason\x18\x02 \x01(\t\"\xb0\x01\n\x10\x45valuationReport\x12\x1f\n\x03key\x18\x01 \x01(\x0b\x32\x12.kumiai.v1.TaskKey\x12\x10\n\x08\x65xamples\x18\x02 \x01(\x04\x12\x39\n\x07metrics\x18\x03 \x03(\x0b\x32(.kumiai.v1.EvaluationReport.MetricsEntry\x1a.\n\x0cMetricsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"L\n\x07Receipt\x12\x1f\n\x03key\x18\x01 \x01(\x0b\x32\x12.kumiai.v1.TaskKey\x12\x10\n\x08\x61\x63\x63\x65pted\x18\x02 \x01(\x08\x12\x0e\n\x06reason\x18\x03 \x01(\t\"\xd4\x01\n\tPutHeader\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\r\n\x05round\x18\x02 \x01(\r\x12\x0e\n\x06\x64igest\x18\x03 \x01(\t\x12\x12\n\nsize_bytes\x18\x04 \x01(\x04\x12\x0e\n\x06offset\x18\x05 \x01(\x04\x12\x10\n\x08\x65xamples\x18\x06 \x01(\x04\x12\x32\n\x07metrics\x18\x07 \x03(\x0b\x32!.kumiai.v1.PutHeader.MetricsEntry\x1a.\n\x0cMetricsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"[\n\tPutResult\x12&\n\x07outcome\x18\x01 \x01(\x0e\x32\x15.kumiai.v1.PutOutcome\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x16\n\x0ereceived_bytes\x18\x03 \x01(\x04\"<\n\x0bStatRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\r\n\x05round\x18\x02 \x01(\r\x12\x0e\n\x06\x64igest\x18\x03 \x01(\t\"$\n\nStatResult\x12\x16\n\x0ereceived_bytes\x18\x01 \x01(\x04\"<\n\nGetRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x0e\n\x06\x64igest\x18\x02 \x01(\t\x12\x0e\n\x06offset\x18\x03 \x01(\x04*R\n\x08TaskKind\x12\x19\n\x15TASK_KIND_UNSPECIFIED\x10\x00\x12\x13\n\x0fTASK_KIND_TRAIN\x10\x01\x12\x16\n\x12TASK_KIND_EVALUATE\x10\x02*t\n\tTaskPhase\x12\x1a\n\x16TASK_PHASE_UNSPECIFIED\x10\x00\x12\x17\n\x13TASK_PHASE_FETCHING\x10\x01\x12\x18\n\x14TASK_PHASE_COMPUTING\x10\x02\x12\x18\n\x14TASK_PHASE_UPLOADING\x10\x03*\x8a\x01\n\nPutOutcome\x12\x1b\n\x17PUT_OUTCOME_UNSPECIFIED\x10\x00\x12\x18\n\x14PUT_OUTCOME_ACCEPTED\x10\x01\x12\x14\n\x10PUT_OUTCOME_LATE\x10\x02\x12\x17\n\x13PUT_OUTCOME_REFUSED\x10\x03\x12\x16\n\x12PUT_OUTCOME_RESUME\x10\x04\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,12 +35,12 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_EVALUATIONREPORT_METRICSENTRY']._serialized_options = b'8\001'
   _globals['_PUTHEADER_METRICSENTRY']._loaded_options = None
   _globals['_PUTHEADER_METRICSENTRY']._serialized_options = b'8\001'
-  _globals['_TASKKIND']._serialized_start=2015
-  _globals['_TASKKIND']._serialized_end=2097
-  _globals['_TASKPHASE']._serialized_start=2099
-  _globals['_TASKPHASE']._serialized_end=2215
-  _globals['_PUTOUTCOME']._serialized_start=2218
-  _globals['_PUTOUTCOME']._serialized_end=2356
+  _globals['_TASKKIND']._serialized_start=2036
+  _globals['_TASKKIND']._serialized_end=2118
+  _globals['_TASKPHASE']._serialized_start=2120
+  _globals['_TASKPHASE']._serialized_end=2236
+  _globals['_PUTOUTCOME']._serialized_start=2239
+  _globals['_PUTOUTCOME']._serialized_end=2377
   _globals['_CLIENTMESSAGE']._serialized_start=28
   _globals['_CLIENTMESSAGE']._serialized_end=268
   _globals['_SERVERMESSAGE']._serialized_start=271
@@ -54,29 +54,29 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_TASKKEY']._serialized_start=767
   _globals['_TASKKEY']._serialized_end=842
   _globals['_TASK']._serialized_start=845
-  _globals['_TASK']._serialized_end=1045
-  _globals['_CANCEL']._serialized_start=1047
-  _globals['_CANCEL']._serialized_end=1104
-  _globals['_TASKPROGRESS']._serialized_start=1106
-  _globals['_TASKPROGRESS']._serialized_end=1222
-  _globals['_TASKFAILURE']._serialized_start=1224
-  _globals['_TASKFAILURE']._serialized_end=1286
-  _globals['_EVALUATIONREPORT']._serialized_start=1289
-  _globals['_EVALUATIONREPORT']._serialized_end=1465
-  _globals['_EVALUATIONREPORT_METRICSENTRY']._serialized_start=1419
-  _globals['_EVALUATIONREPORT_METRICSENTRY']._serialized_end=1465
-  _globals['_RECEIPT']._serialized_start=1467
-  _globals['_RECEIPT']._serialized_end=1543
-  _globals['_PUTHEADER']._serialized_start=1546
-  _globals['_PUTHEADER']._serialized_end=1758
-  _globals['_PUTHEADER_METRICSENTRY']._serialized_start=1419
-  _globals['_PUTHEADER_METRICSENTRY']._serialized_end=1465
-  _globals['_PUTRESULT']._serialized_start=1760
-  _globals['_PUTRESULT']._serialized_end=1851
-  _globals['_STATREQUEST']._serialized_start=1853
-  _globals['_STATREQUEST']._serialized_end=1913
-  _globals['_STATRESULT']._serialized_start=1915
-  _globals['_STATRESULT']._serialized_end=1951
-  _globals['_GETREQUEST']._serialized_start=1953
-  _globals['_GETREQUEST']._serialized_end=2013
+  _globals['_TASK']._serialized_end=1066
+  _globals['_CANCEL']._serialized_start=1068
+  _globals['_CANCEL']._serialized_end=1125
+  _globals['_TASKPROGRESS']._serialized_start=1127
+  _globals['_TASKPROGRESS']._serialized_end=1243
+  _globals['_TASKFAILURE']._serialized_start=1245
+  _globals['_TASKFAILURE']._serialized_end=1307
+  _globals['_EVALUATIONREPORT']._serialized_start=1310
+  _globals['_EVALUATIONREPORT']._serialized_end=1486
+  _globals['_EVALUATIONREPORT_METRICSENTRY']._serialized_start=1440
+  _globals['_EVALUATIONREPORT_METRICSENTRY']._serialized_end=1486
+  _globals['_RECEIPT']._serialized_start=1488
+  _globals['_RECEIPT']._serialized_end=1564
+  _globals['_PUTHEADER']._serialized_start=1567
+  _globals['_PUTHEADER']._serialized_end=1779
+  _globals['_PUTHEADER_METRICSENTRY']._serialized_start=1440
+  _globals['_PUTHEADER_METRICSENTRY']._serialized_end=1486
+  _globals['_PUTRESULT']._serialized_start=1781
+  _globals['_PUTRESULT']._serialized_end=1872
+  _globals['_STATREQUEST']._serialized_start=1874
+  _globals['_STATREQUEST']._serialized_end=1934
+  _globals['_STATRESULT']._serialized_start=1936
+  _globals['_STATRESULT']._serialized_end=1972
+  _globals['_GETREQUEST']._serialized_start=1974
+  _globals['_GETREQUEST']._serialized_end=2034
 # @@protoc_insertion_point(module_scope)

@@ -112,7 +112,7 @@ class TaskKey(_message.Message):
     def __init__(self, run_id: _Optional[str] = ..., round: _Optional[int] = ..., kind: _Optional[_Union[TaskKind, str]] = ...) -> None: ...
 
 class Task(_message.Message):
-    __slots__ = ("key", "app", "rounds_total", "model_digest", "model_size_bytes", "config_json", "seed", "deadline_seconds", "attempt")
+    __slots__ = ("key", "app", "rounds_total", "model_digest", "model_size_bytes", "config_json", "seed", "deadline_seconds", "attempt", "chunk_bytes")
     KEY_FIELD_NUMBER: _ClassVar[int]
     APP_FIELD_NUMBER: _ClassVar[int]
     ROUNDS_TOTAL_FIELD_NUMBER: _ClassVar[int]
@@ -122,6 +122,7 @@ class Task(_message.Message):
     SEED_FIELD_NUMBER: _ClassVar[int]
     DEADLINE_SECONDS_FIELD_NUMBER: _ClassVar[int]
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
+    CHUNK_BYTES_FIELD_NUMBER: _ClassVar[int]
     key: TaskKey
     app: str
     rounds_total: int
@@ -131,7 +132,8 @@ class Task(_message.Message):
     seed: int
     deadline_seconds: float
     attempt: int
-    def __init__(self, key: _Optional[_Union[TaskKey, _Mapping]] = ..., app: _Optional[str] = ..., rounds_total: _Optional[int] = ..., model_digest: _Optional[str] = ..., model_size_bytes: _Optional[int] = ..., config_json: _Optional[str] = ..., seed: _Optional[int] = ..., deadline_seconds: _Optional[float] = ..., attempt: _Optional[int] = ...) -> None: ...
+    chunk_bytes: int
+    def __init__(self, key: _Optional[_Union[TaskKey, _Mapping]] = ..., app: _Optional[str] = ..., rounds_total: _Optional[int] = ..., model_digest: _Optional[str] = ..., model_size_bytes: _Optional[int] = ..., config_json: _Optional[str] = ..., seed: _Optional[int] = ..., deadline_seconds: _Optional[float] = ..., attempt: _Optional[int] = ..., chunk_bytes: _Optional[int] = ...) -> None: ...
 
 class Cancel(_message.Message):
     __slots__ = ("key", "reason")
