@@ -16,6 +16,7 @@ from cryptography.x509.oid import NameOID
 
 from kumiai.core.errors import CodecError, ConfigError, StorageError, UnavailableError
 from kumiai.storage.cache.circuit import CircuitBreaker, CircuitState
+from kumiai.storage.cache.keyvalue import StoreFullError
 from kumiai.storage.cache.packing import PackedSerializer
 from kumiai.storage.cache.redis import RedisManager
 from kumiai.testing.redis_server import RedisServer
@@ -324,7 +325,7 @@ async def test_a_full_server_refuses_and_stays_up(own_redis: RedisServer) -> Non
     await manager.initialize()
     own_redis.command("CONFIG", "SET", "maxmemory", "1")
 
-    with pytest.raises(StorageError, match="must accept"):
+    with pytest.raises(StoreFullError, match="must have room"):
         await manager.set("a", 1)
 
     assert manager.circuit is CircuitState.CLOSED

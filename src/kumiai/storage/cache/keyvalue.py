@@ -14,7 +14,20 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
-__all__ = ["KeyValueSource", "KeyValueStore", "StoreSize", "glob_pattern", "key_value_of"]
+from kumiai.core.errors import StorageError
+
+__all__ = [
+    "KeyValueSource",
+    "KeyValueStore",
+    "StoreFullError",
+    "StoreSize",
+    "glob_pattern",
+    "key_value_of",
+]
+
+
+class StoreFullError(StorageError):
+    """The store has no room; what it holds can still be read and deleted."""
 
 
 @dataclass(frozen=True, slots=True)

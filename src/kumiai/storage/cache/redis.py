@@ -18,7 +18,12 @@ from kumiai.core.errors import ConfigError, KumiaiError, StorageError, Unavailab
 from kumiai.storage.cache.circuit import CircuitBreaker, CircuitState
 from kumiai.storage.cache.keyvalue import verify_expiry
 from kumiai.storage.cache.packing import PackedSerializer
-from kumiai.storage.cache.redis_address import RedisAddress, RedisKind, parse_redis_url
+from kumiai.storage.cache.redis_address import (
+    RedisAddress,
+    RedisKind,
+    RedisLoginError,
+    parse_redis_url,
+)
 from kumiai.storage.cache.redis_keyvalue import RedisKeyValue, milliseconds
 from kumiai.storage.cache.redis_scripts import Script
 from kumiai.storage.cache.serialisation import Serializer
@@ -167,6 +172,8 @@ class RedisManager:
         self._serializer = serializer or PackedSerializer()
         self._breaker = breaker or CircuitBreaker(clock=clock)
         self._meter = _Meter()
+        self._pinned: str | None = None
+        self._pinning = 0
         self.key_prefix = key_prefix
         self._key_value = RedisKeyValue(self)
 
@@ -178,6 +185,16 @@ class RedisManager:
     def key_value(self) -> RedisKeyValue:
         """The store of bytes that the cache rests on."""
         return self._key_value
+
+    @property
+    def pinned(self) -> str | None:
+        """The server to which the connection is pinned; ``None``: to none."""
+        return self._pinned
+
+    @property
+    def pinning(self) -> int:
+        """How often it has been pinned: between two equal answers only one server answered."""
+        return self._pinning
 
     @property
     def circuit(self) -> CircuitState:
@@ -201,8 +218,10 @@ class RedisManager:
             ConfigError: user or password are wrong.
             UnavailableError: nobody answers.
         """
-        self._open()
-        await self.execute("PING")
+        try:
+            await self.execute("PING")
+        except RedisLoginError as error:
+            raise ConfigError(str(error)) from error
 
     async def close(self) -> None:
         """Close every connection; closing twice does nothing."""
@@ -326,6 +345,8 @@ class RedisManager:
         Every other server is refused before it is asked anything, as if Redis were away.
         """
         link = self._open()
+        self._pinned = identity
+        self._pinning += 1
         link.pin(frozenset(identity.split()))
         await link.disconnect()
 
@@ -346,7 +367,7 @@ class RedisManager:
             self._breaker.fail()
             self._meter.add(time.perf_counter() - start, sent_bytes, failed=True)
             raise
-        except (StorageError, ConfigError):
+        except StorageError:
             # It answered, if only to refuse.
             self._breaker.succeed()
             self._meter.add(time.perf_counter() - start, sent_bytes, failed=True)
@@ -363,6 +384,8 @@ class RedisManager:
         # Here and not at the start: redis-py's connections belong to the running event loop.
         if self._link is None:
             self._link = self._new_link(self._address, self._options)
+            if self._pinned is not None:
+                self._link.pin(frozenset(self._pinned.split()))
         return self._link
 
 

@@ -11,14 +11,18 @@ from dataclasses import dataclass, field
 from enum import Enum
 from urllib.parse import unquote, urlsplit
 
-from kumiai.core.errors import ConfigError
+from kumiai.core.errors import ConfigError, UnavailableError
 
-__all__ = ["RedisAddress", "RedisKind", "parse_redis_url"]
+__all__ = ["RedisAddress", "RedisKind", "RedisLoginError", "parse_redis_url"]
 
 _FORMS = (
     "redis://host:port/db, rediss://host:port/db, redis+sentinel://host:port/service "
     "or redis+cluster://host:port"
 )
+
+
+class RedisLoginError(UnavailableError):
+    """Redis refuses the user or the password."""
 
 
 class RedisKind(Enum):

@@ -24,8 +24,9 @@ from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
 from redis.backoff import NoBackoff
 
-from kumiai.core.errors import ConfigError, StorageError, UnavailableError
-from kumiai.storage.cache.redis_address import RedisAddress, RedisKind
+from kumiai.core.errors import StorageError, UnavailableError
+from kumiai.storage.cache.keyvalue import StoreFullError
+from kumiai.storage.cache.redis_address import RedisAddress, RedisKind, RedisLoginError
 from kumiai.storage.cache.redis_scripts import Script
 
 __all__ = ["Link", "LinkOptions"]
@@ -332,7 +333,7 @@ class _Translated:
         for secret in (self._address.password, self._address.username):
             words = words.replace(secret, "***") if secret else words
         if isinstance(error, redis.exceptions.AuthenticationError):
-            raise ConfigError(
+            raise RedisLoginError(
                 f"redis {self._address} must know the user and the password, got {words!r}"
             ) from error
         if isinstance(error, redis.exceptions.NoPermissionError):
@@ -342,6 +343,11 @@ class _Translated:
         if isinstance(error, _AWAY):
             raise UnavailableError(
                 f"redis {self._address} must answer, got {words!r}; see that it runs"
+            ) from error
+        if isinstance(error, redis.exceptions.OutOfMemoryError) or "OOM command" in words:
+            raise StoreFullError(
+                f"redis {self._address} must have room, got {words!r}; "
+                "see maxmemory and maxmemory-policy"
             ) from error
         raise StorageError(f"redis {self._address} must accept the command, got {words!r}") from (
             error
