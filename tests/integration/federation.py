@@ -5,7 +5,7 @@ killed are the business of the system tests.
 """
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from kumiai.node.client.agent import ClientAgent
 from kumiai.node.coordinator.server import CoordinatorServer
 from kumiai.node.settings import Settings
 from kumiai.node.study import App, Update, initial_model
+from tests.integration.eventually import eventually
 
 STUDY = "tests.integration.study:app"
 
@@ -35,6 +36,7 @@ class Federation:
     folder: Path
     database_url: str
     settings: dict[str, Any] = field(default_factory=dict)
+    storage: dict[str, Any] = field(default_factory=dict)
     server: CoordinatorServer | None = None
     clients: dict[str, "asyncio.Task[None]"] = field(default_factory=dict)
     agents: dict[str, ClientAgent] = field(default_factory=dict)
@@ -62,7 +64,7 @@ class Federation:
         settings = Settings.model_validate(
             {
                 "identity": {**self._identity(self.certificates["coordinator"]), "crl": crl},
-                "storage": {"database": self.database_url},
+                "storage": {"database": self.database_url, **self.storage},
                 "coordinator": {
                     "listen": f"127.0.0.1:{ports[0]}",
                     "http_listen": f"127.0.0.1:{ports[1]}",
@@ -150,15 +152,26 @@ class Federation:
             assert created.status_code == 201, created.text
         return run_id
 
+    async def until(
+        self, run_id: str, is_so: Callable[[Any], object], *, seconds: float = 15
+    ) -> Any:
+        """Return the run once it is as wanted."""
+        async with self.http() as http:
+
+            async def look() -> Any:
+                return (await http.get(f"/api/v1/runs/{run_id}")).json()
+
+            return await eventually(look, is_so, seconds=seconds)
+
+    async def until_round(self, run_id: str, number: int) -> Any:
+        """Return the run once it has come to this round."""
+        return await self.until(run_id, lambda run: run["round"] >= number)
+
     async def wait_for(self, run_id: str, state: str = "finished", seconds: float = 30) -> Any:
         """Return the run once it has ended."""
-        async with self.http() as http, asyncio.timeout(seconds):
-            while True:
-                run = (await http.get(f"/api/v1/runs/{run_id}")).json()
-                if run["state"] in {"finished", "failed", "stopped"}:
-                    assert run["state"] == state, run
-                    return run
-                await asyncio.sleep(0.02)
+        run = await self.until(run_id, _has_ended, seconds=seconds)
+        assert run["state"] == state, run
+        return run
 
     async def model(self, run_id: str, version: str = "latest") -> dict[str, np.ndarray[Any, Any]]:
         """Return a model of a run."""
@@ -166,6 +179,10 @@ class Federation:
             answer = await http.get(f"/api/v1/runs/{run_id}/models/{version}/content")
             assert answer.status_code == 200, answer.text
             return dict(decode(answer.content).arrays)
+
+
+def _has_ended(run: Any) -> bool:
+    return run["state"] in {"finished", "failed", "stopped"}
 
 
 def job(**tables: Any) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from kumiai.node.doctor import Finding, State, examine
 from kumiai.node.operator.client import OperatorClient
 from kumiai.node.settings import Settings
 from kumiai.testing.databases import SQLiteTemplate
+from tests.integration.eventually import eventually
 from tests.integration.federation import STUDY, Federation
 
 
@@ -140,9 +141,7 @@ async def test_a_client_at_the_wrong_port_says_so_in_its_log(federation: Federat
 
     with capture_logs() as logged:
         client = asyncio.create_task(new_client(settings).run())
-        async with asyncio.timeout(20):
-            while not logged:
-                await asyncio.sleep(0.01)
+        await eventually(lambda: logged, seconds=20)
         client.cancel()
         await asyncio.wait({client})
 

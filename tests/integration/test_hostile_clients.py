@@ -18,6 +18,7 @@ from kumiai.node.wire import kumiai_pb2 as pb
 from kumiai.node.wire.channel import ATTACH, CHUNK_BYTES, GET, PUT
 from kumiai.testing.databases import SQLiteTemplate
 from tests.integration import study
+from tests.integration.eventually import eventually
 from tests.integration.federation import Federation, job
 from tests.integration.test_refusals import channel, put, spooled, update
 
@@ -47,9 +48,7 @@ async def held_pair(federation: Federation) -> str:
     await federation.start_clients(2)
     cohort = {"size": 2, "min_reports": 2}
     run_id = await federation.submit(job(run={"rounds": 1}, cohort=cohort), study.app)
-    async with federation.http() as http, asyncio.timeout(10):
-        while (await http.get(f"/api/v1/runs/{run_id}")).json()["round"] == 0:
-            await asyncio.sleep(0.01)
+    await federation.until_round(run_id, 1)
     return run_id
 
 
@@ -67,12 +66,10 @@ def locked_database(federation: Federation) -> Iterator[None]:
 
 async def until_spooled(federation: Federation, size_bytes: int, suffix: str = "") -> None:
     """Return once an upload has left so many bytes in a file of this kind."""
-    async with asyncio.timeout(10):
-        while not any(
-            path.suffix == suffix and path.stat().st_size == size_bytes
-            for path in spooled(federation)
-        ):
-            await asyncio.sleep(0.01)
+    await eventually(
+        lambda: [(path.suffix, path.stat().st_size) for path in spooled(federation)],
+        lambda files: (suffix, size_bytes) in files,
+    )
 
 
 # --- an update that stands can not be taken away again ---
@@ -168,9 +165,7 @@ async def test_a_client_reads_only_a_few_models_at_a_time(federation: Federation
     # Larger than what the connection takes ahead of a reader that does not read.
     run_id = await federation.submit(job(cohort={"size": 1}, train={"size": 4_000_000}), study.app)
     issued = federation.certificates["site-1"]
-    async with federation.http() as http, asyncio.timeout(10):
-        while (run := (await http.get(f"/api/v1/runs/{run_id}")).json())["round"] == 0:
-            await asyncio.sleep(0.01)
+    run = await federation.until_round(run_id, 1)
     request = pb.GetRequest(run_id=run_id, digest=run["model_digest"]).SerializeToString()
 
     async with channel(federation, issued) as wire:

@@ -24,6 +24,7 @@ from kumiai.node.wire import kumiai_pb2 as pb
 from kumiai.node.wire.channel import ATTACH, GET, PUT, STAT, TlsFiles, open_channel
 from kumiai.testing.databases import SQLiteTemplate
 from tests.integration import study
+from tests.integration.eventually import eventually
 from tests.integration.federation import Federation, job
 
 DENIED = grpc.StatusCode.PERMISSION_DENIED
@@ -65,9 +66,7 @@ async def held_run(federation: Federation, **tables: Any) -> str:
     study.hold["site-1"] = threading.Event()
     await federation.start_clients(1)
     run_id = await federation.submit(job(cohort={"size": 1}, **tables), study.app)
-    async with federation.http() as http, asyncio.timeout(10):
-        while (await http.get(f"/api/v1/runs/{run_id}")).json()["round"] == 0:
-            await asyncio.sleep(0.01)
+    await federation.until_round(run_id, 1)
     return run_id
 
 
@@ -217,12 +216,11 @@ async def test_a_job_for_an_app_that_nobody_has_waits_and_says_so(federation: Fe
     await federation.start_clients(1)
     run_id = await federation.submit({"run": {"app": "other", "rounds": 1}}, study.app)
 
-    async with federation.http() as http, asyncio.timeout(10):
-        while True:
-            explained = (await http.get(f"/api/v1/runs/{run_id}/explain")).json()["lines"]
-            if any("other" in line for line in explained):
-                break
-            await asyncio.sleep(0.05)
+    async with federation.http() as http:
+        await eventually(
+            lambda: http.get(f"/api/v1/runs/{run_id}/explain"),
+            lambda answer: "'other'" in answer.text,
+        )
 
 
 # --- updates ---

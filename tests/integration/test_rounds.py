@@ -179,12 +179,7 @@ async def test_an_update_larger_than_a_chunk_arrives_whole(federation: Federatio
 
 
 async def _until_reported(federation: Federation, run_id: str, count: int) -> None:
-    async with federation.http() as http, asyncio.timeout(15):
-        while True:
-            rounds = (await http.get(f"/api/v1/runs/{run_id}")).json()
-            if rounds["counts"] and rounds["counts"]["reported"] >= count:
-                return
-            await asyncio.sleep(0.02)
+    await federation.until(run_id, lambda run: run["counts"] and run["counts"]["reported"] >= count)
 
 
 async def test_the_coordinator_evaluates_too_when_the_job_asks(
@@ -267,9 +262,7 @@ async def test_a_strategys_state_survives_a_restart(
     await federation.wait_for(undisturbed)
 
     disturbed = await federation.submit(job(run={"rounds": 4}, **tables), study.app)
-    async with federation.http() as http:
-        while (await http.get(f"/api/v1/runs/{disturbed}")).json()["round"] < 2:
-            await asyncio.sleep(0.01)
+    await federation.until_round(disturbed, 2)
     assert federation.server is not None
     await federation.server.stop()
     await federation.start()
@@ -299,9 +292,6 @@ async def test_old_versions_keep_their_row_and_lose_their_bytes(federation: Fede
 
 
 async def _until_attempt(federation: Federation, run_id: str, attempt: int) -> None:
-    async with federation.http() as http, asyncio.timeout(15):
-        while True:
-            current = (await http.get(f"/api/v1/runs/{run_id}")).json()["current"]
-            if current and current["attempt"] >= attempt:
-                return
-            await asyncio.sleep(0.02)
+    await federation.until(
+        run_id, lambda run: run["current"] and run["current"]["attempt"] >= attempt
+    )

@@ -16,6 +16,7 @@ from kumiai.node.study import Site
 from kumiai.node.wire.channel import TlsFiles
 from kumiai.testing.databases import SQLiteTemplate
 from tests.integration import study
+from tests.integration.eventually import eventually
 from tests.integration.federation import Federation, job
 
 
@@ -100,9 +101,7 @@ async def test_a_client_comes_back_as_soon_after_the_second_outage_as_after_the_
         await asyncio.wait({task}, timeout=0.4)  # long enough to call it a good session
         with capture_logs() as logs:
             await federation.server.stop()
-            async with asyncio.timeout(10):
-                while len(pauses(logs)) < 7:
-                    await asyncio.sleep(0.01)
+            await eventually(lambda: pauses(logs), lambda seen: len(seen) >= 7)
         firsts.append(pauses(logs)[0])
         await federation.start()
 

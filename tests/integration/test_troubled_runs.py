@@ -17,6 +17,7 @@ from kumiai.core.errors import StorageError
 from kumiai.node.wire import kumiai_pb2 as pb
 from kumiai.testing.databases import SQLiteTemplate
 from tests.integration import study
+from tests.integration.eventually import eventually
 from tests.integration.federation import Federation, job
 from tests.integration.test_refusals import held_run, put, spooled, update
 
@@ -82,9 +83,7 @@ async def restart(federation: Federation) -> None:
     """Start the coordinator again, and return once it waits for the run's clients."""
     seen = len(events_on_disk(federation))
     await federation.start()
-    async with asyncio.timeout(10):
-        while "waiting" not in events_on_disk(federation)[seen:]:
-            await asyncio.sleep(0.01)
+    await eventually(lambda: events_on_disk(federation)[seen:], lambda kinds: "waiting" in kinds)
 
 
 def events_on_disk(federation: Federation) -> list[str]:
@@ -103,20 +102,13 @@ async def test_a_sum_that_overflows_never_becomes_a_model(federation: Federation
     body, fields = update(LARGEST * 0.75)
     for number in (1, 2):
         header = pb.PutHeader(run_id=run_id, round=number, **fields)
-        async with asyncio.timeout(10):
-            while (await federation_round(federation, run_id)) < number:
-                await asyncio.sleep(0.01)
+        await federation.until_round(run_id, number)
         await put(federation, issued, header, body)
     run = await federation.wait_for(run_id, "failed")
 
     assert "model of round 2 must be finite" in run["reason"]
     assert run["round"] == 2
     assert np.isfinite((await federation.model(run_id))["w"]).all()
-
-
-async def federation_round(federation: Federation, run_id: str) -> int:
-    async with federation.http() as http:
-        return int((await http.get(f"/api/v1/runs/{run_id}")).json()["round"])
 
 
 async def test_a_central_evaluation_that_fails_costs_its_numbers_and_not_the_run(
@@ -167,17 +159,13 @@ async def test_a_run_that_is_stopped_leaves_no_update_behind(federation: Federat
     await federation.start_clients(2)
     cohort = {"size": 2, "min_reports": 2}
     run_id = await federation.submit(job(cohort=cohort), study.app)
-    async with asyncio.timeout(10):
-        while not spooled(federation):
-            await asyncio.sleep(0.01)
+    await eventually(lambda: spooled(federation))
 
     async with federation.http() as http:
         await http.post(f"/api/v1/runs/{run_id}/stop", json={})
     await federation.wait_for(run_id, "stopped")
 
-    async with asyncio.timeout(10):
-        while spooled(federation):
-            await asyncio.sleep(0.01)
+    await eventually(lambda: not spooled(federation))
 
 
 # --- restarts ---
