@@ -135,7 +135,7 @@ def _parse_sqlite(url: str) -> DatabaseURL:
         raise ConfigError(
             "database.url must name a file, as in sqlite:///path/to/file.db, got no such URL"
         ) from error.with_traceback(None)
-    if not parsed.database or parsed.database == ":memory:" or parsed.host:
+    if not parsed.database or parsed.database == ":memory:" or parsed.host or parsed.username:
         raise ConfigError(
             "database.url must name a file, as in sqlite:///path/to/file.db, got none"
         )

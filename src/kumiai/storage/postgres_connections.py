@@ -166,12 +166,15 @@ def _replace_closed_connections(engine: AsyncEngine) -> None:
 
 def _drop_stale_connections(engine: AsyncEngine) -> None:
     @event.listens_for(engine.sync_engine, "handle_error")
-    def _on_error(context: ExceptionContext) -> None:
+    def _on_error(context: ExceptionContext) -> Exception | None:
         error = context.original_exception
         if isinstance(error, TimeoutError):
             # The driver's own: the server says nothing. What it still says must reach nobody.
+            # In the driver's words, so that it is told from a time-out of the caller's.
             context.is_disconnect = True
-        elif is_read_only_server(error) and context.connection is not None:
+            return asyncpg.InterfaceError("no answer in time")  # type: ignore[no-any-return]
+        if is_read_only_server(error) and context.connection is not None:
             # In a transaction that we ask for as read-only this is the body's mistake.
             options = context.connection.get_execution_options()
             context.is_disconnect = not options.get("postgresql_readonly", False)
+        return None

@@ -105,11 +105,14 @@ class SQLiteTemplate:
 class PostgresServer:
     """A PostgreSQL server on a port of its own; its folder goes when it is removed.
 
+    Args:
+        primary: of which this one is a standby that follows it; without, it stands alone.
+
     Raises:
         StorageError: it does not start.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, primary: "PostgresServer | None" = None) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="kumiai-postgres-"))
         self._data = self.folder / "data"
         self._user: dict[str, Any] = {}
@@ -123,8 +126,12 @@ class PostgresServer:
             self._user = {"user": _NOBODY, "group": _NOBODY, "extra_groups": []}
             self._programs = self._readable(self._programs)
         self.port = _free_port()
-        self._run("initdb", "-D", str(self._data), "-U", "kumiai", "-A", "trust", "-E", "UTF8",
-                  "--locale=C", "--no-sync", "--no-instructions")  # fmt: skip
+        if primary is None:
+            self._run("initdb", "-D", str(self._data), "-U", "kumiai", "-A", "trust", "-E", "UTF8",
+                      "--locale=C", "--no-sync", "--no-instructions")  # fmt: skip
+        else:
+            self._run("pg_basebackup", "-D", str(self._data), "-d", primary.url("postgres"),
+                      "--write-recovery-conf", "--checkpoint=fast", "--no-sync")  # fmt: skip
         self.start()
         self._has_template = False
 
@@ -170,6 +177,30 @@ class PostgresServer:
         """Kill the server and all its processes, as a crash does."""
         self._end(signal.SIGKILL)
 
+    def wait_for_standby(self) -> None:
+        """Acknowledge a commit only once a standby has it, from now on; return when one does."""
+        in_own_loop(self._execute("ALTER SYSTEM SET synchronous_standby_names = '*'"))
+        in_own_loop(self._execute("SELECT pg_reload_conf()"))
+        deadline = time.monotonic() + _START_SECONDS
+        statement = "SELECT count(*) FROM pg_stat_replication WHERE sync_state = 'sync'"
+        while not in_own_loop(self.value(statement)):
+            if time.monotonic() > deadline:
+                raise StorageError("a standby must follow the server, got none in time")
+            time.sleep(0.01)
+
+    def promote(self) -> None:
+        """Make a standby the primary: it takes writes when this returns."""
+        if not in_own_loop(self.value("SELECT pg_promote(true, 30)")):
+            raise StorageError("standby must be promoted within 30 s, got none")
+
+    async def value(self, statement: str, database: str = "postgres") -> Any:
+        """Return the first value that a statement gives, by a connection of its own."""
+        connection = await asyncpg.connect(self.url(database))
+        try:
+            return await connection.fetchval(statement)
+        finally:
+            await connection.close()
+
     def remove(self) -> None:
         """Stop the server and delete its folder."""
         self.stop()
@@ -195,7 +226,7 @@ class PostgresServer:
         It is emptied and lent again, which costs a hundredth of making one, unless its schema
         has changed: then it is dropped.
         """
-        if in_own_loop(_empty(url, self.url(_TEMPLATE))):
+        if self._has_template and in_own_loop(_empty(url, self.url(_TEMPLATE))):
             self._clean.append(url)
             return
         name = url.rsplit("/", 1)[1]
