@@ -150,13 +150,13 @@ def _decoded(
     except (ValueError, binascii.Error, RecursionError):
         raise _foreign() from None
     match found:
-        case [str(name), key, str(identifier)] if type(key) is kind and _fits(key, identifier):
-            if name == list_name:
-                return key, identifier
+        case [str(name), _, str()] if name != list_name:
             raise ConfigError(
                 "cursor must be of this list, got one of other filters or another order; begin "
                 "without a cursor"
             )
+        case [str(), key, str(identifier)] if type(key) is kind and _fits(key, identifier):
+            return key, identifier
     raise _foreign()
 
 

@@ -223,6 +223,61 @@ def test_models_are_listed_and_shown(federation: Federation, finished: str) -> N
     assert "first 2" in last.out
 
 
+def test_a_run_is_described_and_found_again(federation: Federation, finished: str) -> None:
+    words = ("-d", "the first of Zürich", "--tag", "site:zurich", "--tag", "old")
+    dry = federation.invoke("run", "describe", finished, *words, "--dry-run")
+    told = federation.invoke("run", "describe", finished, *words, "-o", "json")
+    untagged = federation.invoke("run", "describe", finished, "--untag", "old")
+    late = federation.invoke("run", "describe", finished, "-d", "late", "--if-version", 1)
+    nothing = federation.invoke("run", "describe", finished)
+    found = federation.invoke("run", "list", "--search", "zurich fir", "--tag", "site:zurich")
+    none = federation.invoke("run", "list", "--app", "nobody")
+
+    assert "nothing was changed" in dry.err
+    assert told.data["tags"] == ["old", "site:zurich"]
+    assert "site:zurich" in untagged.out
+    assert (late.code, nothing.code) == (1, 2)
+    assert "must be of version 1, got 3" in late.err
+    assert finished in found.out
+    assert "no such runs" in none.out
+
+
+def test_a_list_goes_on_where_it_ended(
+    federation: Federation, submit: Callable[..., Outcome], finished: str
+) -> None:
+    submit(*ENDLESS, "-o", "json")
+
+    first = federation.invoke("run", "list", "--limit", 1, "-o", "json")
+    cursor = first.err.split("--cursor ")[1].split()[0]
+    rest = federation.invoke("run", "list", "--cursor", cursor, "-o", "json")
+    foreign = federation.invoke("run", "list", "--cursor", cursor, "--order", "name")
+
+    whole = federation.invoke("run", "list", "-o", "json").data
+    assert [run["run_id"] for run in first.data + rest.data] == [run["run_id"] for run in whole]
+    assert foreign.code == 2
+    assert "cursor must be of this list" in foreign.err
+
+
+def test_models_of_all_runs_are_listed_and_described(federation: Federation, finished: str) -> None:
+    described = federation.invoke(
+        "model", "describe", finished, "--version", "0", "--tag", "baseline"
+    )
+    dry = federation.invoke("model", "describe", finished, "--tag", "other", "--dry-run")
+    found = federation.invoke("model", "list", "--tag", "baseline", "-o", "json")
+    table = federation.invoke("model", "list")
+    none = federation.invoke("model", "list", "--search", "nothing of the kind")
+    by_metric = federation.invoke("model", "list", finished, "--metric", "unknown", "--lowest")
+    wrong = federation.invoke("model", "list", "--lowest")
+
+    assert "baseline" in described.out
+    assert "nothing was changed" in dry.err
+    assert [(each["run_id"], each["round"]) for each in found.data] == [(finished, 0)]
+    assert table.out.splitlines()[0].startswith("RUN")
+    assert "no such models" in none.out
+    assert "no such models" in by_metric.out
+    assert wrong.code == 2
+
+
 @pytest.mark.parametrize(("version", "code"), [("9", 3), ("newest", 2)])
 def test_a_wrong_version_is_told(
     federation: Federation, finished: str, version: str, code: int

@@ -42,7 +42,9 @@ from kumiai.storage import (
     DatabaseManager,
     Lease,
     LocalBlobStore,
+    ModelRepository,
     RunRepository,
+    TrainingHistoryRepository,
 )
 
 FEDERATION = "hospitals"
@@ -299,6 +301,8 @@ async def running_api(
         values: dict[str, Any] = {
             "database": database,
             "runs": runs,
+            "history": TrainingHistoryRepository(database),
+            "models": ModelRepository(database),
             "clients": ClientRegistryRepository(database),
             "blobs": blobs,
             "hub": hub,

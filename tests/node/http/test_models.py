@@ -314,3 +314,35 @@ async def test_a_model_that_vanishes_under_way_is_cut_off_not_padded(
 
         with pytest.raises(httpx.RemoteProtocolError):
             await api.operator.get(f"/api/v1/runs/{run_id}/models/2/content")
+
+
+async def test_models_of_all_runs_are_found_page_by_page(api: RunningApi) -> None:
+    first, second = await api.submit(), await api.submit()
+    await api.runs.record_evaluation(await api.lead(first), 0, {"accuracy": 0.5}, 1)
+    await api.runs.record_evaluation(await api.lead(second), 0, {"accuracy": 0.75}, 1)
+
+    page = (await api.operator.get("/api/v1/models?limit=1")).json()
+    rest = (await api.operator.get(f"/api/v1/models?cursor={page['next']}")).json()
+    best = (await api.operator.get("/api/v1/models?order=highest&order_metric=accuracy")).json()
+    good = (await api.operator.get("/api/v1/models?metric=accuracy&metric_min=0.6")).json()
+    one = (await api.operator.get(f"/api/v1/models?run={first[:12]}")).json()
+
+    assert [each["run_id"] for each in page["models"] + rest["models"]] == [second, first]
+    assert rest["next"] is None
+    assert [each["run_id"] for each in best["models"]] == [second, first]
+    assert [each["model_id"] for each in good["models"]] == [f"{second}.0"]
+    assert [each["run_id"] for each in one["models"]] == [first]
+    assert all(each["is_kept"] for each in best["models"])
+
+
+async def test_a_model_is_described_and_found_by_it(api: RunningApi) -> None:
+    run_id = await api.submit()
+
+    body = {"description": "good enough", "add_tags": ["approved"]}
+    told = await api.operator.patch(f"/api/v1/models/{run_id}.0", json=body)
+    missing = await api.operator.patch(f"/api/v1/models/{run_id}.9", json=body)
+    found = (await api.operator.get("/api/v1/models?search=enough&tag=approved")).json()
+
+    assert told.json()["tags"] == ["approved"]
+    assert error_of(missing)[:2] == (404, "not_found")
+    assert [each["model_id"] for each in found["models"]] == [f"{run_id}.0"]

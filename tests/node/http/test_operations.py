@@ -115,7 +115,7 @@ async def test_the_openapi_document_is_valid_and_names_the_error_of_every_route(
     responses = [
         method["responses"] for path in document["paths"].values() for method in path.values()
     ]
-    assert len(responses) == 16
+    assert len(responses) == 19
     assert [each for each in responses if "default" not in each] == []
     assert document["paths"]["/api/v1/runs/{run_id}/model"]["put"]["requestBody"]["required"]
 

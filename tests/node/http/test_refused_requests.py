@@ -101,14 +101,38 @@ async def test_a_body_that_is_no_submission_is_refused(
     assert answer.json()["error"]["kind"] == kind
 
 
-@pytest.mark.parametrize("query", ["before=bm8", "before=%C3%A9", "limit=0", "limit=100000"])
+@pytest.mark.parametrize(
+    "query",
+    [
+        "cursor=bm8",
+        "cursor=%C3%A9",
+        "limit=0",
+        "limit=100000",
+        "order=sideways",
+        "tag=No%20Tag",
+        "app=%00",
+        "metric=accuracy",
+        "metric=accuracy&metric_min=nan",
+        "created_from=inf",
+        f"search={'x' * 501}",
+    ],
+)
 async def test_a_list_that_can_not_be_is_refused(api: RunningApi, query: str) -> None:
     answer = await api.operator.get(f"/api/v1/runs?{query}")
 
     assert error_of(answer)[:2] == (422, "config")
 
 
-@pytest.mark.parametrize("reference", ["run-nothere", "..", "%00", "run-%2525", "x" * 100])
+@pytest.mark.parametrize(
+    "query", ["cursor=bm8", "order=highest", "order=sideways", "tag=%00", "metric_min=1"]
+)
+async def test_a_list_of_models_that_can_not_be_is_refused(api: RunningApi, query: str) -> None:
+    answer = await api.operator.get(f"/api/v1/models?{query}")
+
+    assert error_of(answer)[:2] == (422, "config")
+
+
+@pytest.mark.parametrize("reference", ["run-nothere", "%2E%2E", "%00", "run-%2525", "x" * 100])
 async def test_a_run_that_does_not_exist_is_not_found(api: RunningApi, reference: str) -> None:
     for path in ("", "/rounds", "/events", "/stream", "/explain", "/models"):
         answer = await api.operator.get(f"/api/v1/runs/{reference}{path}")

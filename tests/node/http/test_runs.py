@@ -86,10 +86,10 @@ async def test_runs_are_listed_newest_first_page_by_page(api: RunningApi) -> Non
 
     seen: list[str] = []
     query: dict[str, object] = {"limit": 2}
-    while query.get("before", "") is not None:
+    while query.get("cursor", "") is not None:
         page = (await api.operator.get("/api/v1/runs", params=query)).json()  # type: ignore[arg-type]
         seen += [run["run_id"] for run in page["runs"]]
-        query["before"] = page["next"]
+        query["cursor"] = page["next"]
 
     assert seen == created[::-1]
 
@@ -106,6 +106,61 @@ async def test_runs_are_listed_by_state(api: RunningApi) -> None:
     assert [run["run_id"] for run in running.json()["runs"]] == [led]
     assert error_of(unknown)[:2] == (422, "config")
     assert "state" in error_of(unknown)[2]
+
+
+async def test_runs_are_found_by_study_tag_words_and_metric(api: RunningApi) -> None:
+    plain = await api.submit()
+    heart = await api.submit(job=job_with(run={"app": "heart"}))
+    body = {"description": "rare diseases in Zürich", "add_tags": ["site:berlin"]}
+    await api.operator.patch(f"/api/v1/runs/{heart}", json=body)
+    await api.runs.record_evaluation(await api.lead(plain), 0, {"accuracy": 0.5}, 1)
+
+    for query, expected in (
+        ("app=heart", [heart]),
+        ("tag=site:berlin", [heart]),
+        ("tag=site:berlin&tag=other", []),
+        ("search=zurich%20rare", [heart]),
+        ("search=stud", [heart, plain]),
+        ("name=study&order=oldest", [plain, heart]),
+        ("metric=accuracy&metric_min=0.5", [plain]),
+        ("metric=accuracy&metric_min=0.6", []),
+        ("created_before=1", []),
+    ):
+        page = (await api.operator.get(f"/api/v1/runs?{query}")).json()
+        assert [run["run_id"] for run in page["runs"]] == expected, query
+
+
+async def test_a_run_is_described_and_says_by_whom(api: RunningApi) -> None:
+    run_id = await api.submit()
+    path = f"/api/v1/runs/{run_id}"
+
+    told = (await api.operator.patch(path, json={"description": "d", "tags": ["b", "a"]})).json()
+    found = (await api.operator.get(path)).json()
+    events = (await api.operator.get(f"{path}/events")).json()["events"]
+
+    assert (told["description"], told["tags"], told["row_version"]) == ("d", ["a", "b"], 2)
+    assert (found["description"], found["tags"], found["row_version"]) == ("d", ["a", "b"], 2)
+    assert events[-1]["text"] == "described by olivia"
+
+
+async def test_a_description_of_an_older_version_is_a_conflict(api: RunningApi) -> None:
+    path = f"/api/v1/runs/{await api.submit()}"
+    await api.operator.patch(path, json={"description": "mine"})
+
+    answer = await api.operator.patch(path, json={"description": "yours", "expected_version": 1})
+
+    status, kind, message = error_of(answer)
+    assert (status, kind) == (409, "conflict")
+    assert "must be of version 1, got 2" in message
+    assert (await api.operator.get(path)).json()["description"] == "mine"
+
+
+async def test_a_description_that_can_not_be_is_refused(api: RunningApi) -> None:
+    path = f"/api/v1/runs/{await api.submit()}"
+
+    for body in ({"add_tags": ["No Tag"]}, {"description": "x" * 2001}, {"colour": "red"}):
+        assert error_of(await api.operator.patch(path, json=body))[:2] == (422, "config")
+    assert (await api.operator.get(path)).json()["row_version"] == 1
 
 
 async def test_a_prefix_of_two_runs_is_a_conflict_that_names_them(api: RunningApi) -> None:

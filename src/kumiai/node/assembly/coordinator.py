@@ -38,7 +38,9 @@ from kumiai.storage import (
     ClientRegistryRepository,
     DatabaseManager,
     LocalBlobStore,
+    ModelRepository,
     RunRepository,
+    TrainingHistoryRepository,
     UpdateInbox,
 )
 
@@ -285,6 +287,8 @@ def _http_server(shared: _Shared, supervisor: RunSupervisor) -> HttpServer:
         ApiDependencies(
             database=shared.stores.database,
             runs=shared.stores.runs,
+            history=TrainingHistoryRepository(shared.stores.database),
+            models=ModelRepository(shared.stores.database),
             clients=shared.stores.clients,
             blobs=shared.stores.blobs,
             hub=shared.hub,

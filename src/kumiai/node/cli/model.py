@@ -6,7 +6,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from kumiai.core.errors import ConfigError, ConflictError, NotFoundError
-from kumiai.node.cli.invocation import Invocation, invocation_of
+from kumiai.node.cli.invocation import Invocation, OutputFormat, invocation_of
+from kumiai.node.cli.listing import (
+    AddTags,
+    Cursor,
+    Description,
+    IfVersion,
+    RemoveTags,
+    Search,
+    Tags,
+    changes_of,
+    shown_tags,
+    tell_cursor,
+)
 from kumiai.node.cli.output import Table, emit, shown_metrics, shown_size, shown_time
 
 if TYPE_CHECKING:
@@ -23,24 +35,68 @@ Version = Annotated[
 
 
 @app.command("list")
-def list_models(ctx: typer.Context, run: Ref) -> None:
-    """List the versions of a run's model; version 0 is the initial one."""
+def list_models(
+    ctx: typer.Context,
+    run: Annotated[
+        str | None,
+        typer.Argument(metavar="[RUN]", help="Only of this run: its id, or a beginning of it."),
+    ] = None,
+    *,
+    tag: Tags = None,
+    search: Search = None,
+    metric: Annotated[
+        str | None, typer.Option(help="Of the evaluation; the highest first, unless --lowest.")
+    ] = None,
+    lowest: Annotated[bool, typer.Option("--lowest", help="The lowest metric first.")] = False,
+    limit: Annotated[
+        int | None, typer.Option(min=1, max=100_000, help="How many at most; of a run: all.")
+    ] = None,
+    cursor: Cursor = None,
+) -> None:
+    """List models of all runs, the newest first, or all versions of one run's model in order."""
+    if lowest and metric is None:
+        raise ConfigError("--metric must be given with --lowest, got none")
     invocation = invocation_of(ctx)
+    order = "newest" if run is None else "oldest"
+    if metric is not None:
+        order = "lowest" if lowest else "highest"
     with _client(invocation) as client:
-        models = client.models(run)
+        listing = client.all_models(
+            run=run,
+            tag=tag,
+            search=search,
+            order=order,
+            order_metric=metric,
+            limit=limit or (50 if run is None else 100_000),
+            cursor=cursor,
+        )
+    models = listing.items
     rows = [
         (
+            *(() if run else (model["run_id"], model["name"] or "-")),
             str(model["round"]),
             model["digest"][:16],
             shown_size(model["size_bytes"]),
             shown_metrics(model["metrics"]),
             shown_time(model["created_at"]),
             "yes" if model["is_kept"] else "no",
+            shown_tags(model["tags"]),
         )
         for model in models
     ]
-    columns = ("round", "digest", "size", "evaluation", "created (UTC)", "kept")
-    emit(invocation.output, models, Table(columns, rows))
+    columns: tuple[str, ...] = (
+        "round",
+        "digest",
+        "size",
+        "evaluation",
+        "created (UTC)",
+        "kept",
+        "tags",
+    )
+    if run is None:
+        columns = ("run", "name", *columns)
+    emit(invocation.output, models, Table(columns, rows, "" if models else "no such models"))
+    tell_cursor(listing.cursor)
 
 
 @app.command()
@@ -49,17 +105,31 @@ def show(ctx: typer.Context, run: Ref, version: Version = "latest") -> None:
     invocation = invocation_of(ctx)
     with _client(invocation) as client:
         model = _find(client.models(run), run, version)
-    rows = [
-        ("name", model["name"]),
-        ("model", model["model_id"]),
-        ("round", str(model["round"])),
-        ("digest", model["digest"]),
-        ("size", shown_size(model["size_bytes"])),
-        ("evaluation", shown_metrics(model["metrics"])),
-        ("created", f"{shown_time(model['created_at'])} UTC"),
-        ("kept", "yes" if model["is_kept"] else "no: run.keep_versions let its bytes go"),
-    ]
-    emit(invocation.output, model, Table((), rows))
+    emit(invocation.output, model, _model_table(model))
+
+
+@app.command()
+def describe(
+    ctx: typer.Context,
+    run: Ref,
+    *,
+    version: Version = "latest",
+    description: Description = None,
+    tag: AddTags = None,
+    untag: RemoveTags = None,
+    if_version: IfVersion = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Tell, but change nothing.")] = False,
+) -> None:
+    """Describe one version of a run's model and tag it, to find it again."""
+    invocation = invocation_of(ctx)
+    changes = changes_of(description, tag, untag, if_version)
+    with _client(invocation) as client:
+        model = _find(client.models(run), run, version)
+        if not dry_run:
+            model = client.describe_model(model["model_id"], changes)
+    emit(invocation.output, model, _model_table(model))
+    if dry_run and invocation.output is OutputFormat.TABLE:
+        typer.echo("nothing was changed: --dry-run", err=True)
 
 
 @app.command()
@@ -103,6 +173,23 @@ def _client(invocation: Invocation) -> "OperatorClient":
     from kumiai.node.operator.client import OperatorClient
 
     return OperatorClient.of(invocation.settings_for("operator"))
+
+
+def _model_table(model: dict[str, Any]) -> Table:
+    rows = [
+        ("name", model["name"]),
+        ("model", model["model_id"]),
+        ("round", str(model["round"])),
+        ("digest", model["digest"]),
+        ("size", shown_size(model["size_bytes"])),
+        ("evaluation", shown_metrics(model["metrics"])),
+        ("created", f"{shown_time(model['created_at'])} UTC"),
+        ("kept", "yes" if model["is_kept"] else "no: run.keep_versions let its bytes go"),
+        ("tags", shown_tags(model["tags"])),
+        ("description", model["description"] or "-"),
+        ("version", str(model["row_version"])),
+    ]
+    return Table((), rows)
 
 
 def _find(models: list[dict[str, Any]], run: str, version: str) -> dict[str, Any]:

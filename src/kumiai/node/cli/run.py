@@ -8,6 +8,19 @@ import typer
 
 from kumiai.node.cli.exit_codes import ExitCode, exit_code_of_run
 from kumiai.node.cli.invocation import Invocation, OutputFormat, invocation_of
+from kumiai.node.cli.listing import (
+    AddTags,
+    Cursor,
+    Description,
+    IfVersion,
+    Limit,
+    RemoveTags,
+    Search,
+    Tags,
+    changes_of,
+    shown_tags,
+    tell_cursor,
+)
 from kumiai.node.cli.output import Table, clean, emit, shown_duration, shown_metrics, shown_time
 
 if TYPE_CHECKING:
@@ -69,16 +82,26 @@ def submit(
 @app.command("list")
 def list_runs(
     ctx: typer.Context,
+    *,
     state: Annotated[
         list[str] | None,
         typer.Option(help="submitted, running, finished, failed or stopped; repeatable."),
     ] = None,
-    limit: Annotated[int, typer.Option(min=1, max=100_000, help="How many at most.")] = 50,
+    app: Annotated[str | None, typer.Option("--app", help="Only of this study.")] = None,
+    tag: Tags = None,
+    search: Search = None,
+    order: Annotated[str, typer.Option(help="newest, oldest or name.")] = "newest",
+    limit: Limit = 50,
+    cursor: Cursor = None,
 ) -> None:
     """List runs, the newest first."""
     invocation = invocation_of(ctx)
     with _client(invocation) as client:
-        runs = client.runs(states=state or (), limit=limit)
+        listing = client.runs(
+            state=state, app=app, tag=tag, search=search, order=order, limit=limit, cursor=cursor
+        )
+    runs = listing.items
+    is_filtered = bool(state or app or tag or search or cursor)
     rows = [
         (
             run["run_id"],
@@ -88,12 +111,37 @@ def list_runs(
             f"{run['round']}/{run['rounds_total']}",
             shown_time(run["created_at"]),
             run["submitted_by"],
+            shown_tags(run["tags"]),
         )
         for run in runs
     ]
-    columns = ("run", "name", "app", "state", "round", "created (UTC)", "by")
-    note = "" if runs else "no runs; submit one with `kumiai run submit`"
-    emit(invocation.output, runs, Table(columns, rows, note))
+    columns = ("run", "name", "app", "state", "round", "created (UTC)", "by", "tags")
+    none = "no such runs" if is_filtered else "no runs; submit one with `kumiai run submit`"
+    emit(invocation.output, runs, Table(columns, rows, "" if runs else none))
+    tell_cursor(listing.cursor)
+
+
+@app.command()
+def describe(
+    ctx: typer.Context,
+    run: Ref,
+    *,
+    description: Description = None,
+    tag: AddTags = None,
+    untag: RemoveTags = None,
+    if_version: IfVersion = None,
+    dry_run: DryRun = False,
+) -> None:
+    """Describe a run and tag it, to find it again with `kumiai run list`."""
+    invocation = invocation_of(ctx)
+    changes = changes_of(description, tag, untag, if_version)
+    with _client(invocation) as client:
+        found = client.run(run)
+        if not dry_run:
+            found = client.describe_run(found["run_id"], changes)
+    emit(invocation.output, found, _run_table(found))
+    if dry_run and invocation.output is OutputFormat.TABLE:
+        typer.echo("nothing was changed: --dry-run", err=True)
 
 
 @app.command()
@@ -227,6 +275,9 @@ def _run_table(run: dict[str, Any]) -> Table:
         ("ended", shown_time(run["finished_at"])),
         ("took", shown_duration(_duration_of(run))),
         ("leader", run["leader"] or "-"),
+        ("tags", shown_tags(run["tags"])),
+        ("description", run["description"] or "-"),
+        ("version", str(run["row_version"])),
     ]
     if run["stop_requested"]:
         rows.insert(4, ("stop", run["stop_reason"] or "asked for"))

@@ -11,7 +11,14 @@ from kumiai.node.coordinator.leadership import RunSupervisor
 from kumiai.node.coordinator.sessions import SessionHub
 from kumiai.node.coordinator.signals import RunSignals
 from kumiai.node.wire.peers import PeerAuthenticator
-from kumiai.storage import BlobStore, ClientRegistryRepository, DatabaseManager, RunRepository
+from kumiai.storage import (
+    BlobStore,
+    ClientRegistryRepository,
+    DatabaseManager,
+    ModelRepository,
+    RunRepository,
+    TrainingHistoryRepository,
+)
 
 __all__ = ["ApiDependencies", "Parts"]
 
@@ -30,6 +37,8 @@ class ApiDependencies:
 
     database: DatabaseManager
     runs: RunRepository
+    history: TrainingHistoryRepository
+    models: ModelRepository
     clients: ClientRegistryRepository
     blobs: BlobStore
     hub: SessionHub

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Final
 
-from fastapi import APIRouter, Header, Request
+from fastapi import APIRouter, Header, Query, Request
 from fastapi.responses import StreamingResponse
 from starlette.requests import ClientDisconnect
 
@@ -20,9 +20,9 @@ from kumiai.learning import nonfinite_count
 from kumiai.node.coordinator.namespaces import model_namespace
 from kumiai.node.http.access import GuardedRoute
 from kumiai.node.http.dependencies import ApiDependencies, Parts
-from kumiai.node.http.runs import find_run, verify_run_id
-from kumiai.node.http.views import ModelsView, ModelView, UploadView
-from kumiai.storage import BlobStore, BlobWriter, ModelRecord, RunRecord
+from kumiai.node.http.runs import find_run, metric_floor, verify_run_id
+from kumiai.node.http.views import DescribeBody, ModelPageView, ModelsView, ModelView, UploadView
+from kumiai.storage import BlobStore, BlobWriter, ModelOrder, ModelQuery, ModelRecord, RunRecord
 
 __all__ = ["ModelUploads", "new_router"]
 
@@ -50,6 +50,8 @@ def new_router() -> APIRouter:
     """Return the routes."""
     router = APIRouter(route_class=GuardedRoute, tags=["models"])
     router.put("/api/v1/runs/{run_id}/model", openapi_extra=_BODY)(upload)
+    router.get("/api/v1/models")(list_models)
+    router.patch("/api/v1/models/{model_id}")(describe)
     router.get("/api/v1/runs/{ref}/models")(versions)
     router.get(
         "/api/v1/runs/{ref}/models/{version}/content",
@@ -80,18 +82,57 @@ async def upload(
     return UploadView(digest=digest, size_bytes=size_bytes)
 
 
+async def list_models(
+    parts: Parts,
+    *,
+    run: str | None = None,
+    name: str | None = None,
+    tag: Annotated[list[str], Query()] = [],  # noqa: B006 - FastAPI copies it
+    search: str | None = None,
+    created_from: float | None = None,
+    created_before: float | None = None,
+    metric: str | None = None,
+    metric_min: float | None = None,
+    order: ModelOrder = "newest",
+    order_metric: str | None = None,
+    limit: Annotated[int, Query(ge=1, le=500)] = 50,
+    cursor: str | None = None,
+) -> ModelPageView:
+    """Return the models that pass all filters; ``cursor`` takes the ``next`` of the page before.
+
+    ``run`` is a run's id or a unique beginning of it. The orders ``highest`` and ``lowest`` go by
+    ``order_metric``.
+    """
+    query = ModelQuery(
+        run_id=None if run is None else (await find_run(parts, run)).run_id,
+        name=name,
+        tags=tag,
+        search=search,
+        created_from=created_from,
+        created_before=created_before,
+        metric=metric_floor(metric, metric_min),
+        order=order,
+        order_metric=order_metric,
+    )
+    page = await parts.models.list_models(query, limit=limit, cursor=cursor)
+    return ModelPageView(
+        models=[await _view(parts, each) for each in page.items], next=page.next_cursor
+    )
+
+
+async def describe(model_id: str, body: DescribeBody, parts: Parts) -> ModelView:
+    """Change a model's description and tags."""
+    model = await parts.models.update(
+        model_id, body.changes(), expected_version=body.expected_version
+    )
+    return await _view(parts, model)
+
+
 async def versions(ref: str, parts: Parts) -> ModelsView:
     """Return all versions of the run's model; the bytes of old ones may be gone."""
     run = await find_run(parts, ref)
-    namespace = model_namespace(run.run_id)
     models = await parts.runs.models(run.run_id)
-    sizes = [await parts.blobs.find_size(namespace, each.digest) for each in models]
-    return ModelsView(
-        models=[
-            ModelView.of(model, is_kept=size is not None)
-            for model, size in zip(models, sizes, strict=True)
-        ]
-    )
+    return ModelsView(models=[await _view(parts, each) for each in models])
 
 
 async def content(ref: str, version: str, parts: Parts) -> StreamingResponse:
@@ -115,6 +156,11 @@ async def content(ref: str, version: str, parts: Parts) -> StreamingResponse:
             "X-Kumiai-Round": str(model.round),
         },
     )
+
+
+async def _view(parts: ApiDependencies, model: ModelRecord) -> ModelView:
+    size_bytes = await parts.blobs.find_size(model_namespace(model.run_id), model.digest)
+    return ModelView.of(model, is_kept=size_bytes is not None)
 
 
 async def _find_version(parts: ApiDependencies, run: RunRecord, version: str) -> ModelRecord:

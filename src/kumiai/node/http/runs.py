@@ -1,7 +1,5 @@
 """Runs over HTTP: submit, look, stop."""
 
-import base64
-import binascii
 import re
 from typing import Annotated, Final
 
@@ -14,6 +12,7 @@ from kumiai.node.coordinator.namespaces import model_namespace
 from kumiai.node.http.access import Caller, GuardedRoute
 from kumiai.node.http.dependencies import ApiDependencies, Parts
 from kumiai.node.http.views import (
+    DescribeBody,
     EventsView,
     EventView,
     RoundsView,
@@ -24,13 +23,26 @@ from kumiai.node.http.views import (
     SubmitBody,
 )
 from kumiai.node.job import JobSpec, parse_job
-from kumiai.storage import NewRun, RunRecord, RunState
+from kumiai.storage import MetricFloor, NewRun, RunRecord, RunState, SessionOrder, SessionQuery
 
-__all__ = ["find_run", "new_router", "verify_run_id"]
+__all__ = ["find_run", "metric_floor", "new_router", "verify_run_id"]
 
 _PREFIX: Final = "run-"
 _REFERENCE: Final = re.compile(r"[A-Za-z0-9._-]{1,63}")
 _CREATED: Final = 201
+
+
+def metric_floor(metric: str | None, metric_min: float | None) -> MetricFloor | None:
+    """Return the condition that both make together.
+
+    Raises:
+        ConfigError: one is given without the other, or the value is not finite.
+    """
+    if (metric is None) != (metric_min is None):
+        raise ConfigError("metric and metric_min must be given together, got one of them")
+    if metric is None or metric_min is None:
+        return None
+    return MetricFloor(metric, metric_min)
 
 
 def verify_run_id(run_id: str) -> str:
@@ -65,6 +77,7 @@ def new_router() -> APIRouter:
     )
     router.get("/api/v1/runs")(list_runs)
     router.get("/api/v1/runs/{ref}")(show)
+    router.patch("/api/v1/runs/{ref}")(describe)
     router.get("/api/v1/runs/{ref}/rounds")(rounds)
     router.get("/api/v1/runs/{ref}/events")(events)
     router.post("/api/v1/runs/{ref}/stop")(stop)
@@ -107,21 +120,34 @@ async def submit(
 
 async def list_runs(
     parts: Parts,
+    *,
     state: Annotated[list[RunState] | None, Query()] = None,
+    app: str | None = None,
+    name: str | None = None,
+    tag: Annotated[list[str], Query()] = [],  # noqa: B006 - FastAPI copies it
+    search: str | None = None,
+    created_from: float | None = None,
+    created_before: float | None = None,
+    metric: str | None = None,
+    metric_min: float | None = None,
+    order: SessionOrder = "newest",
     limit: Annotated[int, Query(ge=1, le=500)] = 50,
-    before: str | None = None,
+    cursor: str | None = None,
 ) -> RunPageView:
-    """Return runs, the newest first; ``before`` takes the ``next`` of the page before."""
-    runs = await parts.runs.list_runs(
+    """Return the runs that pass all filters; ``cursor`` takes the ``next`` of the page before."""
+    query = SessionQuery(
         states=state,
-        limit=limit + 1,
-        before=None if before is None else _decoded_place(before),
+        app=app,
+        name=name,
+        tags=tag,
+        search=search,
+        created_from=created_from,
+        created_before=created_before,
+        metric=metric_floor(metric, metric_min),
+        order=order,
     )
-    page = runs[:limit]
-    return RunPageView(
-        runs=[RunView.of(run) for run in page],
-        next=_encoded_place(page[-1]) if len(runs) > limit else None,
-    )
+    page = await parts.history.list_sessions(query, limit=limit, cursor=cursor)
+    return RunPageView(runs=[RunView.of(run) for run in page.items], next=page.next_cursor)
 
 
 async def show(ref: str, parts: Parts) -> RunView:
@@ -131,6 +157,16 @@ async def show(ref: str, parts: Parts) -> RunView:
         run,
         current=await parts.runs.round(run.run_id, run.round),
         counts=await parts.runs.progress(run.run_id, run.round),
+    )
+
+
+async def describe(ref: str, body: DescribeBody, parts: Parts, caller: Caller) -> RunView:
+    """Change a run's description and tags, whatever its state."""
+    run = await find_run(parts, ref)
+    return RunView.of(
+        await parts.history.update(
+            run.run_id, body.changes(), expected_version=body.expected_version, by=caller.name
+        )
     )
 
 
@@ -180,18 +216,3 @@ async def _verify_same_model(parts: ApiDependencies, run_id: str, digest: str) -
             f"run {run_id} must be submitted again with the same model, got {digest[:12]}; "
             "use a new run id"
         )
-
-
-def _encoded_place(run: RunRecord) -> str:
-    # repr of a float reads back as the same float.
-    return base64.urlsafe_b64encode(f"{run.created_at!r} {run.run_id}".encode()).decode()
-
-
-def _decoded_place(token: str) -> tuple[float, str]:
-    try:
-        created_at, _, run_id = base64.urlsafe_b64decode(token).decode().partition(" ")
-        return float(created_at), verify_name("run id", run_id)
-    except (ValueError, binascii.Error, ConfigError):
-        raise ConfigError(
-            "before must be the 'next' of the page before, got something else"
-        ) from None

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict
 from kumiai.storage import (
     AssignmentKind,
     AssignmentState,
+    Changes,
     ClientState,
     Dialect,
     EventLevel,
@@ -29,12 +30,14 @@ __all__ = [
     "ClientView",
     "ClientsView",
     "CountsView",
+    "DescribeBody",
     "ErrorBody",
     "ErrorView",
     "EventView",
     "EventsView",
     "ExplainView",
     "InfoView",
+    "ModelPageView",
     "ModelView",
     "ModelsView",
     "ReadyView",
@@ -98,6 +101,29 @@ class StopBody(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     reason: str = ""
+
+
+class DescribeBody(BaseModel):
+    """What to change about a run or a model; what is left out stays."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    description: str | None = None
+    tags: list[str] | None = None
+    """Exactly these from now on."""
+    add_tags: list[str] = []
+    remove_tags: list[str] = []
+    expected_version: int | None = None
+    """The ``row_version`` that was read; another one by now is a conflict."""
+
+    def changes(self) -> Changes:
+        """Return them for the repositories."""
+        return Changes(
+            description=self.description,
+            tags=self.tags,
+            add_tags=self.add_tags,
+            remove_tags=self.remove_tags,
+        )
 
 
 class UploadView(_View):
@@ -177,6 +203,9 @@ class RunView(_View):
     started_at: float | None
     finished_at: float | None
     updated_at: float
+    description: str
+    tags: tuple[str, ...]
+    row_version: int
     current: RoundView | None = None
     counts: CountsView | None = None
 
@@ -199,7 +228,7 @@ class RunView(_View):
 
 
 class RunPageView(_View):
-    """Runs, the newest first; ``next`` is what ``before`` takes for the page after."""
+    """Some runs of a list; ``next`` is what ``cursor`` takes for the page after."""
 
     runs: list[RunView]
     next: str | None
@@ -239,6 +268,7 @@ class EventsView(_View):
 class ModelView(_View):
     """A model version; ``is_kept`` tells whether its bytes are still here."""
 
+    run_id: str
     round: int
     model_id: str
     digest: str
@@ -246,6 +276,9 @@ class ModelView(_View):
     name: str
     metrics: Metrics | None
     created_at: float
+    description: str
+    tags: tuple[str, ...]
+    row_version: int
     is_kept: bool
 
     @classmethod
@@ -258,6 +291,13 @@ class ModelsView(_View):
     """All versions of a run's model, the initial one first."""
 
     models: list[ModelView]
+
+
+class ModelPageView(_View):
+    """Some models of a list; ``next`` is what ``cursor`` takes for the page after."""
+
+    models: list[ModelView]
+    next: str | None
 
 
 class ClientInRoundView(_View):

@@ -10,7 +10,7 @@ import json
 import os
 import ssl
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Self
@@ -37,7 +37,7 @@ from kumiai.node.operator.events import ServerSentEvent, parse_events
 from kumiai.node.ports import diagnose_port
 from kumiai.node.settings import Settings
 
-__all__ = ["ERRORS_BY_KIND", "OperatorClient", "UploadedModel", "address_of"]
+__all__ = ["ERRORS_BY_KIND", "Listing", "OperatorClient", "UploadedModel", "address_of"]
 
 Json = dict[str, Any]
 Progress = Callable[[int], None]
@@ -55,6 +55,7 @@ ERRORS_BY_KIND: Final[Mapping[str, type[KumiaiError]]] = {
 }
 
 _CHUNK_BYTES: Final = 1 << 20
+_PAGE_ITEMS_MAX: Final = 500
 _DIAGNOSIS_SECONDS: Final = 5.0
 _CONNECT_SECONDS: Final = 10.0
 # The server says something every ten seconds, or it is gone.
@@ -70,6 +71,14 @@ class UploadedModel:
 
     digest: str
     size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """Some items of a list; ``cursor`` is where to go on, ``None`` at its end."""
+
+    items: list[Json]
+    cursor: str | None
 
 
 class OperatorClient:
@@ -144,22 +153,28 @@ class OperatorClient:
         found: list[Json] = self._json("GET", "/api/v1/clients")["clients"]
         return found
 
-    def runs(self, *, states: Sequence[str] = (), limit: int = 50) -> list[Json]:
-        """Return runs, the newest first."""
-        found: list[Json] = []
-        before: str | None = None
-        while len(found) < limit:
-            query: dict[str, Any] = {"limit": min(limit - len(found), 500)}
-            if states:
-                query["state"] = list(states)
-            if before is not None:
-                query["before"] = before
-            page = self._json("GET", "/api/v1/runs", query=query)
-            found += page["runs"]
-            before = page["next"]
-            if before is None:
-                break
-        return found
+    def runs(self, *, limit: int = 50, cursor: str | None = None, **filters: Any) -> Listing:
+        """Return runs, the newest first unless ``order`` says otherwise.
+
+        Args:
+            limit: how many at most.
+            cursor: where to go on, of an earlier listing with the same filters.
+            filters: the query of ``GET /api/v1/runs``; ``None`` and nothing leave one out.
+        """
+        return self._listing("/api/v1/runs", "runs", limit, cursor, filters)
+
+    def all_models(self, *, limit: int = 50, cursor: str | None = None, **filters: Any) -> Listing:
+        """Return models of all runs; like `runs`, over ``GET /api/v1/models``."""
+        return self._listing("/api/v1/models", "models", limit, cursor, filters)
+
+    def describe_run(self, ref: str, changes: Mapping[str, Any]) -> Json:
+        """Change a run's description and tags: the body of ``PATCH /api/v1/runs/{ref}``."""
+        return self._json("PATCH", _run_path(ref), body=dict(changes))
+
+    def describe_model(self, model_id: str, changes: Mapping[str, Any]) -> Json:
+        """Change a model's description and tags, as `describe_run` does a run's."""
+        path = f"/api/v1/models/{quote(model_id, safe='')}"
+        return self._json("PATCH", path, body=dict(changes))
 
     def run(self, ref: str) -> Json:
         """Return the run of this identifier, or the only one that begins with it."""
@@ -300,6 +315,21 @@ class OperatorClient:
             "GET", _run_path(ref, "stream"), query={"after": after}, timeout=timeout
         ) as response:
             yield from parse_events(response.iter_lines())
+
+    def _listing(
+        self, path: str, field: str, limit: int, cursor: str | None, filters: Mapping[str, Any]
+    ) -> Listing:
+        given = {name: value for name, value in filters.items() if value not in (None, [], ())}
+        found: list[Json] = []
+        while True:
+            query = {**given, "limit": min(limit - len(found), _PAGE_ITEMS_MAX)}
+            if cursor is not None:
+                query["cursor"] = cursor
+            page = self._json("GET", path, query=query)
+            found += page[field]
+            cursor = page["next"]
+            if cursor is None or len(found) >= limit:
+                return Listing(found, cursor)
 
     def _json(self, method: str, path: str, **request: Any) -> Json:
         with self._answer(method, path, **request) as response:
