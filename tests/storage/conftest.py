@@ -11,6 +11,7 @@ import pytest
 from kumiai.core import failpoints
 from kumiai.storage import DatabaseManager, RunRecord, RunRepository, UpdateInbox
 from kumiai.storage.s3_blobs import S3BlobStore
+from kumiai.testing.databases import in_own_loop
 from kumiai.testing.s3_server import S3Server
 from tests.storage.catalogue import Catalogue
 from tests.storage.leading import TTL_SECONDS, Leading, new_run
@@ -58,9 +59,7 @@ def catalogue(database: DatabaseManager) -> Catalogue:
 
 
 @pytest.fixture
-async def new_s3_store(
-    s3_server: S3Server, tmp_path: Path
-) -> AsyncIterator[Callable[..., S3BlobStore]]:
+def new_s3_store(s3_server: S3Server, tmp_path: Path) -> Iterator[Callable[..., S3BlobStore]]:
     """Lend a maker of stores below one fresh prefix; each has a folder of its own by its name."""
     prefix = f"test-{secrets.token_hex(8)}"
     stores: list[S3BlobStore] = []
@@ -73,4 +72,4 @@ async def new_s3_store(
 
     yield new
     for store in stores:
-        await store.close()
+        in_own_loop(store.close())

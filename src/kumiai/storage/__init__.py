@@ -1,5 +1,6 @@
 """What outlives a process: rows in SQL, and blobs by their digest."""
 
+from kumiai.storage.blob_listing import StoredBlob
 from kumiai.storage.blob_sweeping import (
     GRACE_SECONDS_MIN,
     BlobSweeper,
@@ -110,6 +111,7 @@ __all__ = [
     "SQLiteSynchronous",
     "SessionOrder",
     "SessionQuery",
+    "StoredBlob",
     "SweepReport",
     "SweptStore",
     "TrainTask",

@@ -240,8 +240,11 @@ class S3BlobStore:
         self._bucket.replace(mark, b"sweeping")
         try:
             marked = self._bucket.find(mark)
+            if marked is None:
+                raise StorageError(f"mark of a sweep must stay at {self.place}, got none")
+            self._forget_dead_sweeps(marked)
             for blob in blobs:
-                if marked is None or time.monotonic() > end:
+                if time.monotonic() > end:
                     break  # those who wait for this sweep think it dead after ten times as long
                 key = _key(blob.namespace, blob.digest)
                 found = self._bucket.find(key)
@@ -252,6 +255,12 @@ class S3BlobStore:
             self._bucket.delete([mark])
         self._cache.remove({(each.namespace, each.digest) for each in swept}.__contains__)
         return swept
+
+    def _forget_dead_sweeps(self, marked: S3Object) -> None:
+        for page in self._bucket.pages(_SWEEPS):
+            ages = {each.key: marked.modified_at - each.modified_at for each in page}
+            dead = [key for key, age in ages.items() if age > _SWEEP_SECONDS_MAX]
+            self._bucket.delete([key for key in dead if key != marked.key])
 
     def _outlast_sweeps(self, key: str, put: Callable[[], None]) -> None:
         """Return once no sweep that began before the last put can delete the object."""

@@ -219,10 +219,12 @@ class S3Bucket:
         while True:
             try:
                 return work()
-            except FileNotFoundError:
-                if is_put:  # there is no bucket to put it in
-                    raise self._failed("no such bucket", 404) from None
-                raise
+            except FileNotFoundError as error:
+                # A server that starts may not know its buckets yet; then nothing is missing.
+                if not is_put and "NoSuchBucket" not in str(error):
+                    raise
+                if time.monotonic() + pause > deadline:
+                    raise self._failed("status 404 (NoSuchBucket)", 404) from None
             except self._exists:
                 raise
             except self._errors as error:
