@@ -191,12 +191,18 @@ def test_a_site_whose_held_out_rows_are_of_one_class_reports_no_area() -> None:
 def test_missing_findings_become_columns_and_leave_no_gaps() -> None:
     x = np.array([[40.0, 2.0], [np.nan, np.nan]], np.float32)
 
-    columns = logistic.standardized(
-        x, ("age", "kind"), scales={"age": (50, 10)}, categories={"kind": (1, 2)}, missing=("age",)
+    y = np.zeros(2)
+
+    coded = logistic.standardized(
+        SiteData(x, y, x[:1], y[:1], ("age", "kind")),
+        scales={"age": (50, 10)},
+        categories={"kind": (1, 2)},
+        missing=("age",),
     )
 
-    np.testing.assert_array_equal(columns, [[-1, 0, 1, 0], [0, 0, 0, 1]])
-    assert columns.dtype == np.float32
+    np.testing.assert_array_equal(coded.x_train, [[-1, 0, 1, 0], [0, 0, 0, 1]])
+    np.testing.assert_array_equal(coded.x_test, [[-1, 0, 1, 0]])
+    assert coded.x_train.dtype == coded.x_test.dtype == np.float32
 
 
 def test_every_finding_of_the_data_is_used() -> None:

@@ -10,7 +10,6 @@ Entries of the job's ``train`` table: ``epochs`` (2), ``batch_size`` (16), ``lea
 """
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import kumiai as km
@@ -39,8 +38,9 @@ COLUMNS = len(SCALES) + sum(map(len, CATEGORIES.values())) + len(MISSING)
 
 def load(site: km.Site) -> km.datasets.SiteData:
     """Return the hospital's patients, scaled and coded."""
-    data = km.datasets.heart(site)
-    return replace(data, x_train=_coded(data.x_train, data), x_test=_coded(data.x_test, data))
+    return logistic.standardized(
+        km.datasets.heart(site), scales=SCALES, categories=CATEGORIES, missing=MISSING
+    )
 
 
 app = km.App("heart", data=load)
@@ -62,9 +62,3 @@ def train(weights: dict[str, Any], context: km.Context) -> km.Update:
 def evaluate(weights: dict[str, Any], context: km.Context) -> km.Evaluation:
     """Return loss, accuracy and AUC on the hospital's held-out patients."""
     return logistic.evaluate(weights, context)
-
-
-def _coded(x: Any, data: km.datasets.SiteData) -> Any:
-    return logistic.standardized(
-        x, data.features, scales=SCALES, categories=CATEGORIES, missing=MISSING
-    )

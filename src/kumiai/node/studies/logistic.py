@@ -7,6 +7,7 @@ about the data has to leave a site to agree on them.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,31 +18,36 @@ __all__ = ["evaluate", "model", "standardized", "train"]
 
 
 def standardized(
-    x: Any,
-    features: tuple[str, ...],
+    data: km.datasets.SiteData,
     *,
     scales: Mapping[str, tuple[float, float]],
     categories: Mapping[str, tuple[int, ...]],
     missing: tuple[str, ...] = (),
-) -> Any:
-    """Return the columns a linear model can use, float32.
+) -> km.datasets.SiteData:
+    """Return a site's data with the columns that a linear model can use, float32.
 
     Args:
-        x: shape (rows, features), NaN where a value is missing.
-        features: the name of each column.
+        data: as loaded, NaN where a value is missing.
         scales: measure to (middle, width): the column becomes (value - middle) / width, and 0
             where the value is missing.
         categories: code to its known values: the column becomes one of 0 and 1 for each value, all
             0 where it is missing.
         missing: the columns for which "is missing" becomes a column of 0 and 1 as well.
     """
-    column = {name: x[:, index] for index, name in enumerate(features)}
-    columns = [
-        np.nan_to_num((column[name] - middle) / width) for name, (middle, width) in scales.items()
-    ]
-    columns += [column[name] == value for name, values in categories.items() for value in values]
-    columns += [np.isnan(column[name]) for name in missing]
-    return np.stack(columns, axis=1).astype(np.float32)
+
+    def coded(x: Any) -> Any:
+        column = {name: x[:, index] for index, name in enumerate(data.features)}
+        columns = [
+            np.nan_to_num((column[name] - middle) / width)
+            for name, (middle, width) in scales.items()
+        ]
+        columns += [
+            column[name] == value for name, values in categories.items() for value in values
+        ]
+        columns += [np.isnan(column[name]) for name in missing]
+        return np.stack(columns, axis=1).astype(np.float32)
+
+    return replace(data, x_train=coded(data.x_train), x_test=coded(data.x_test))
 
 
 def model(columns: int) -> dict[str, Any]:

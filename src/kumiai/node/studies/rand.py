@@ -9,7 +9,6 @@ Entries of the job's ``train`` table: ``epochs`` (1), ``batch_size`` (64), ``lea
 """
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import kumiai as km
@@ -40,8 +39,7 @@ COLUMNS = len(SCALES) + sum(map(len, CATEGORIES.values()))
 
 def load(site: km.Site) -> km.datasets.SiteData:
     """Return the site's person-years, scaled and coded."""
-    data = km.datasets.rand_hie(site)
-    return replace(data, x_train=_coded(data.x_train, data), x_test=_coded(data.x_test, data))
+    return logistic.standardized(km.datasets.rand_hie(site), scales=SCALES, categories=CATEGORIES)
 
 
 app = km.App("rand", data=load)
@@ -63,7 +61,3 @@ def train(weights: dict[str, Any], context: km.Context) -> km.Update:
 def evaluate(weights: dict[str, Any], context: km.Context) -> km.Evaluation:
     """Return loss, accuracy and AUC on the site's held-out people."""
     return logistic.evaluate(weights, context)
-
-
-def _coded(x: Any, data: km.datasets.SiteData) -> Any:
-    return logistic.standardized(x, data.features, scales=SCALES, categories=CATEGORIES)
