@@ -34,7 +34,8 @@ from kumiai.identity import (
     server_context,
 )
 from kumiai.node.http.errors import ANSWERS
-from kumiai.node.operator.client import ERRORS_BY_KIND, OperatorClient, address_of
+from kumiai.node.operator.client import OperatorClient, address_of
+from kumiai.node.operator.errors import ERRORS_BY_KIND
 from kumiai.node.settings import IdentitySettings, OperatorSettings, Settings
 
 Answer = tuple[int, dict[str, str], bytes]

@@ -18,7 +18,7 @@ from kumiai.core.digest import digest_of
 from kumiai.core.errors import IntegrityError, KumiaiError, TransportError
 from kumiai.core.ids import new_id
 from kumiai.node.job import JobSpec
-from kumiai.node.operator.client import ERRORS_BY_KIND
+from kumiai.node.operator.errors import find_error
 from kumiai.node.operator.events import ServerSentEvent, parse_events
 
 __all__ = ["CoordinatorApi"]
@@ -167,11 +167,9 @@ async def _events(lines: AsyncIterator[str]) -> AsyncIterator[ServerSentEvent]:
 
 
 def _error_of(answer: httpx.Response) -> KumiaiError:
-    try:
-        error = answer.json()["error"]
-        return ERRORS_BY_KIND[error["kind"]](error["message"])
-    except (ValueError, KeyError, TypeError):
-        return KumiaiError(f"the coordinator answered {answer.status_code} to {answer.url.path}")
+    return find_error(answer.content) or KumiaiError(
+        f"the coordinator answered {answer.status_code} to {answer.url.path}"
+    )
 
 
 def _unreachable(error: httpx.HTTPError) -> TransportError:

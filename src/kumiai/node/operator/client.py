@@ -23,36 +23,23 @@ from kumiai.core.codec import chunks, encode
 from kumiai.core.digest import StreamingDigest, digest_of
 from kumiai.core.errors import (
     ConfigError,
-    ConflictError,
     DeadlineError,
-    DeniedError,
     IntegrityError,
     KumiaiError,
-    NotFoundError,
     StorageError,
     TransportError,
 )
 from kumiai.identity import client_context
+from kumiai.node.operator.errors import find_error
 from kumiai.node.operator.events import ServerSentEvent, parse_events
 from kumiai.node.ports import diagnose_port
 from kumiai.node.settings import Settings
 
-__all__ = ["ERRORS_BY_KIND", "Listing", "OperatorClient", "UploadedModel", "address_of"]
+__all__ = ["Listing", "OperatorClient", "UploadedModel", "address_of"]
 
 Json = dict[str, Any]
 Progress = Callable[[int], None]
 """Told how many bytes more have passed."""
-
-ERRORS_BY_KIND: Final[Mapping[str, type[KumiaiError]]] = {
-    "config": ConfigError,
-    "conflict": ConflictError,
-    "deadline": DeadlineError,
-    "denied": DeniedError,
-    "integrity": IntegrityError,
-    "internal": KumiaiError,
-    "not_found": NotFoundError,
-    "storage": StorageError,
-}
 
 _CHUNK_BYTES: Final = 1 << 20
 _PAGE_ITEMS_MAX: Final = 500
@@ -373,12 +360,9 @@ class OperatorClient:
 
     def _error_in(self, response: httpx.Response) -> KumiaiError:
         """Return the error that an answer tells."""
-        try:
-            error = json.loads(response.read())["error"]
-            kind, message = ERRORS_BY_KIND[error["kind"]], str(error["message"])
-        except (ValueError, KeyError, TypeError):
-            return self._foreign(f"status {response.status_code} without our kind of error")
-        return kind(message)
+        return find_error(response.read()) or self._foreign(
+            f"status {response.status_code} without our kind of error"
+        )
 
     def _foreign(self, found: str) -> TransportError:
         return TransportError(
