@@ -293,8 +293,11 @@ async def _empty(url: str, template: str) -> bool:
     connection = await asyncpg.connect(url)
     try:
         await connection.execute(_CUT_OTHERS)
-        if await connection.fetchval(_SCHEMA) != schema:
-            return False
+        try:
+            if await connection.fetchval(_SCHEMA) != schema:
+                return False
+        except asyncpg.UndefinedTableError:
+            return False  # it was never migrated
         await connection.execute(_EMPTY_TABLES)
         return True
     finally:
