@@ -29,6 +29,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -42,7 +43,7 @@ from kumiai.storage.blob_listing import StoredBlob
 from kumiai.storage.blobs import BlobWriter, missing_blob, verify_namespace
 from kumiai.storage.local_blobs import LocalBlobStore, lent_view, map_file
 from kumiai.storage.s3_bucket import PART_BYTES, S3Bucket, S3Object, S3Place
-from kumiai.storage.s3_uploads import S3Uploads
+from kumiai.storage.s3_uploads import S3Upload, S3Uploads
 
 __all__ = ["S3BlobStore"]
 
@@ -193,18 +194,9 @@ class S3BlobStore:
         async for spooled in self._spool.list_blobs(namespace_prefix):
             yield spooled
         unfinished = await self._in_thread(lambda: self._uploads.list(namespace_prefix))
-        if unfinished:
-            now = clock.now()
-            yield [
-                StoredBlob(
-                    *each.key.rpartition("/")[::2],
-                    size_bytes=0,
-                    age_seconds=now - each.begun_at,
-                    kind="upload",
-                    handle=f"{_MULTIPART}{each.upload_id}",
-                )
-                for each in unfinished
-            ]
+        told = [_unfinished(each, clock.now()) for each in unfinished]
+        if known := [each for each in told if each is not None]:
+            yield known
 
     async def sweep(
         self, blobs: Sequence[StoredBlob], *, older_than_seconds: float
@@ -469,6 +461,13 @@ def _stored(found: S3Object, now: float) -> StoredBlob | None:
     except (ValueError, IntegrityError):
         return None  # none of ours
     return StoredBlob(namespace, digest, found.size_bytes, now - found.modified_at)
+
+
+def _unfinished(found: S3Upload, now: float) -> StoredBlob | None:
+    blob = _stored(S3Object(found.key, 0, found.begun_at), now)
+    if blob is None:
+        return None
+    return replace(blob, kind="upload", handle=f"{_MULTIPART}{found.upload_id}")
 
 
 def _is_multipart(blob: StoredBlob) -> bool:

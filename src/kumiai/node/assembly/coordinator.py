@@ -16,6 +16,7 @@ from kumiai.identity import (
     server_context,
     verify_own_certificate,
 )
+from kumiai.node.assembly.blobs import new_blob_store
 from kumiai.node.assembly.database import new_database
 from kumiai.node.assembly.studies import load_apps
 from kumiai.node.coordinator.aggregation import Aggregator, CentralEvaluator
@@ -29,17 +30,20 @@ from kumiai.node.coordinator.server import CoordinatorServer, DataDirectory, Htt
 from kumiai.node.coordinator.session_service import SessionService, SessionTimes
 from kumiai.node.coordinator.sessions import SessionHub
 from kumiai.node.coordinator.signals import RunSignals
+from kumiai.node.coordinator.sweeping import BackgroundSweep
 from kumiai.node.coordinator.tasks import TaskWriter
 from kumiai.node.settings import IdentitySettings, Settings
 from kumiai.node.study import Site, run_evaluate
 from kumiai.node.wire.channel import TlsFiles
 from kumiai.node.wire.peers import PeerAuthenticator
 from kumiai.storage import (
+    BlobSweeper,
     ClientRegistryRepository,
     DatabaseManager,
     LocalBlobStore,
     ModelRepository,
     RunRepository,
+    S3BlobStore,
     TrainingHistoryRepository,
     UpdateInbox,
 )
@@ -111,15 +115,18 @@ class _Stores:
     """Where a coordinator keeps things, and who may speak of them."""
 
     database: DatabaseManager
-    blobs: LocalBlobStore
+    blobs: LocalBlobStore | S3BlobStore
     inbox: UpdateInbox
     runs: RunRepository
     clients: ClientRegistryRepository
+    sweep: BackgroundSweep
 
     async def open(self) -> None:
         await self.database.connect()
         await self.database.migrate()
+        await self.blobs.check()
         await self.inbox.start()
+        self.sweep.start()
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +166,7 @@ class _Shared:
             parts.push_async_callback(self.stores.blobs.close)
             parts.push_async_callback(self.stores.database.close)
             parts.push_async_callback(self.stores.inbox.close)
+            parts.push_async_callback(self.stores.sweep.stop)
 
 
 def _shared(settings: Settings, coordinator_id: str) -> _Shared:
@@ -200,13 +208,16 @@ def _authenticator(identity: IdentitySettings, clock: Clock) -> PeerAuthenticato
 
 
 def _stores(settings: Settings) -> _Stores:
-    database = new_database(settings)
+    database, blobs = new_database(settings), new_blob_store(settings)
     return _Stores(
         database=database,
-        blobs=LocalBlobStore(settings.coordinator.data_dir / "blobs"),
+        blobs=blobs,
         inbox=UpdateInbox(database),
         runs=RunRepository(database),
         clients=ClientRegistryRepository(database),
+        sweep=BackgroundSweep(
+            BlobSweeper(database, blobs), grace_seconds=3600 * settings.storage.grace_hours
+        ),
     )
 
 
