@@ -25,6 +25,7 @@ from kumiai.storage.cache.redis_address import (
     parse_redis_url,
 )
 from kumiai.storage.cache.redis_keyvalue import RedisKeyValue, milliseconds
+from kumiai.storage.cache.redis_locks import RedisLocks
 from kumiai.storage.cache.redis_scripts import Script
 from kumiai.storage.cache.serialisation import Serializer
 
@@ -185,6 +186,11 @@ class RedisManager:
     def key_value(self) -> RedisKeyValue:
         """The store of bytes that the cache rests on."""
         return self._key_value
+
+    @property
+    def locks(self) -> RedisLocks:
+        """Where a `DistributedLock` on this connection keeps its locks."""
+        return RedisLocks(self)
 
     @property
     def pinned(self) -> str | None:
