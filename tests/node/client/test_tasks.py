@@ -1,14 +1,19 @@
 """Which tasks a client still does when the coordinator has gone on."""
 
 import asyncio
+import threading
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from structlog.testing import capture_logs
 
+from kumiai.core.codec import encode
 from kumiai.core.errors import DeadlineError
 from kumiai.node.client.tasks import TaskRunner
-from kumiai.node.study import App, Site
+from kumiai.node.client.transfer import ModelFile
+from kumiai.node.study import App, Context, Evaluation, Site
 from kumiai.node.wire import kumiai_pb2 as pb
 
 TRAIN, EVALUATE = pb.TASK_KIND_TRAIN, pb.TASK_KIND_EVALUATE
@@ -112,3 +117,59 @@ class BreaksTwice:
         self.calls += 1
         self.on_call()
         raise DeadlineError(f"attempt {self.calls} broke")
+
+
+class OneModel:
+    """A transfer that has one model."""
+
+    def __init__(self, folder: Path) -> None:
+        arrays = {"w": np.zeros(2, np.float32)}
+        self._file = ModelFile(folder / "models" / "m.safetensors", "digest")
+        self._file.path.parent.mkdir()
+        self._file.path.write_bytes(b"".join(encode(arrays)))
+
+    async def fetch_model(self, *_: Any, **__: Any) -> ModelFile:
+        return self._file
+
+
+@pytest.mark.parametrize(("heeds", "blamed"), [(True, []), (False, ["heart"])])
+async def test_a_study_that_does_not_heed_a_withdrawal_is_named_in_the_log(
+    tmp_path: Path, heeds: bool, blamed: list[str]
+) -> None:
+    app, begun, end = App("heart"), threading.Event(), threading.Event()
+
+    @app.evaluate
+    def evaluate(_weights: Any, context: Context) -> Evaluation:
+        begun.set()
+        while not end.wait(0.001):
+            if heeds:
+                context.check_cancelled()
+        return Evaluation(examples=1, metrics={})
+
+    runner = TaskRunner(
+        apps={"heart": app},
+        site=Site("site-1", {}),
+        transfer=OneModel(tmp_path),  # type: ignore[arg-type]
+        state_dir=tmp_path,
+        send=lambda _: None,
+        heed_seconds=0.05,
+    )
+    with capture_logs() as logged:
+        serving = asyncio.create_task(runner.serve())
+        runner.take(task(1, EVALUATE))
+        await asyncio.to_thread(begun.wait, 5)
+        runner.cancel(pb.Cancel(key=pb.TaskKey(run_id="run-a")))
+        async with asyncio.timeout(5):
+            while not runner.is_idle and not warnings(logged):
+                await asyncio.sleep(0)
+            end.set()
+            while not runner.is_idle:
+                await asyncio.sleep(0)
+        serving.cancel()
+        await asyncio.wait({serving})
+
+    assert [each["app"] for each in warnings(logged)] == blamed
+
+
+def warnings(logged: Any) -> list[Any]:
+    return [each for each in logged if each["log_level"] == "warning"]

@@ -73,6 +73,7 @@ class TaskRunner:
         transfer: BlobTransfer,
         state_dir: Path,
         send: Callable[[pb.ClientMessage], None],
+        heed_seconds: float = 30.0,
     ) -> None:
         """Work for this site.
 
@@ -82,12 +83,16 @@ class TaskRunner:
             transfer: moves models and updates.
             state_dir: the models' cache lies below.
             send: gives a message to the session; called on the event loop, may drop it.
+            heed_seconds: how long a study may go on with a task that was withdrawn before the log
+                says that it does.
         """
         self._apps = apps
         self._site = site
         self._transfer = transfer
         self._models = state_dir / "models"
         self._send = send
+        self._heed_seconds = heed_seconds
+        self._computing: _Task | None = None
         self._queue: asyncio.Queue[_Task] = asyncio.Queue()
         self._open: dict[_Key, _Task] = {}
         self._answers: OrderedDict[_Key, tuple[int, pb.ClientMessage | None]] = OrderedDict()
@@ -124,6 +129,19 @@ class TaskRunner:
             is_over = number < over or (number == over and kind == pb.TASK_KIND_TRAIN)
             if run_id == cancel.key.run_id and (is_over or over == 0):
                 task.cancelled.set()
+                asyncio.get_running_loop().call_later(self._heed_seconds, self._blame, task)
+
+    def _blame(self, task: _Task) -> None:
+        # A thread can not be ended from outside, and a second one beside it would share the
+        # study's data and its memory: the site's owner has to hear why nothing else begins.
+        if self._computing is task:
+            self._log.warning(
+                "study goes on with a task that was withdrawn; other tasks wait until it returns: "
+                "let it call context.check_cancelled() now and then",
+                app=task.message.app,
+                run=task.message.key.run_id,
+                round=task.message.key.round,
+            )
 
     async def serve(self) -> None:
         """Do tasks until cancelled."""
@@ -193,7 +211,7 @@ class TaskRunner:
             failpoints.reach("client.train.done")
             return update, DeltaUpload.prepare(update.weights, base, chunk_bytes=CHUNK_BYTES)
 
-        update, upload = await self._compute(compute)
+        update, upload = await self._compute(task, compute)
         if task.cancelled.is_set():
             return None
         self._tell(task, pb.TASK_PHASE_UPLOADING)
@@ -219,7 +237,7 @@ class TaskRunner:
         def compute() -> Evaluation:
             return run_evaluate(app, _open_model(model), self._context(task, app, loop))
 
-        evaluation = await self._compute(compute)
+        evaluation = await self._compute(task, compute)
         failpoints.reach("client.evaluation.done")
         report = pb.EvaluationReport(
             key=task.message.key,
@@ -228,8 +246,12 @@ class TaskRunner:
         )
         return pb.ClientMessage(evaluation=report)
 
-    async def _compute(self, function: Callable[[], _T]) -> _T:
-        return await asyncio.get_running_loop().run_in_executor(self._worker, function)
+    async def _compute(self, task: _Task, function: Callable[[], _T]) -> _T:
+        self._computing = task
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._worker, function)
+        finally:
+            self._computing = None
 
     def _context(self, task: _Task, app: App, loop: asyncio.AbstractEventLoop) -> Context:
         def report(fraction: float, text: str) -> None:
