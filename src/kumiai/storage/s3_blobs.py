@@ -36,7 +36,7 @@ from typing import TypeVar
 
 from kumiai.core.clock import SystemClock
 from kumiai.core.digest import Buffer, StreamingDigest, verify_digest_text
-from kumiai.core.errors import IntegrityError, KumiaiError, StorageError
+from kumiai.core.errors import IntegrityError, KumiaiError, NotFoundError, StorageError
 from kumiai.core.failpoints import reach
 from kumiai.storage.blob_cache import BlobCache
 from kumiai.storage.blob_listing import StoredBlob
@@ -301,7 +301,7 @@ class S3BlobStore:
             return found is not None
         try:
             descriptor = self._local_copy(namespace, digest, found=found)
-        except IntegrityError:
+        except (IntegrityError, NotFoundError):
             return False  # the upload that is to come puts it right
         try:
             with lent_view(map_file(descriptor)) as content:
@@ -400,7 +400,7 @@ class S3BlobStore:
         received = StreamingDigest()
         for piece in self._pieces(found):
             if piece is None:
-                raise StorageError(f"object {found.key} must stay while it is read, got none")
+                raise NotFoundError(f"object {found.key} must stay while it is read, got none")
             received.update(piece)
             _write_all(descriptor, piece)
         if received.size_bytes != found.size_bytes or received.hexdigest() != digest:
