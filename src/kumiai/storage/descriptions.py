@@ -90,7 +90,7 @@ def described_values(description: str, tags: Collection[str], *names: str) -> di
     description, tags = verify_description(description), _verified_tags(tags)
     return {
         "description": description,
-        "tags_json": json_text(list(tags)),
+        "tags_json": json_text(list(tags)) if tags else "[]",
         "search_terms": search_terms(*names, description, *tags),
     }
 

@@ -28,6 +28,7 @@ __all__ = [
 ]
 
 _TEXT_CHARS_MAX = 2000
+_ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False)
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 """All but tab and line feed, those that turn the direction of writing, and halves of a pair."""
 
@@ -71,7 +72,7 @@ def json_text(value: Any) -> str:
         ValueError: a number is not finite.
         TypeError: something in it has no place in JSON.
     """
-    return json.dumps(_plain(value), sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return _ENCODER.encode(_plain(value))
 
 
 def _plain(value: Any) -> Any:

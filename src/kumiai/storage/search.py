@@ -13,6 +13,7 @@ put no blanks between words are found by the beginning of each run of characters
 
 import unicodedata
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Final
 
 from sqlalchemy import (
@@ -58,6 +59,7 @@ def terms_of(text: str) -> list[str]:
     return list(dict.fromkeys(word[:TERM_CHARS_MAX] for word in kept.split()))
 
 
+@lru_cache(maxsize=256)  # the models of a run share their name, and are entered in bulk
 def search_terms(*texts: str) -> str:
     """Return what the column ``search_terms`` holds for a row that these texts describe."""
     return " ".join(terms_of(" ".join(texts)))

@@ -122,12 +122,15 @@ _FORGET = """
     INSERT INTO {index} ({index}, rowid, terms)
     SELECT 'delete', entry_id, old.search_terms FROM {keys} WHERE {key} = old.{key};
 """
+# In a new row's place the key's number is at hand: a look-up less.
+_INSERTED = """
+    INSERT INTO {keys} ({key}) VALUES (new.{key});
+    INSERT INTO {index} (rowid, terms) VALUES (last_insert_rowid(), new.search_terms);
+"""
+_DELETED = _FORGET + "DELETE FROM {keys} WHERE {key} = old.{key};"
+_IF_OTHER = f"WHEN old.search_terms IS NOT new.search_terms BEGIN {_FORGET} {_LEARN} END"
 _TRIGGERS = (
-    "CREATE TRIGGER {index}_insert AFTER INSERT ON {table} BEGIN "
-    "INSERT INTO {keys} ({key}) VALUES (new.{key}); " + _LEARN + " END",
-    "CREATE TRIGGER {index}_update AFTER UPDATE OF search_terms ON {table} "
-    "WHEN old.search_terms IS NOT new.search_terms BEGIN " + _FORGET + _LEARN + " END",
-    "CREATE TRIGGER {index}_delete AFTER DELETE ON {table} BEGIN "
-    + _FORGET
-    + " DELETE FROM {keys} WHERE {key} = old.{key}; END",
+    f"CREATE TRIGGER {{index}}_insert AFTER INSERT ON {{table}} BEGIN {_INSERTED} END",
+    f"CREATE TRIGGER {{index}}_update AFTER UPDATE OF search_terms ON {{table}} {_IF_OTHER}",
+    f"CREATE TRIGGER {{index}}_delete AFTER DELETE ON {{table}} BEGIN {_DELETED} END",
 )
