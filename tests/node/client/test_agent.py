@@ -7,8 +7,16 @@ from typing import Any
 import grpc
 import grpc.aio
 import pytest
+from structlog.testing import capture_logs
 
 from kumiai.core.clock import SystemClock
+from kumiai.core.errors import (
+    CertificateError,
+    ConfigError,
+    ConflictError,
+    KumiaiError,
+    TransportError,
+)
 from kumiai.node.client.agent import ClientAgent
 from kumiai.node.study import Site
 from kumiai.node.wire import kumiai_pb2 as pb
@@ -18,26 +26,39 @@ from kumiai.node.wire.channel import TlsFiles
 class EndedCall:
     """A stream whose connection was lost: what is written to it gRPC refuses in its own way."""
 
-    def __init__(self, *said_before: pb.ServerMessage) -> None:
+    def __init__(
+        self,
+        *said_before: pb.ServerMessage,
+        code: grpc.StatusCode = grpc.StatusCode.UNAVAILABLE,
+        ends: bool = False,
+    ) -> None:
+        self._code, self._ends = code, ends
+        self.written: list[pb.ClientMessage] = []
         self._said = [message.SerializeToString() for message in said_before]
         self._hello_passes = bool(said_before)
 
-    async def write(self, _: bytes) -> None:
+    async def write(self, message: bytes) -> None:
         if not self._hello_passes:
             raise asyncio.InvalidStateError("RPC already finished.")
-        self._hello_passes = False
+        self._hello_passes = self._ends
+        self.written.append(pb.ClientMessage.FromString(message))
 
-    async def read(self) -> bytes:
+    async def read(self) -> Any:
         if self._said:
-            return self._said.pop()
+            return self._said.pop(0)
+        if self._ends:
+            return grpc.aio.EOF
         await asyncio.Event().wait()
         raise AssertionError
 
     async def code(self) -> grpc.StatusCode:
-        return grpc.StatusCode.UNAVAILABLE
+        return self._code
 
     async def details(self) -> str:
         return "Socket closed"
+
+    def cancel(self) -> None:
+        pass
 
 
 class EndedChannel:
@@ -48,11 +69,22 @@ class EndedChannel:
         return lambda: self._call
 
 
-@pytest.fixture
-def agent(tmp_path: Path) -> ClientAgent:
-    async def explain() -> None:
-        return None
+class Explanation:
+    """Why the coordinator can not be reached, as a test likes it."""
 
+    cause: KumiaiError | None = None
+
+    async def __call__(self) -> KumiaiError | None:
+        return self.cause
+
+
+@pytest.fixture
+def explain() -> Explanation:
+    return Explanation()
+
+
+@pytest.fixture
+def agent(tmp_path: Path, explain: Explanation) -> ClientAgent:
     files = TlsFiles(certificate=tmp_path, key=tmp_path, ca=tmp_path)
     return ClientAgent(
         address="localhost:1",
@@ -65,6 +97,24 @@ def agent(tmp_path: Path) -> ClientAgent:
     )
 
 
+def welcome(*, heartbeat_seconds: float = 100.0, clock_ahead: float = 0.0) -> pb.ServerMessage:
+    now = SystemClock().now() - clock_ahead
+    return pb.ServerMessage(welcome=pb.Welcome(heartbeat_seconds=heartbeat_seconds, wall_time=now))
+
+
+class Heard:
+    """A runner that notes what the session hands it."""
+
+    def __init__(self) -> None:
+        self.told: list[Any] = []
+
+    def take(self, task: pb.Task) -> None:
+        self.told.append(task.app)
+
+    def cancel(self, cancel: pb.Cancel) -> None:
+        self.told.append(cancel.key.run_id)
+
+
 async def test_a_stream_that_ends_before_the_hello_tells_why(agent: ClientAgent) -> None:
     channel: Any = EndedChannel(EndedCall())
     no_runner: Any = None
@@ -73,9 +123,108 @@ async def test_a_stream_that_ends_before_the_hello_tells_why(agent: ClientAgent)
 
 
 async def test_a_stream_that_ends_before_a_heartbeat_tells_why(agent: ClientAgent) -> None:
-    welcome = pb.Welcome(heartbeat_seconds=0.01, wall_time=SystemClock().now())
-    channel: Any = EndedChannel(EndedCall(pb.ServerMessage(welcome=welcome)))
+    channel: Any = EndedChannel(EndedCall(welcome(heartbeat_seconds=0.01)))
     no_runner: Any = None
 
     async with asyncio.timeout(5):
         assert await agent._session(channel, no_runner) == "Socket closed"
+
+
+@pytest.mark.parametrize(
+    ("code", "error"),
+    [
+        (grpc.StatusCode.PERMISSION_DENIED, CertificateError),
+        (grpc.StatusCode.UNAUTHENTICATED, CertificateError),
+        (grpc.StatusCode.FAILED_PRECONDITION, ConfigError),
+        (grpc.StatusCode.INVALID_ARGUMENT, ConfigError),
+    ],
+)
+async def test_a_refusal_for_good_ends_the_client_with_the_coordinators_words(
+    agent: ClientAgent, code: grpc.StatusCode, error: type[KumiaiError]
+) -> None:
+    channel: Any = EndedChannel(EndedCall(code=code))
+    no_runner: Any = None
+
+    with pytest.raises(error, match="Socket closed"):
+        await agent._session(channel, no_runner)
+
+
+async def test_a_twin_is_given_the_time_to_go_away_and_no_more(agent: ClientAgent) -> None:
+    no_runner: Any = None
+
+    async def attempt() -> str:
+        channel: Any = EndedChannel(EndedCall(code=grpc.StatusCode.ALREADY_EXISTS))
+        return await agent._session(channel, no_runner)
+
+    assert [await attempt() for _ in range(3)] == ["Socket closed"] * 3
+    with pytest.raises(ConflictError, match="Socket closed"):
+        await attempt()
+
+
+async def test_what_hinders_a_first_connection_is_told_in_the_words_of_the_diagnosis(
+    agent: ClientAgent, explain: Explanation
+) -> None:
+    no_runner: Any = None
+    channel: Any = EndedChannel(EndedCall())
+
+    explain.cause = TransportError("nothing listens there")
+    assert await agent._session(channel, no_runner) == "nothing listens there"
+    explain.cause = CertificateError("the certificate is of another authority")
+    with pytest.raises(CertificateError, match="another authority"):
+        await agent._session(channel, no_runner)
+
+
+async def test_a_certificate_that_was_good_once_does_not_end_the_client(
+    agent: ClientAgent, explain: Explanation
+) -> None:
+    heard: Any = Heard()
+    first: Any = EndedChannel(EndedCall(welcome(), ends=True))
+    await agent._session(first, heard)
+    agent.attached.clear()
+
+    explain.cause = CertificateError("the coordinator's certificate has expired")
+    later: Any = EndedChannel(EndedCall())
+
+    assert await agent._session(later, heard) == "the coordinator's certificate has expired"
+
+
+async def test_a_session_hands_on_what_is_asked_and_says_what_it_refuses(
+    agent: ClientAgent,
+) -> None:
+    heard: Any = Heard()
+    call = EndedCall(
+        welcome(clock_ahead=100),
+        pb.ServerMessage(task=pb.Task(app="heart")),
+        pb.ServerMessage(cancel=pb.Cancel(key=pb.TaskKey(run_id="run-a"))),
+        pb.ServerMessage(receipt=pb.Receipt(reason="too late")),
+        ends=True,
+    )
+    channel: Any = EndedChannel(call)
+
+    with capture_logs() as logged:
+        await agent._session(channel, heard)
+
+    assert heard.told == ["heart", "run-a"]
+    assert [each["event"] for each in logged] == [
+        "attached",
+        "this machine's clock differs",
+        "report refused",
+    ]
+    assert logged[1]["skew_seconds"] == 100
+    assert call.written[0].hello.wall_time > 0
+
+
+async def test_a_coordinator_that_says_nothing_is_left(agent: ClientAgent) -> None:
+    class SilentCall(EndedCall):
+        async def write(self, message: bytes) -> None:
+            self.written.append(pb.ClientMessage.FromString(message))
+
+    call = SilentCall(welcome(heartbeat_seconds=0.01))
+    channel: Any = EndedChannel(call)
+    no_runner: Any = None
+
+    async with asyncio.timeout(5):
+        reason = await agent._session(channel, no_runner)
+
+    assert reason.startswith("no word from the coordinator for ")
+    assert any(each.HasField("heartbeat") for each in call.written)

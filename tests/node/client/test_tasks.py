@@ -11,9 +11,10 @@ from structlog.testing import capture_logs
 
 from kumiai.core.codec import encode
 from kumiai.core.errors import DeadlineError
+from kumiai.node.client.deltas import DeltaUpload
 from kumiai.node.client.tasks import TaskRunner
-from kumiai.node.client.transfer import ModelFile
-from kumiai.node.study import App, Context, Evaluation, Site
+from kumiai.node.client.transfer import ModelFile, PutReport
+from kumiai.node.study import App, Context, Evaluation, Site, Update
 from kumiai.node.wire import kumiai_pb2 as pb
 
 TRAIN, EVALUATE = pb.TASK_KIND_TRAIN, pb.TASK_KIND_EVALUATE
@@ -120,9 +121,11 @@ class BreaksTwice:
 
 
 class OneModel:
-    """A transfer that has one model."""
+    """A transfer that has one model, and answers every update alike."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, outcome: pb.PutOutcome = pb.PUT_OUTCOME_ACCEPTED) -> None:
+        self._outcome = outcome
+        self.reports: list[PutReport] = []
         arrays = {"w": np.zeros(2, np.float32)}
         self._file = ModelFile(folder / "models" / "m.safetensors", "digest")
         self._file.path.parent.mkdir()
@@ -130,6 +133,10 @@ class OneModel:
 
     async def fetch_model(self, *_: Any, **__: Any) -> ModelFile:
         return self._file
+
+    async def send_update(self, _: DeltaUpload, report: PutReport, **__: Any) -> pb.PutResult:
+        self.reports.append(report)
+        return pb.PutResult(outcome=self._outcome, reason="the round is closed")
 
 
 @pytest.mark.parametrize(("heeds", "blamed"), [(True, []), (False, ["heart"])])
@@ -169,6 +176,88 @@ async def test_a_study_that_does_not_heed_a_withdrawal_is_named_in_the_log(
         await asyncio.wait({serving})
 
     assert [each["app"] for each in warnings(logged)] == blamed
+
+
+def counting_app() -> App:
+    """Return a study that adds one, and says how far it is."""
+    app = App("heart")
+
+    @app.train
+    def train(weights: Any, context: Context) -> Update:
+        for step in range(101):
+            context.report(step / 100, "adding")
+        return Update({"w": weights["w"] + 1}, examples=3, metrics={"loss": 0.5})
+
+    @app.evaluate
+    def evaluate(_weights: Any, context: Context) -> Evaluation:
+        raise OSError(f"/secret/{context.site}.csv")
+
+    return app
+
+
+async def done(runner: TaskRunner, *tasks: pb.Task) -> None:
+    """Have the runner do these tasks."""
+    for each in tasks:
+        runner.take(each)
+    serving = asyncio.create_task(runner.serve())
+    async with asyncio.timeout(5):
+        while not runner.is_idle:
+            await asyncio.sleep(0)
+    serving.cancel()
+    await asyncio.wait({serving})
+
+
+@pytest.mark.parametrize(
+    ("outcome", "told"),
+    [
+        (pb.PUT_OUTCOME_ACCEPTED, {"event": "update accepted", "loss": 0.5}),
+        (pb.PUT_OUTCOME_LATE, {"event": "update not accepted", "reason": "the round is closed"}),
+    ],
+)
+async def test_what_became_of_an_update_is_logged(
+    tmp_path: Path, outcome: pb.PutOutcome, told: dict[str, Any]
+) -> None:
+    transfer: Any = OneModel(tmp_path, outcome)
+    sent: list[pb.ClientMessage] = []
+    runner = TaskRunner(
+        apps={"heart": counting_app()},
+        site=Site("site-1", {}),
+        transfer=transfer,
+        state_dir=tmp_path,
+        send=sent.append,
+    )
+
+    with capture_logs() as logged:
+        await done(runner, task(1, TRAIN))
+
+    assert told.items() <= logged[0].items()
+    assert transfer.reports == [PutReport("run-a", 1, 3, {"loss": 0.5})]
+    fractions = [each.progress.fraction for each in sent if each.progress.text == "adding"]
+    assert fractions[:2] == pytest.approx([0.05, 0.1])
+    assert 15 <= len(fractions) <= 20  # of a hundred: each message costs the coordinator
+
+
+async def test_a_study_that_fails_is_told_and_not_begun_again(tmp_path: Path) -> None:
+    sent: list[pb.ClientMessage] = []
+    transfer: Any = OneModel(tmp_path)
+    runner = TaskRunner(
+        apps={"heart": counting_app()},
+        site=Site("site-1", {}),
+        transfer=transfer,
+        state_dir=tmp_path,
+        send=sent.append,
+    )
+
+    with capture_logs() as logged:
+        await done(runner, task(1, EVALUATE))
+        runner.take(task(1, EVALUATE))
+
+    failures = [each.failure.reason for each in sent if each.HasField("failure")]
+    assert len(failures) == 2
+    assert failures[0] == failures[1]
+    assert "evaluate of app 'heart' failed" in failures[0]
+    assert [each["event"] for each in logged] == ["task failed"]
+    assert runner.is_idle
 
 
 def warnings(logged: Any) -> list[Any]:
