@@ -10,6 +10,14 @@ from kumiai.storage.blob_sweeping import (
     SweptStore,
 )
 from kumiai.storage.blobs import BlobStore, BlobWriter, MemoryBlobStore
+from kumiai.storage.cache.draining import DrainSettings, OutboxDrain
+from kumiai.storage.cache.entries import MISSING, CacheEntry
+from kumiai.storage.cache.invalidation import INVALIDATION_TOPIC, CacheInvalidation, Target
+from kumiai.storage.cache.metrics import Alert, AlertRule, CacheMetrics
+from kumiai.storage.cache.outbox import CacheOutbox, OutboxRow, OutboxState, OutboxToken
+from kumiai.storage.cache.patterns import CachePattern, CacheSettings
+from kumiai.storage.cache.serialisation import JSONSerializer, Serializer
+from kumiai.storage.cache.write_behind import WriteBehind
 from kumiai.storage.clients import ClientQuery, ClientRegistryRepository
 from kumiai.storage.database import DatabaseManager, Dialect, Isolation, SQLiteSynchronous
 from kumiai.storage.database_health import DatabaseHealth
@@ -57,15 +65,25 @@ from kumiai.storage.tables import ClientRegistration, FLModel, TrainingSession
 
 __all__ = [
     "GRACE_SECONDS_MIN",
+    "INVALIDATION_TOPIC",
+    "MISSING",
     "PAGE_LIMIT_MAX",
     "AcceptOutcome",
     "AcceptRequest",
+    "Alert",
+    "AlertRule",
     "AssignmentKind",
     "AssignmentRecord",
     "AssignmentState",
     "BlobStore",
     "BlobSweeper",
     "BlobWriter",
+    "CacheEntry",
+    "CacheInvalidation",
+    "CacheMetrics",
+    "CacheOutbox",
+    "CachePattern",
+    "CacheSettings",
     "Changes",
     "CheckReport",
     "ClientQuery",
@@ -78,11 +96,13 @@ __all__ = [
     "DeletedModel",
     "DeletedRun",
     "Dialect",
+    "DrainSettings",
     "EvaluationRecord",
     "EventLevel",
     "EventRecord",
     "FLModel",
     "Isolation",
+    "JSONSerializer",
     "Lease",
     "LocalBlobStore",
     "MemoryBlobStore",
@@ -97,6 +117,10 @@ __all__ = [
     "NewClient",
     "NewModel",
     "NewRun",
+    "OutboxDrain",
+    "OutboxRow",
+    "OutboxState",
+    "OutboxToken",
     "Page",
     "ReachableBlob",
     "RoundProgress",
@@ -109,14 +133,17 @@ __all__ = [
     "S3BlobStore",
     "S3Place",
     "SQLiteSynchronous",
+    "Serializer",
     "SessionOrder",
     "SessionQuery",
     "StoredBlob",
     "SweepReport",
     "SweptStore",
+    "Target",
     "TrainTask",
     "TrainingHistoryRepository",
     "TrainingSession",
     "UpdateInbox",
     "UpdateRecord",
+    "WriteBehind",
 ]
