@@ -124,6 +124,34 @@ async def test_a_connection_that_is_cut_at_any_message_loses_nothing_acknowledge
     assert all(n == twin for n, twin in found)
 
 
+async def test_reading_that_is_cut_at_any_message_gives_its_rows_or_our_error(
+    url: str, proxy: TcpProxy
+) -> None:
+    async with connected(through(proxy, url), pool_size=1) as database:
+        await new_ledger(database)
+        await write(database, 1)
+        assert await rows(database) == [(1, 1)]
+        answers = []
+
+        for step in range(1, 9):
+            left = step
+
+            def cut_at_step(_direction: Direction, _chunk: bytes) -> bool:
+                nonlocal left
+                left -= 1
+                return left != 0
+
+            proxy.on_chunk = cut_at_step
+            with contextlib.suppress(StorageError):
+                answers.append(await rows(database))
+            proxy.on_chunk = None
+            assert await rows(database) == [(1, 1)]  # the very next call works
+
+    # The last messages are those of the rollback, by then the rows are there.
+    assert len(answers) >= 2
+    assert all(answer == [(1, 1)] for answer in answers)
+
+
 async def test_connections_that_are_cut_in_the_pool_are_replaced(url: str, proxy: TcpProxy) -> None:
     async with connected(through(proxy, url), pool_size=4) as database:
         await new_ledger(database)

@@ -104,6 +104,7 @@ class DatabaseManager:
             ConnectionError,
             *_errors_of(self.dialect),
         )
+        self._breaking: tuple[type[Exception], ...] = (*self._driver_errors, OSError)
         self._lent = 0
         self._is_idle = asyncio.Event()
         self._is_idle.set()
@@ -350,7 +351,7 @@ class DatabaseManager:
                     await connection.commit()
         finally:
             # This rolls back what is not committed. A cancelled task must do it, too.
-            closing = asyncio.ensure_future(connection.close())
+            closing = asyncio.ensure_future(self._close(connection))
             closing.add_done_callback(self._take_back)
             await asyncio.shield(closing)
 
@@ -365,6 +366,16 @@ class DatabaseManager:
                 yield connection
         finally:
             await engine.dispose()
+
+    async def _close(self, connection: AsyncConnection) -> None:
+        try:
+            await connection.close()
+        except self._breaking:
+            # The connection broke while it was rolled back: what was read was read, and what was
+            # not committed the server undoes by itself.
+            with contextlib.suppress(*self._breaking):
+                await connection.invalidate()
+                await connection.close()
 
     def _take_back(self, _closing: object = None) -> None:
         self._lent -= 1
