@@ -189,7 +189,9 @@ def test_the_shell_is_told_the_commands() -> None:
         check=False,
     )
 
-    assert done.stdout.split() == ["submit", "list", "show", "watch", "logs", "stop", "explain"]
+    assert done.stdout.split() == [
+        *("submit", "list", "describe", "show", "watch", "logs", "stop", "explain")
+    ]
 
 
 HEAVY = {"asyncio", "cryptography", "fastapi", "grpc", "httpx", "numpy", "sqlalchemy", "ssl"}
