@@ -7,6 +7,7 @@ milliseconds; its folder holds what it writes, so a restart finds what the crash
 import contextlib
 import importlib.util
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -43,7 +44,8 @@ class RedisServer:
         configuration: str = "",
     ) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="kumiai-redis-"))
-        self.port = free_port()
+        is_in_cluster = (options or {}).get("cluster-enabled") == "yes"
+        self.port = _free_cluster_port() if is_in_cluster else free_port()
         self._options = {"save": "", "appendonly": "no", **(options or {})}
         self._sentinel = sentinel
         self._password = self._options.get("requirepass", "")
@@ -168,6 +170,19 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
+        return port
+
+
+def _free_cluster_port() -> int:
+    # The nodes of a Cluster talk to each other on the port that is 10000 higher.
+    while True:
+        port = 20_000 + secrets.randbelow(30_000)
+        with socket.socket() as client, socket.socket() as node:
+            try:
+                client.bind(("127.0.0.1", port))
+                node.bind(("127.0.0.1", port + 10_000))
+            except OSError:
+                continue
         return port
 
 

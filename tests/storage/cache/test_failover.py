@@ -292,7 +292,7 @@ async def test_what_earlier_epochs_left_is_swept_away(
         await store.set("now", b"1")
 
         async with asyncio.timeout(10):
-            while (await store.size()).keys > 4:
+            while (await store.size()).keys > 5:
                 await asyncio.sleep(0.01)
         assert await store.get("now") == b"1"
         assert await other.get("kept") == b"1"
@@ -343,6 +343,11 @@ async def test_after_closing_nothing_is_read(
         await store.close()
 
         assert await store.get("a") is None
+
+
+def test_a_name_that_would_mix_with_others_is_refused(database: DatabaseManager) -> None:
+    with pytest.raises(ValueError, match="name must be"):
+        ResilientKeyValue(RedisManager(), database, name="cache.1")
 
 
 def test_a_lease_of_no_time_is_refused(database: DatabaseManager) -> None:

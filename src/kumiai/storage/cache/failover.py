@@ -113,7 +113,8 @@ class ResilientKeyValue:
         clock: tells how long ago the epoch was read.
 
     Raises:
-        ValueError: ``lease_seconds`` is not above 0.
+        ValueError: ``lease_seconds`` is not above 0, or the name has other characters than
+            letters, digits, ``-`` and ``_``.
     """
 
     def __init__(
@@ -126,6 +127,8 @@ class ResilientKeyValue:
         lease_seconds: float = 1.0,
         clock: Clock | None = None,
     ) -> None:
+        if not re.fullmatch(r"[A-Za-z0-9_-]{1,63}", name):
+            raise ValueError(f"name must be 1 to 63 letters, digits, '-' or '_', got {name[:80]!r}")
         if not lease_seconds > 0:
             raise ValueError(f"lease_seconds must be above 0, got {lease_seconds}")
         self._manager = manager
@@ -443,7 +446,10 @@ class ResilientKeyValue:
         store = view.active.store
         with contextlib.suppress(StorageError):
             if not await store.set(
-                f"{view.prefix}swept", b"", only_if_absent=True, expire_seconds=_SWEPT_SECONDS
+                f"{self._name}.swept.{view.epoch}",
+                b"",
+                only_if_absent=True,
+                expire_seconds=_SWEPT_SECONDS,
             ):
                 return
             left: list[str] = []

@@ -240,7 +240,6 @@ class Link:
             port=port,
             startup_nodes=[ClusterNode(*other) for other in others],
             max_connections=2**16,
-            cluster_error_retry_attempts=1,
             ssl=self._address.tls,
             **(self._tls() if self._address.tls else {}),
             **settings,
