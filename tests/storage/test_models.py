@@ -2,7 +2,7 @@ import asyncio
 
 import pytest
 
-from kumiai.core.errors import ConfigError, ConflictError, NotFoundError
+from kumiai.core.errors import ConfigError, ConflictError, NotFoundError, StorageError
 from kumiai.storage import (
     MetricFloor,
     ModelQuery,
@@ -76,6 +76,8 @@ async def test_many_models_enter_together(catalogue: Catalogue, count: int) -> N
         (NewModel("run-none", 1, "d", 1, "n"), NotFoundError),
         (NewModel("run-a", 9999, "d", 1, "n", tags=("No",)), ConfigError),
         (NewModel("run-a", 9999, "d", 1, "n", {"accuracy": float("nan")}), ValueError),
+        (NewModel("run-a", 9999, "d", 1, "n", {"a\x00b": 1.0}), ConfigError),
+        (NewModel("run-a", 9999, None, 1, "n"), StorageError),  # type: ignore[arg-type]
     ],
 )
 async def test_of_many_models_all_enter_or_none(

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import create_engine, event, text
 
 from kumiai.core.errors import SchemaError
 from kumiai.storage import (
@@ -87,19 +87,17 @@ async def test_there_and_back_again_leaves_the_schema_as_it_was(database: Databa
 
 
 def test_sqlite_without_full_text_search_is_named(tmp_path: Path) -> None:
-    from alembic.migration import MigrationContext
-    from alembic.operations import Operations
-    from sqlalchemy import create_engine, event
-
     engine = create_engine(f"sqlite:///{tmp_path / 'x.db'}")
 
     @event.listens_for(engine, "connect")
     def _without(connection: sqlite3.Connection, _record: object) -> None:
         connection.create_function("sqlite_compileoption_used", 1, lambda _option: 0)
 
-    with engine.begin() as connection, Operations.context(MigrationContext.configure(connection)):
-        with pytest.raises(SchemaError, match="must be built with its full-text search FTS5"):
-            schema.migrate(connection, None)
+    with (
+        pytest.raises(SchemaError, match="must be built with its full-text search FTS5"),
+        engine.begin() as connection,
+    ):
+        schema.migrate(connection, None)
     engine.dispose()
 
 

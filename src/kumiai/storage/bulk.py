@@ -12,7 +12,7 @@ from sqlalchemy import Table, select
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from kumiai.core.errors import ConflictError, NotFoundError
+from kumiai.core.errors import ConflictError, KumiaiError, NotFoundError
 from kumiai.storage.tables import clock_sql
 
 __all__ = ["insert_rows", "now_of"]
@@ -62,7 +62,10 @@ async def insert_rows(
                 statement = f"INSERT INTO {table.name} ({names}) VALUES ({marks})"  # noqa: S608
                 await connection.exec_driver_sql(statement, [tuple(row) for row in batch])
         except Exception as error:
-            raise _translated(error, table.name) from error
+            known = _translated(error, table.name)
+            if known is None:
+                raise
+            raise known from error
         count += len(batch)
     return count
 
@@ -77,11 +80,11 @@ async def _copy(
     await driver.copy_records_to_table(table, records=batch, columns=list(columns))
 
 
-def _translated(error: Exception, table: str) -> Exception:
+def _translated(error: Exception, table: str) -> KumiaiError | None:
     cause = error.orig if isinstance(error, DBAPIError) and error.orig else error
     code = getattr(cause, "sqlstate", None) or getattr(cause, "sqlite_errorcode", None)
     if code in _UNIQUE:
         return ConflictError(f"rows for {table} must have keys of their own, got one that is taken")
     if code in _FOREIGN_KEY:
         return NotFoundError(f"rows for {table} must belong to a run that exists, got another")
-    return error
+    return None

@@ -1,6 +1,7 @@
 """Conditions that several lists share: a period of time, the value of a metric in JSON."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,8 +10,9 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from kumiai.core.errors import ConfigError
+from kumiai.storage.rows import clean, json_text
 
-__all__ = ["MetricFloor", "has_entry", "in_period", "metric_value"]
+__all__ = ["MetricFloor", "has_entry", "in_period", "metric_value", "metrics_text"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +36,19 @@ class MetricFloor:
     ) -> ColumnElement[bool]:
         """Return the condition for a column of JSON metrics."""
         return metric_value(connection, metrics, self.name) >= self.at_least
+
+
+def metrics_text(metrics: Mapping[str, float]) -> str:
+    """Return metrics from elsewhere as the JSON of a row.
+
+    Raises:
+        ConfigError: a name has control characters: PostgreSQL could read no metric beside it.
+        ValueError: a value is not finite.
+    """
+    for name in metrics:
+        if clean(name) != name:
+            raise ConfigError(f"name of a metric must be plain text, got {clean(name)[:80]!r}")
+    return json_text(metrics)
 
 
 def metric_value(

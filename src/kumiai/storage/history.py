@@ -16,7 +16,7 @@ from kumiai.core.ids import verify_name
 from kumiai.storage.bulk import insert_rows
 from kumiai.storage.database import DatabaseManager
 from kumiai.storage.descriptions import Changes, change_row, verify_tag
-from kumiai.storage.filters import MetricFloor, in_period, metric_value
+from kumiai.storage.filters import MetricFloor, in_period, metric_value, metrics_text
 from kumiai.storage.namespaces import run_namespaces
 from kumiai.storage.paging import Order, Page, bytewise, fetch_page, name_of_list
 from kumiai.storage.records import (
@@ -27,7 +27,7 @@ from kumiai.storage.records import (
     RunRecord,
     RunState,
 )
-from kumiai.storage.rows import add_event_row, clean, columns_of, json_text, parsed, table_of
+from kumiai.storage.rows import add_event_row, clean, columns_of, parsed, table_of
 from kumiai.storage.search import Searchable
 from kumiai.storage.tables import EvaluationReport, Round, TrainingSession
 
@@ -264,7 +264,7 @@ class TrainingHistoryRepository:
                 record.round,
                 record.client_id,
                 record.examples,
-                json_text(record.metrics),
+                metrics_text(record.metrics),
                 record.reported_at,
             )
             for record in records

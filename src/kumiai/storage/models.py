@@ -27,11 +27,11 @@ from kumiai.core.errors import ConfigError, ConflictError, NotFoundError
 from kumiai.storage.bulk import insert_rows, now_of
 from kumiai.storage.database import DatabaseManager
 from kumiai.storage.descriptions import Changes, change_row, described_values, verify_tag
-from kumiai.storage.filters import MetricFloor, in_period, metric_value
+from kumiai.storage.filters import MetricFloor, in_period, metric_value, metrics_text
 from kumiai.storage.namespaces import model_namespace, state_namespace, update_namespace
 from kumiai.storage.paging import Order, Page, bytewise, fetch_page, name_of_list
 from kumiai.storage.records import DeletedModel, ModelRecord, NewModel, ReachableBlob
-from kumiai.storage.rows import clean, columns_of, json_text, parsed, table_of
+from kumiai.storage.rows import clean, columns_of, parsed, table_of
 from kumiai.storage.search import Searchable
 from kumiai.storage.tables import AcceptedUpdate, FLModel, Round, TrainingSession
 
@@ -264,8 +264,8 @@ def _values(model: NewModel, now: float) -> tuple[Any, ...]:
         f"{model.run_id}.{model.round}",
         model.digest,
         model.size_bytes,
-        model.name,
-        None if model.metrics is None else json_text(model.metrics),
+        clean(model.name),
+        None if model.metrics is None else metrics_text(model.metrics),
         now if model.created_at is None else model.created_at,
         described["description"],
         described["tags_json"],

@@ -383,3 +383,9 @@ async def test_the_evaluations_beside_a_round_are_told_with_it(api: RunningApi) 
         ("a", "evaluate"),
         ("a", "train"),
     ]
+
+
+def test_a_client_that_was_announced_and_never_came_is_told_so() -> None:
+    told = facts(registered=[registered("z", "registered")])
+
+    assert "  z: absent, not attached, has never been" in screen(told)

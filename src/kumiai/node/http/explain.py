@@ -274,6 +274,8 @@ def _client_view(
 def _absence(record: ClientRecord | None, now: float) -> str:
     if record is None:
         return "not attached"
+    if record.state == "registered":
+        return "not attached, has never been"
     if record.state == "attached":
         return "attached to another coordinator, or its connection has just gone"
     return f"not attached, left {max(now - record.last_seen_at, 0.0):.0f} s ago"

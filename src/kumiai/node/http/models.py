@@ -5,7 +5,7 @@ the same model is under way.
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Final
 
@@ -28,6 +28,8 @@ __all__ = ["ModelUploads", "new_router"]
 
 _CHUNK_BYTES: Final = 8 + HEADER_SIZE_MAX
 """The first chunk of this size holds the whole header of the largest legal blob."""
+
+_LOOKS_AT_ONCE: Final = 32
 
 _MEDIA_TYPE: Final = "application/octet-stream"
 _BODY: Final[dict[str, Any]] = {
@@ -115,9 +117,7 @@ async def list_models(
         order_metric=order_metric,
     )
     page = await parts.models.list_models(query, limit=limit, cursor=cursor)
-    return ModelPageView(
-        models=[await _view(parts, each) for each in page.items], next=page.next_cursor
-    )
+    return ModelPageView(models=await _views(parts, page.items), next=page.next_cursor)
 
 
 async def describe(model_id: str, body: DescribeBody, parts: Parts) -> ModelView:
@@ -125,14 +125,14 @@ async def describe(model_id: str, body: DescribeBody, parts: Parts) -> ModelView
     model = await parts.models.update(
         model_id, body.changes(), expected_version=body.expected_version
     )
-    return await _view(parts, model)
+    return (await _views(parts, [model]))[0]
 
 
 async def versions(ref: str, parts: Parts) -> ModelsView:
     """Return all versions of the run's model; the bytes of old ones may be gone."""
     run = await find_run(parts, ref)
     models = await parts.runs.models(run.run_id)
-    return ModelsView(models=[await _view(parts, each) for each in models])
+    return ModelsView(models=await _views(parts, models))
 
 
 async def content(ref: str, version: str, parts: Parts) -> StreamingResponse:
@@ -158,9 +158,19 @@ async def content(ref: str, version: str, parts: Parts) -> StreamingResponse:
     )
 
 
-async def _view(parts: ApiDependencies, model: ModelRecord) -> ModelView:
-    size_bytes = await parts.blobs.find_size(model_namespace(model.run_id), model.digest)
-    return ModelView.of(model, is_kept=size_bytes is not None)
+async def _views(parts: ApiDependencies, models: Sequence[ModelRecord]) -> list[ModelView]:
+    views: list[ModelView] = []
+    for start in range(0, len(models), _LOOKS_AT_ONCE):
+        # Some at once: each look may be a request to an object store.
+        some = models[start : start + _LOOKS_AT_ONCE]
+        sizes = await asyncio.gather(
+            *(parts.blobs.find_size(model_namespace(each.run_id), each.digest) for each in some)
+        )
+        views += [
+            ModelView.of(model, is_kept=size is not None)
+            for model, size in zip(some, sizes, strict=True)
+        ]
+    return views
 
 
 async def _find_version(parts: ApiDependencies, run: RunRecord, version: str) -> ModelRecord:

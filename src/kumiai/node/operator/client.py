@@ -315,7 +315,7 @@ class OperatorClient:
             page = self._json("GET", path, query=query)
             found += page[field]
             cursor = page["next"]
-            if cursor is None or len(found) >= limit:
+            if cursor is None or not page[field] or len(found) >= limit:
                 return Listing(found, cursor)
 
     def _json(self, method: str, path: str, **request: Any) -> Json:
