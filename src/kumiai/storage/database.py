@@ -18,9 +18,9 @@ import itertools
 import secrets
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from sqlalchemy import literal, select
 from sqlalchemy.exc import SQLAlchemyError
@@ -37,6 +37,7 @@ from kumiai.storage.database_errors import is_retryable, mend_of, words_of
 from kumiai.storage.database_health import DatabaseHealth, measured_health
 from kumiai.storage.database_url import Dialect, parse_url
 from kumiai.storage.schema import MigrationStep
+from kumiai.storage.single_reads import SingleRead, fetch
 from kumiai.storage.sqlite_connections import (
     SQLiteSynchronous,
     prepare_sqlite_file,
@@ -245,6 +246,25 @@ class DatabaseManager:
         """
         async with self._begun(_opened(self._reader), commits=False) as connection:
             yield connection
+
+    async def fetch(self, read: SingleRead, **values: Any) -> list[Sequence[Any]]:
+        """Return the rows that one statement finds; several times cheaper than `reading`.
+
+        Args:
+            read: the statement.
+            values: its values by name.
+
+        Raises:
+            StorageError: the database refused or is gone.
+        """
+        engine = _opened(self._reader)
+        self._lent += 1
+        self._is_idle.clear()
+        try:
+            with self._translated(OSError):
+                return await fetch(engine, read, values)
+        finally:
+            self._take_back()
 
     async def migrate(self, to: str | None = None) -> list[MigrationStep]:
         """Bring the schema to this version; replicas that start together migrate once.

@@ -5,7 +5,7 @@ Not a repository: nothing here is told what a run is.
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, cast
 
@@ -23,6 +23,7 @@ __all__ = [
     "is_one_of",
     "json_text",
     "parsed",
+    "parsed_values",
     "table_of",
     "upsert",
 ]
@@ -48,10 +49,14 @@ def columns_of(model: type[DeclarativeBase]) -> tuple[Column[Any], ...]:
 
 def parsed(row: Row[Any]) -> dict[str, Any]:
     """Return the row by column, with each ``x_json`` parsed and named ``x``; lists are tuples."""
-    fields = _fields(row._fields)
+    return parsed_values(row._fields, row)
+
+
+def parsed_values(columns: tuple[str, ...], values: Iterable[Any]) -> dict[str, Any]:
+    """Return the values by the names of their columns, as `parsed` does."""
     return {
         name: _from_json(value) if is_json and value is not None else value
-        for (name, is_json), value in zip(fields, row, strict=True)
+        for (name, is_json), value in zip(_fields(columns), values, strict=True)
     }
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Collection
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, and_, func, or_, select, tuple_
+from sqlalchemy import ColumnElement, Select, and_, bindparam, func, or_, select, tuple_
 
 from kumiai.core.errors import ConflictError, NotFoundError
 from kumiai.storage.database import DatabaseManager
@@ -20,7 +20,8 @@ from kumiai.storage.records import (
     TrainTask,
     UpdateRecord,
 )
-from kumiai.storage.rows import columns_of, parsed, table_of
+from kumiai.storage.rows import columns_of, parsed, parsed_values, table_of
+from kumiai.storage.single_reads import SingleRead
 from kumiai.storage.tables import (
     AcceptedUpdate,
     Assignment,
@@ -45,6 +46,43 @@ _RUN_COLUMNS = columns_of(TrainingSession)
 _MODEL_COLUMNS = columns_of(FLModel)
 
 
+_RUN = SingleRead(select(*_RUN_COLUMNS).where(_RUNS.c.run_id == bindparam("run_id")))
+_TRAIN_TASK = SingleRead(
+    select(
+        _ASSIGNMENTS.c.run_id,
+        _ASSIGNMENTS.c.round,
+        _ASSIGNMENTS.c.client_id,
+        _ASSIGNMENTS.c.state,
+        _ASSIGNMENTS.c.reason,
+        _ASSIGNMENTS.c.attempt,
+        _ROUNDS.c.stage,
+        _UPDATES.c.digest.label("accepted_digest"),
+    )
+    .select_from(
+        _ASSIGNMENTS.join(
+            _ROUNDS,
+            and_(
+                _ROUNDS.c.run_id == _ASSIGNMENTS.c.run_id,
+                _ROUNDS.c.round == _ASSIGNMENTS.c.round,
+            ),
+        ).outerjoin(
+            _UPDATES,
+            and_(
+                _UPDATES.c.run_id == _ASSIGNMENTS.c.run_id,
+                _UPDATES.c.round == _ASSIGNMENTS.c.round,
+                _UPDATES.c.client_id == _ASSIGNMENTS.c.client_id,
+            ),
+        )
+    )
+    .where(
+        _ASSIGNMENTS.c.run_id == bindparam("run_id"),
+        _ASSIGNMENTS.c.round == bindparam("round"),
+        _ASSIGNMENTS.c.client_id == bindparam("client_id"),
+        _ASSIGNMENTS.c.kind == "train",
+    )
+)
+
+
 class RunQueries:
     """Questions about runs; see `kumiai.storage.runs.RunRepository` for the whole."""
 
@@ -62,7 +100,7 @@ class RunQueries:
 
     async def find(self, run_id: str) -> RunRecord | None:
         """Return the run of exactly this identifier, if there is one."""
-        rows = await self._fetch(select(*_RUN_COLUMNS).where(_RUNS.c.run_id == run_id))
+        rows = await self._fetch_once(_RUN, run_id=run_id)
         return RunRecord(**rows[0]) if rows else None
 
     async def resolve(self, prefix: str) -> RunRecord:
@@ -216,35 +254,7 @@ class RunQueries:
         client_id: str,
     ) -> TrainTask | None:
         """Return how a client's training in a round stands, or ``None`` if it was not asked."""
-        of_the_round = and_(
-            _ROUNDS.c.run_id == _ASSIGNMENTS.c.run_id, _ROUNDS.c.round == _ASSIGNMENTS.c.round
-        )
-        of_the_client = and_(
-            _UPDATES.c.run_id == _ASSIGNMENTS.c.run_id,
-            _UPDATES.c.round == _ASSIGNMENTS.c.round,
-            _UPDATES.c.client_id == _ASSIGNMENTS.c.client_id,
-        )
-        rows = await self._fetch(
-            select(
-                _ASSIGNMENTS.c.run_id,
-                _ASSIGNMENTS.c.round,
-                _ASSIGNMENTS.c.client_id,
-                _ASSIGNMENTS.c.state,
-                _ASSIGNMENTS.c.reason,
-                _ASSIGNMENTS.c.attempt,
-                _ROUNDS.c.stage,
-                _UPDATES.c.digest.label("accepted_digest"),
-            )
-            .select_from(
-                _ASSIGNMENTS.join(_ROUNDS, of_the_round).outerjoin(_UPDATES, of_the_client)
-            )
-            .where(
-                _ASSIGNMENTS.c.run_id == run_id,
-                _ASSIGNMENTS.c.round == round,
-                _ASSIGNMENTS.c.client_id == client_id,
-                _ASSIGNMENTS.c.kind == "train",
-            )
-        )
+        rows = await self._fetch_once(_TRAIN_TASK, run_id=run_id, round=round, client_id=client_id)
         return TrainTask(**rows[0]) if rows else None
 
     async def may_read_model(self, client_id: str, digest: str) -> bool:
@@ -329,6 +339,10 @@ class RunQueries:
     async def _fetch(self, statement: Select[Any]) -> list[dict[str, Any]]:
         async with self._database.reading() as connection:
             return [parsed(row) for row in await connection.execute(statement)]
+
+    async def _fetch_once(self, read: SingleRead, **values: Any) -> list[dict[str, Any]]:
+        rows = await self._database.fetch(read, **values)
+        return [parsed_values(read.fields, row) for row in rows]
 
 
 def _count(condition: ColumnElement[bool]) -> ColumnElement[int]:
