@@ -306,7 +306,9 @@ class Sweeps(BlobSweeper):
         self.graces.append(grace_seconds)
         if len(self.graces) == 1:
             raise StorageError("the server is away")
-        if len(self.graces) > 2:
+        if len(self.graces) == 2:
+            raise RuntimeError("a mistake")
+        if len(self.graces) > 3:
             self.is_enough.set()
         report = SweepReport(seen=3, count=2, size_bytes=10)
         report.by_root.update(["models", "updates"])

@@ -624,20 +624,20 @@ async def test_without_a_key_no_unfinished_upload_is_looked_for(
     assert uploads.list("updates") == []
 
 
-@pytest.mark.parametrize(
-    ("wrong", "problem"),
-    [
-        ({"endpoint": "http://127.0.0.1:9"}, "ConnectError"),
-        ({"secret_access_key": "another-secret"}, "status 403"),
-    ],
-)
-async def test_uploads_that_can_not_be_listed_are_a_storage_error(
-    s3_server: S3Server, wrong: dict[str, str], problem: str
+async def test_uploads_that_can_not_be_listed_or_ended_are_a_storage_error(
+    s3_server: S3Server,
 ) -> None:
-    with pytest.raises(StorageError, match=problem) as told:
-        S3Uploads(replace(s3_server.place("x"), **wrong), timeout_seconds=2).list("updates")
+    away = replace(s3_server.place("x"), endpoint="http://127.0.0.1:9")
+    denied = replace(s3_server.place("x"), secret_access_key="another-secret")
+
+    with pytest.raises(StorageError, match="ConnectError"):
+        S3Uploads(away, timeout_seconds=2).list("updates")
+    with pytest.raises(StorageError, match="status 403") as told:
+        S3Uploads(denied).abort("updates/a", "id")
 
     assert "another-secret" not in str(told.value)
+    # Who may not look has none to end, and all else goes on.
+    assert S3Uploads(denied).list("updates") == []
 
 
 # ------------------------------------------------------------------------- sweeping beside putting

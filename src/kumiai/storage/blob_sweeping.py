@@ -58,7 +58,7 @@ _MODELS = table_of(FLModel)
 
 _LIVE = ("submitted", "running")
 _ROOTS = ("models", "states", "updates", "probes")
-_RUNS_PAGE = 200
+_RUNS_PAGE = 50
 _PROBLEMS_MAX = 100
 _EXAMPLES_MAX = 20
 

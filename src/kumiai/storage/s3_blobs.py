@@ -17,7 +17,8 @@ Rules kept here:
 3. A blob that exists and is put again counts as new: an old object is put again, so that a
    sweeper finds it young. After each put the sweeps that are under way are waited for: a sweeper
    marks the beginning of a sweep by an object and looks at each blob's age after that, so it sees
-   the new age, or the one who puts sees the mark, waits, and puts again if the blob has gone.
+   the new age, or the one who puts sees the mark and waits, or the sweep has ended. Whoever puts
+   then looks whether the blob is there, and puts it again if it has gone.
 """
 
 import contextlib
@@ -254,12 +255,14 @@ class S3BlobStore:
             dead = [key for key, age in ages.items() if age > _SWEEP_SECONDS_MAX]
             self._bucket.delete([key for key in dead if key != marked.key])
 
-    def _outlast_sweeps(self, key: str, put: Callable[[], None]) -> None:
-        """Return once no sweep that began before the last put can delete the object."""
-        while marks := self._marks():
-            self._wait_for_sweeps(key, marks)
-            if self._bucket.find(key) is not None:
-                return
+    def _outlast_sweeps(self, key: str, put: Callable[[], None]) -> S3Object:
+        """Return what is there once no sweep that began before the last put can delete it."""
+        while True:
+            if marks := self._marks():
+                self._wait_for_sweeps(key, marks)
+            # Also without a mark: a sweep may have deleted it and ended since it was put.
+            if (found := self._bucket.find(key)) is not None:
+                return found
             put()
 
     def _marks(self) -> set[str]:
@@ -328,12 +331,11 @@ class S3BlobStore:
             self._bucket.replace(key, content)
 
         put()
-        self._outlast_sweeps(key, put)
-        found = self._bucket.find(key)
-        if found is None or found.size_bytes != len(content):
+        found = self._outlast_sweeps(key, put)
+        if found.size_bytes != len(content):
             raise StorageError(
-                f"object {key} must be at {self.place} after it was put, got "
-                + ("none" if found is None else f"one of {found.size_bytes} bytes")
+                f"object {key} must be {len(content)} bytes at {self.place} after it was put, got "
+                f"{found.size_bytes}"
             )
 
     def _is_fresh(self, found: S3Object) -> bool:

@@ -3,8 +3,9 @@
 A process that dies while it sends an object in parts leaves them with the server, where no list
 of objects shows them and the owner pays for them. The library that moves the bytes has no call
 for that, so these two requests are signed here (AWS Signature Version 4, as the S3 API reference
-describes it). That takes an access key; where the machine's role is used instead, nothing is
-found, and a rule of the bucket (``AbortIncompleteMultipartUpload``) must do it.
+describes it). That takes an access key, and the permission to list them; where the machine's role
+is used instead, nothing is found, and a rule of the bucket (``AbortIncompleteMultipartUpload``)
+must do it.
 """
 
 import hashlib
@@ -27,6 +28,7 @@ __all__ = ["S3Upload", "S3Uploads", "signature"]
 _EMPTY_SHA256 = hashlib.sha256(b"").hexdigest()
 _UPLOAD = re.compile(r"<Upload>(.*?)</Upload>", re.DOTALL)
 _PAGES_MAX = 1000
+_MAY_NOT_LOOK = (403, 405, 501)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +68,9 @@ class S3Uploads:
         return bool(self._key_id and self._secret)
 
     def list(self, prefix: str) -> list[S3Upload]:
-        """Return the unfinished uploads of objects below ``prefix``; without a key none.
+        """Return the unfinished uploads of objects below ``prefix``.
+
+        Without a key, or where the key or the server does not let us look, that is none.
 
         Raises:
             StorageError: the server does not tell.
@@ -78,7 +82,7 @@ class S3Uploads:
         marker: dict[str, str] = {}
         for _ in range(_PAGES_MAX):
             query = {"uploads": "", "prefix": begin, "max-uploads": "1000", **marker}
-            text = self._request("GET", "", query)
+            text = self._request("GET", "", query, fine=(200, *_MAY_NOT_LOOK))
             for body in _UPLOAD.findall(text):
                 key = _tag(body, "Key")
                 # Servers differ in how they read a prefix.

@@ -49,6 +49,9 @@ class BackgroundSweep:
                 report = await self._sweeper.sweep(grace_seconds=self._grace_seconds)
             except KumiaiError as error:
                 self._log.warning("blobs not swept", error=str(error))
+            except Exception:  # noqa: BLE001 - the outermost loop
+                # A mistake of ours must not stop what keeps the disk from filling.
+                self._log.exception("blobs not swept")
             else:
                 if report.count:
                     self._log.info(
