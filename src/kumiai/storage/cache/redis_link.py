@@ -13,6 +13,7 @@ Rules kept here:
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,7 +42,11 @@ _AWAY = (
     redis.exceptions.TryAgainError,
     OSError,
     TimeoutError,
+    AttributeError,
 )
+
+
+_FREE = nullcontext()
 
 
 class _OtherServerError(redis.exceptions.ConnectionError):
@@ -97,6 +102,7 @@ class Link:
         self._is_cluster = address.kind is RedisKind.CLUSTER
         # redis-py refuses the call that finds a node's connections all in use; here it waits.
         self._cluster_slots = asyncio.Semaphore(options.pool_size)
+        self._cluster_begins = asyncio.Lock()
         self._sentinel: Any = None
         self._pool: Any = None
         self.client: Any = self._open()
@@ -104,10 +110,8 @@ class Link:
     async def execute(self, *words: Any) -> Any:
         """Send one command, once; return the answer."""
         with _Translated(self._address):
-            if self._is_cluster:
-                async with self._cluster_slots:
-                    return await self.client.execute_command(*words)
-            return await self.client.execute_command(*words)
+            async with self._slot():
+                return await self.client.execute_command(*words)
 
     async def execute_many(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
         """Send commands together, in order but not as one; return the answers.
@@ -119,22 +123,21 @@ class Link:
             async with self.client.pipeline(transaction=False) as pipeline:
                 for words in commands:
                     pipeline.execute_command(*words)
-                if self._is_cluster:
-                    async with self._cluster_slots:
-                        return list(await pipeline.execute())
-                return list(await pipeline.execute())
+                async with self._slot():
+                    return list(await pipeline.execute())
 
     async def run(self, script: Script, keys: Sequence[str], *arguments: Any) -> Any:
         """Run a script; the server is sent its text when it does not know it."""
         with _Translated(self._address):
-            try:
-                return await self.client.execute_command(
-                    "EVALSHA", script.digest, len(keys), *keys, *arguments
-                )
-            except redis.exceptions.NoScriptError:
-                return await self.client.execute_command(
-                    "EVAL", script.text, len(keys), *keys, *arguments
-                )
+            async with self._slot():
+                try:
+                    return await self.client.execute_command(
+                        "EVALSHA", script.digest, len(keys), *keys, *arguments
+                    )
+                except redis.exceptions.NoScriptError:
+                    return await self.client.execute_command(
+                        "EVAL", script.text, len(keys), *keys, *arguments
+                    )
 
     async def scan(self, pattern: str) -> AsyncIterator[bytes]:
         """Give the keys that fit, batch by batch."""
@@ -167,7 +170,7 @@ class Link:
         with _Translated(self._address):
             if self._is_cluster:
                 client, self.client = self.client, self._open()
-                await client.aclose()
+                await _close_cluster(client)
             else:
                 await self._pool.disconnect(inuse_connections=True)
 
@@ -191,12 +194,28 @@ class Link:
     async def close(self) -> None:
         """Close every connection."""
         with _Translated(self._address):
+            if self._is_cluster:
+                await _close_cluster(self.client)
+                return
             await self.client.aclose()
             if self._pool is not None:
                 await self._pool.disconnect(inuse_connections=True)
             if self._sentinel is not None:
                 for sentinel in self._sentinel.sentinels:
                     await sentinel.aclose()
+
+    def _slot(self) -> AbstractAsyncContextManager[None]:
+        return self._cluster_slot() if self._is_cluster else _FREE
+
+    @asynccontextmanager
+    async def _cluster_slot(self) -> AsyncIterator[None]:
+        async with self._cluster_slots:
+            # Calls that arrive together at a client that has not yet asked for the nodes cut each
+            # other's connections (redis-py 8.1). It begins anew after each error.
+            if self.client._initialize:  # noqa: SLF001 - it tells by nothing else
+                async with self._cluster_begins:
+                    await self.client.initialize()
+            yield
 
     def _open(self) -> Any:
         shared = self._settings()
@@ -284,6 +303,15 @@ class Link:
             raise _OtherServerError("another server answers than before")
 
 
+async def _close_cluster(client: Any) -> None:
+    manager = client.nodes_manager
+    # Before: aclose() forgets the nodes. And one that never began closes none by itself.
+    nodes = {*client.startup_nodes, *manager.startup_nodes.values(), *manager.nodes_cache.values()}
+    await client.aclose()
+    for node in nodes:
+        await node.disconnect()
+
+
 async def _identity(ask: Callable[..., Any], *, may_be_replica: bool = False) -> str:
     server = _fields(await ask("INFO", "server"))
     replication = _fields(await ask("INFO", "replication"))
@@ -314,6 +342,10 @@ def _asking(client: Any, node: ClusterNode) -> Callable[..., Any]:
     return ask
 
 
+# An AttributeError is what redis-py's Cluster raises when another task has cut its connection.
+_TRANSLATED = (redis.exceptions.RedisError, OSError, TimeoutError, AttributeError)
+
+
 class _Translated:
     """Turns errors of redis-py into ours."""
 
@@ -326,7 +358,7 @@ class _Translated:
         pass
 
     def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
-        if error is None or not isinstance(error, (redis.exceptions.RedisError, OSError)):
+        if not isinstance(error, _TRANSLATED):
             return
         words = (str(error).strip() or type(error).__name__).splitlines()[0]
         for secret in (self._address.password, self._address.username):
