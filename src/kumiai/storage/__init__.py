@@ -10,13 +10,23 @@ from kumiai.storage.blob_sweeping import (
     SweptStore,
 )
 from kumiai.storage.blobs import BlobStore, BlobWriter, MemoryBlobStore
+from kumiai.storage.cache.circuit import CircuitBreaker, CircuitState
 from kumiai.storage.cache.draining import DrainSettings, OutboxDrain
 from kumiai.storage.cache.entries import MISSING, CacheEntry
+from kumiai.storage.cache.failover import ResilientKeyValue, ServedBy
 from kumiai.storage.cache.invalidation import INVALIDATION_TOPIC, CacheInvalidation, Target
+from kumiai.storage.cache.keyvalue import KeyValueSource, KeyValueStore, StoreFullError, StoreSize
+from kumiai.storage.cache.lock_failover import FailoverLocks
+from kumiai.storage.cache.locks import DistributedLock, HeldLock, LockBackend, MemoryLocks
+from kumiai.storage.cache.memory import MemoryKeyValue
 from kumiai.storage.cache.metrics import Alert, AlertRule, CacheMetrics
 from kumiai.storage.cache.outbox import CacheOutbox, OutboxRow, OutboxState, OutboxToken
+from kumiai.storage.cache.packing import PackedSerializer
 from kumiai.storage.cache.patterns import CachePattern, CacheSettings
+from kumiai.storage.cache.redis import RedisHealth, RedisManager, RedisMetrics
+from kumiai.storage.cache.redis_locks import RedisLocks
 from kumiai.storage.cache.serialisation import JSONSerializer, Serializer
+from kumiai.storage.cache.sql_locks import SQLLocks, verify_fence
 from kumiai.storage.cache.write_behind import WriteBehind
 from kumiai.storage.clients import ClientQuery, ClientRegistryRepository
 from kumiai.storage.database import DatabaseManager, Dialect, Isolation, SQLiteSynchronous
@@ -86,6 +96,8 @@ __all__ = [
     "CacheSettings",
     "Changes",
     "CheckReport",
+    "CircuitBreaker",
+    "CircuitState",
     "ClientQuery",
     "ClientRecord",
     "ClientRegistration",
@@ -96,16 +108,24 @@ __all__ = [
     "DeletedModel",
     "DeletedRun",
     "Dialect",
+    "DistributedLock",
     "DrainSettings",
     "EvaluationRecord",
     "EventLevel",
     "EventRecord",
     "FLModel",
+    "FailoverLocks",
+    "HeldLock",
     "Isolation",
     "JSONSerializer",
+    "KeyValueSource",
+    "KeyValueStore",
     "Lease",
     "LocalBlobStore",
+    "LockBackend",
     "MemoryBlobStore",
+    "MemoryKeyValue",
+    "MemoryLocks",
     "MetricFloor",
     "MetricPoint",
     "Metrics",
@@ -121,8 +141,14 @@ __all__ = [
     "OutboxRow",
     "OutboxState",
     "OutboxToken",
+    "PackedSerializer",
     "Page",
     "ReachableBlob",
+    "RedisHealth",
+    "RedisLocks",
+    "RedisManager",
+    "RedisMetrics",
+    "ResilientKeyValue",
     "RoundProgress",
     "RoundRecord",
     "RoundStage",
@@ -132,10 +158,14 @@ __all__ = [
     "RunUsage",
     "S3BlobStore",
     "S3Place",
+    "SQLLocks",
     "SQLiteSynchronous",
     "Serializer",
+    "ServedBy",
     "SessionOrder",
     "SessionQuery",
+    "StoreFullError",
+    "StoreSize",
     "StoredBlob",
     "SweepReport",
     "SweptStore",
@@ -146,4 +176,5 @@ __all__ = [
     "UpdateInbox",
     "UpdateRecord",
     "WriteBehind",
+    "verify_fence",
 ]
