@@ -1,15 +1,23 @@
 """The stores that everything about a cache is tested on; and a clock that a test turns."""
 
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 
+from kumiai.storage import DatabaseManager
+from kumiai.storage.cache.failover import ResilientKeyValue
 from kumiai.storage.cache.keyvalue import KeyValueStore
 from kumiai.storage.cache.memory import MemoryKeyValue
 from kumiai.storage.cache.redis import RedisManager
+from kumiai.testing.databases import SQLiteTemplate
 from kumiai.testing.redis_server import RedisServer
 
-STORES = ["memory", pytest.param("redis", marks=pytest.mark.integration)]
+STORES = [
+    "memory",
+    pytest.param("redis", marks=pytest.mark.integration),
+    pytest.param("failover", marks=pytest.mark.integration),
+]
 
 
 class HandClock:
@@ -26,14 +34,25 @@ class HandClock:
 
 
 async def lend_store(request: pytest.FixtureRequest) -> AsyncIterator[KeyValueStore]:
+    if request.param == "memory":
+        store = MemoryKeyValue()
+        yield store
+        await store.close()
+        return
+    server: RedisServer = request.getfixturevalue("redis_server")
+    server.command("FLUSHALL")
+    manager = RedisManager("127.0.0.1", server.port)
     if request.param == "redis":
-        server: RedisServer = request.getfixturevalue("redis_server")
-        server.command("FLUSHALL")
-        manager = RedisManager("127.0.0.1", server.port)
         await manager.initialize()
         yield manager.key_value
-        await manager.close()
-        return
-    store = MemoryKeyValue()
-    yield store
-    await store.close()
+    else:
+        template: SQLiteTemplate = request.getfixturevalue("sqlite_template")
+        folder: Path = request.getfixturevalue("tmp_path")
+        database = DatabaseManager(template.copy_to(folder / "epochs.db"))
+        await database.connect()
+        resilient = ResilientKeyValue(manager, database)
+        await resilient.start()
+        yield resilient
+        await resilient.close()
+        await database.close()
+    await manager.close()
