@@ -77,7 +77,12 @@ class Base(DeclarativeBase):
 def _described(table: str) -> Index:
     """Return PostgreSQL's index over what the rows are found by; SQLite has tables of its own."""
     terms = text("CAST(search_terms AS tsvector)")
-    index = Index(f"ix_{table}_search", terms, postgresql_using="gin")
+    index = Index(
+        f"ix_{table}_search",
+        terms,
+        postgresql_using="gin",
+        postgresql_with={"fastupdate": "off"},
+    )
     return index.ddl_if(dialect="postgresql")
 
 

@@ -46,6 +46,9 @@ def upgrade() -> None:
                 table,
                 [sa.text("CAST(search_terms AS tsvector)")],
                 postgresql_using="gin",
+                # Rows come one by one; a list of those that wait to be indexed, as it gathers
+                # after a bulk insert, is read by every search.
+                postgresql_with={"fastupdate": "off"},
             )
 
 
