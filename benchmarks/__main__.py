@@ -17,7 +17,17 @@ from _measuring import RESULTS_VARIABLE, Goal, load_line, print_goals
 
 HERE = Path(__file__).resolve().parent
 # The cheap ones first; memory moves the most bytes.
-NAMES = ("fold", "cache", "simulation", "rounds", "transfer", "sessions", "memory")
+NAMES = (
+    "fold",
+    "database",
+    "bulk_insert",
+    "cache",
+    "simulation",
+    "rounds",
+    "transfer",
+    "sessions",
+    "memory",
+)
 PROGRAMS = {"fold": "_fold_goal"}
 WITHOUT_OPTIONS = {"fold"}
 
