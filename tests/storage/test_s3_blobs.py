@@ -409,6 +409,15 @@ async def test_an_upload_whose_waiting_is_cancelled_ends_whole(new_s3_store: New
         assert view == LARGE
 
 
+async def test_a_closed_store_fetches_no_more(new_s3_store: NewStore) -> None:
+    digest = await new_s3_store("one").put("models/run-a", [SMALL])
+    store = new_s3_store("other")
+    await store.close()
+
+    with pytest.raises(StorageError, match="must be open"):
+        store.open_buffer("models/run-a", digest).__enter__()
+
+
 async def test_a_closed_store_tries_no_more(tmp_path: Path) -> None:
     place = S3Place("bucket", endpoint="http://127.0.0.1:9", access_key_id="a",
                     secret_access_key="b")  # fmt: skip

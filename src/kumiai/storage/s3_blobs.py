@@ -26,9 +26,8 @@ import os
 import secrets
 import threading
 import time
-from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -36,7 +35,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from kumiai.core.clock import SystemClock
-from kumiai.core.digest import Buffer, StreamingDigest, verify_digest_text
+from kumiai.core.digest import Buffer, digest_of, verify_digest_text
 from kumiai.core.errors import IntegrityError, KumiaiError, NotFoundError, StorageError
 from kumiai.core.failpoints import reach
 from kumiai.storage.blob_cache import BlobCache
@@ -399,33 +398,32 @@ class S3BlobStore:
             return descriptor
 
     def _fetch(self, found: S3Object, descriptor: int, digest: str) -> None:
-        received = StreamingDigest()
-        for piece in self._pieces(found):
-            if piece is None:
-                raise NotFoundError(f"object {found.key} must stay while it is read, got none")
-            received.update(piece)
-            _write_all(descriptor, piece)
-        if received.size_bytes != found.size_bytes or received.hexdigest() != digest:
+        size_bytes = sum(self._ranges(found, descriptor))
+        with lent_view(map_file(descriptor)) as view:
+            received = digest_of([view])
+        if size_bytes != found.size_bytes or received != digest:
             raise IntegrityError(
-                f"object {found.key} must have the digest {digest}, got {received.size_bytes} of "
-                f"{found.size_bytes} bytes with {received.hexdigest()} from {self.place}"
+                f"object {found.key} must have the digest {digest}, got {size_bytes} of "
+                f"{found.size_bytes} bytes with {received} from {self.place}"
             )
 
-    def _pieces(self, found: S3Object) -> Iterator[Buffer | None]:
-        """Give the object's bytes in order, the next ones being fetched meanwhile."""
-        waiting: deque[Future[bytes | memoryview | None]] = deque()
+    def _ranges(self, found: S3Object, descriptor: int) -> Iterator[int]:
+        """Bring the object's ranges into the file, some at once; give how many bytes came."""
+        going: list[Future[int | None]] = []
         try:
             for offset in range(0, found.size_bytes, PART_BYTES):
-                waiting.append(
-                    self._getters.submit(self._bucket.get, found.key, offset, PART_BYTES)
-                )
-                if len(waiting) == _GETS_AT_ONCE:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
+                fetch = partial(self._bucket.fetch, found.key, offset, PART_BYTES, descriptor)
+                going.append(self._getters.submit(fetch))
+            for each in going:
+                count = each.result()
+                if count is None:
+                    raise NotFoundError(f"object {found.key} must stay while it is read, got none")
+                yield count
+        except (CancelledError, RuntimeError):
+            raise StorageError(f"store {self.place} must be open, got one that is closed") from None
         finally:
-            for each in waiting:
-                each.cancel()
+            # None may write to the descriptor any more: its number may be another file's then.
+            wait([each for each in going if not each.cancel()])
 
     async def _in_thread(self, work: Callable[[], _Result]) -> _Result:
         return await self._spool.in_thread(work)
@@ -474,9 +472,3 @@ def _unfinished(found: S3Upload, now: float) -> StoredBlob | None:
 
 def _is_multipart(blob: StoredBlob) -> bool:
     return blob.handle.startswith(_MULTIPART)
-
-
-def _write_all(descriptor: int, piece: Buffer) -> None:
-    view = memoryview(piece)
-    while view:
-        view = view[os.write(descriptor, view) :]

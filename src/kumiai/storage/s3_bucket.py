@@ -10,6 +10,7 @@ Synchronous, for threads. Rules kept here:
   nothing to see, and of a caller that dies parts are left, which `s3_uploads` finds.
 """
 
+import os
 import re
 import threading
 import time
@@ -33,6 +34,7 @@ PART_BYTES: Final = 16 << 20
 _PARTS_MAX = 9000  # the servers' own limit is 10 000
 _PARTS_AT_ONCE = 4
 _PAGE_OBJECTS = 1000
+_PIECE_BYTES = 1 << 18
 _CONNECT_SECONDS = 5
 _PAUSE_SECONDS = 0.1
 _PAUSE_SECONDS_MAX = 5.0
@@ -157,6 +159,30 @@ class S3Bucket:
             return None
         except _BeyondEndError:
             return b"" if self.find(key) is not None else None
+
+    def fetch(self, key: str, offset: int, length: int, descriptor: int) -> int | None:
+        """Write ``length`` bytes from ``offset`` to the same place of a file; say how many came.
+
+        As they come, and not gathered first: fresh memory for it costs more than the bytes.
+        """
+
+        def work() -> int:
+            wanted = {"range": (offset, offset + length)}
+            place = offset
+            answer = self._obs.get(self._store, key, options=wanted)
+            for piece in answer.stream(min_chunk_size=_PIECE_BYTES):
+                view = memoryview(piece)
+                while view:
+                    written = os.pwrite(descriptor, view[:_PIECE_BYTES], place)
+                    view, place = view[written:], place + written
+            return place - offset
+
+        try:
+            return self._call(work)
+        except FileNotFoundError:
+            return None
+        except _BeyondEndError:
+            return 0
 
     def create(self, key: str, content: bytes | memoryview) -> bool:
         """Put a small object if there is none; ``False``: there is one."""
