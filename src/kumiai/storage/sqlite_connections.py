@@ -5,7 +5,6 @@ SQLite leaves off; and transactions that we begin ourselves, with the lock we wa
 """
 
 import asyncio
-import contextlib
 import os
 import time
 from typing import Any, Literal
@@ -90,12 +89,12 @@ async def prepare_sqlite_file(url: DatabaseURL, *, lock_timeout_seconds: float) 
     """Create the file if there is none, and put it into WAL mode, in which it stays.
 
     Raises:
-        OSError: the file can not be created.
+        OSError: the file can not be created or written.
         DBAPIError: it is no database, or another program holds it for too long.
     """
-    # Created here for its mode: the file holds metrics and names of clients.
-    with contextlib.suppress(FileExistsError):
-        os.close(os.open(str(url.database), os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+    # Created here for its mode: the file holds metrics and names of clients. What is no file, or
+    # can not be written, fails here as well, and not in the driver's thread.
+    os.close(os.open(str(url.database), os.O_CREAT | os.O_RDWR, 0o600))
     engine = new_sqlite_engine(
         url,
         lock_timeout_seconds=lock_timeout_seconds,
