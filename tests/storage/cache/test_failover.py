@@ -5,6 +5,7 @@ import pytest
 
 from kumiai.core.errors import ConfigError, StorageError, UnavailableError
 from kumiai.storage import DatabaseManager
+from kumiai.storage.cache.coalescing import Coalesced
 from kumiai.storage.cache.epoch import EpochKeeper
 from kumiai.storage.cache.failover import ResilientKeyValue, ServedBy
 from kumiai.storage.cache.keyvalue import KeyValueStore
@@ -388,3 +389,49 @@ class TestEpochKeeper:
             await keeper.read()
         with pytest.raises(StorageError, match="registered"):
             await keeper.bump()
+
+
+class TestCoalesced:
+    async def test_who_asks_meanwhile_gets_the_next_run(self) -> None:
+        begun = 0
+        go_on = asyncio.Event()
+
+        async def work() -> int:
+            nonlocal begun
+            begun += 1
+            number = begun
+            await go_on.wait()
+            return number
+
+        runs = Coalesced(work)
+        first = [asyncio.create_task(runs.join()) for _ in range(3)]
+        while not begun:
+            await asyncio.sleep(0)
+        later = [asyncio.create_task(runs.join()) for _ in range(3)]
+        await asyncio.sleep(0)
+        assert runs.is_pending()
+        go_on.set()
+
+        assert await asyncio.gather(*first, *later) == [1, 1, 1, 2, 2, 2]
+        assert not runs.is_pending()
+
+    async def test_one_who_is_cancelled_takes_nobody_along(self) -> None:
+        go_on = asyncio.Event()
+        runs = Coalesced(go_on.wait)
+        gone, stays = (asyncio.create_task(runs.join()) for _ in range(2))
+        await asyncio.sleep(0)
+        gone.cancel()
+        go_on.set()
+
+        assert await stays is True
+        with pytest.raises(asyncio.CancelledError):
+            await gone
+
+    async def test_who_waits_at_the_end_is_told_and_not_cancelled(self) -> None:
+        runs = Coalesced(asyncio.Event().wait)
+        waiting = asyncio.create_task(runs.join())
+        await asyncio.sleep(0)
+        await runs.close()
+
+        with pytest.raises(UnavailableError, match="closed"):
+            await waiting

@@ -8,6 +8,8 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Generic, TypeVar
 
+from kumiai.core.errors import UnavailableError
+
 __all__ = ["Coalesced"]
 
 _Result = TypeVar("_Result")
@@ -26,12 +28,23 @@ class Coalesced(Generic[_Result]):
         self._next: asyncio.Task[_Result] | None = None
 
     async def join(self) -> _Result:
-        """Return what a run gives that begins after this call."""
+        """Return what a run gives that begins after this call.
+
+        Raises:
+            UnavailableError: it was closed meanwhile.
+        """
         if self._next is None:
             self._next = asyncio.create_task(self._run(self._running))
             # If all who wait are cancelled, nobody asks how it ended.
             self._next.add_done_callback(lambda task: task.cancelled() or task.exception())
-        return await asyncio.shield(self._next)
+        run = self._next
+        try:
+            return await asyncio.shield(run)
+        except asyncio.CancelledError:
+            me = asyncio.current_task()
+            if run.cancelled() and me is not None and not me.cancelling():
+                raise UnavailableError("store must be open, got closed meanwhile") from None
+            raise
 
     def is_pending(self) -> bool:
         """Return whether a run has been asked for that has not begun, or is under way."""

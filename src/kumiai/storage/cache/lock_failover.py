@@ -42,7 +42,8 @@ class FailoverLocks:
         manager: the connection to Redis; it is pinned to one server.
         database: connected and migrated.
         name: which epoch; locks of one name exclude each other.
-        ttl_seconds_max: the longest time to live of a grant, > 0; the same in all processes.
+        ttl_seconds_max: the longest time to live of a grant, > 0; the longest of all processes
+            counts.
         return_seconds: how long locks stay in SQL at least before Redis is tried again.
         clock: measures the time between two tries.
 
@@ -81,7 +82,7 @@ class FailoverLocks:
         """Take the lock if it is free and nobody waits for longer.
 
         Raises:
-            UnavailableError: SQL is away.
+            StorageError: SQL is away.
             ValueError: ``ttl_seconds`` is above ``ttl_seconds_max``.
         """
         if ttl_seconds > self._ttl_seconds_max:
@@ -96,7 +97,8 @@ class FailoverLocks:
         if epoch.server not in {_SQL, self._manager.pinned}:
             return Busy(_RETRY_SECONDS)
         # The age is the database's; its clock may step, and then the tokens alone protect.
-        if 0 <= epoch.age_seconds < (rest := self._ttl_seconds_max * _DRIFT):
+        rest = max(epoch.lease_seconds, self._ttl_seconds_max) * _DRIFT
+        if 0 <= epoch.age_seconds < rest:
             return Busy(min(rest - epoch.age_seconds, 0.25))
         self._granted[owner] = epoch
         try:
