@@ -1,6 +1,7 @@
 import asyncio
 import contextlib
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 from sqlalchemy import text
@@ -510,23 +511,31 @@ async def test_a_late_write_waits_for_room_and_then_gives_up(database: DatabaseM
 
 
 async def test_a_caller_who_gives_up_leaves_no_earlier_value_in_the_cache(
-    outbox: CacheOutbox,
+    database: DatabaseManager,
 ) -> None:
-    cache = CachePattern(MemoryKeyValue())
-    behind, written = WriteBehind(cache, outbox, topic=TOPIC), Written()
-    written.values["key"] = "old"
-    await cache.set_cache("key", "old")
-    await behind.start()
+    begun, gate = asyncio.Event(), asyncio.Event()
 
+    class Slow(CacheOutbox):
+        async def add(self, *args: Any) -> OutboxToken:
+            begun.set()
+            await gate.wait()
+            return await super().add(*args)
+
+    cache = CachePattern(MemoryKeyValue(), settings=CacheSettings(wait_seconds=0.05))
+    behind, written = WriteBehind(cache, Slow(database), topic=TOPIC), Written()
+    written.values["key"] = "old"
+    await behind.start()
     put = asyncio.create_task(behind.put("key", "new"))
-    await asyncio.sleep(0)
+    await begun.wait()
+
     put.cancel()
+    await asyncio.sleep(0.01)
+    assert await behind.get("key", lambda: written.load("key")) == "old"
+    gate.set()
     await asyncio.wait({put})
 
     assert put.cancelled()
-    row = await outbox.find_pending(TOPIC, "key")
-    found = await behind.get("key", lambda: written.load("key"))
-    assert found == ("old" if row is None else "new")
+    assert await behind.get("key", lambda: written.load("key")) == "new"
     await behind.close()
 
 

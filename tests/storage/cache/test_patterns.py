@@ -431,6 +431,19 @@ async def test_a_forgotten_version_of_a_tag_brings_nothing_back(
         assert await cache.get_cache("key") is None
 
 
+async def test_a_version_that_begins_anew_is_one_that_no_entry_carries(
+    cache: CachePattern, store: KeyValueStore
+) -> None:
+    invalidation = CacheInvalidation(cache)
+    await invalidation.invalidate_tags("t")
+    await cache.set_cache("key", "old", tags=["t"])
+
+    await store.delete("kumiai:t:t")
+    await invalidation.invalidate_tags("t")
+
+    assert await cache.get_cache("key") is None
+
+
 async def test_a_marker_that_was_forgotten_keeps_the_value_out(
     cache: CachePattern, store: KeyValueStore
 ) -> None:

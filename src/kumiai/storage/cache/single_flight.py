@@ -20,7 +20,6 @@ __all__ = ["SingleFlight", "finished"]
 class _Flight:
     task: asyncio.Task[Any] | None = None
     waiters: int = 0
-    has_begun: bool = False
 
 
 @dataclass(slots=True, eq=False)
@@ -97,7 +96,6 @@ class SingleFlight:
     ) -> Any:
         if before is not None and before.task is not None:
             await asyncio.wait({before.task}, timeout=self._patience_seconds)
-        flight.has_begun = True
         if lane.pending is flight:
             lane.pending = None
         lane.running = flight
