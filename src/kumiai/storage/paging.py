@@ -12,7 +12,7 @@ import json
 import math
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 from sqlalchemy import ColumnElement, Select, tuple_
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -20,9 +20,6 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from kumiai.core.digest import digest_of
 from kumiai.core.errors import ConfigError
 from kumiai.storage.rows import clean, parsed
-
-if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
 
 __all__ = ["PAGE_LIMIT_MAX", "Order", "Page", "bytewise", "fetch_page", "name_of_list"]
 
@@ -62,7 +59,7 @@ class Order:
     is_descending: bool = False
 
 
-def name_of_list(kind: str, query: "DataclassInstance") -> str:
+def name_of_list(kind: str, query: Any) -> str:
     """Return a short digest that differs for lists of other filters or another order.
 
     Args:
