@@ -28,6 +28,7 @@ from kumiai.storage.cache.redis_locks import RedisLocks
 from kumiai.storage.cache.serialisation import JSONSerializer, Serializer
 from kumiai.storage.cache.sql_locks import SQLLocks, verify_fence
 from kumiai.storage.cache.write_behind import WriteBehind
+from kumiai.storage.change_notes import ChangeNotes
 from kumiai.storage.clients import ClientQuery, ClientRegistryRepository
 from kumiai.storage.database import DatabaseManager, Dialect, Isolation, SQLiteSynchronous
 from kumiai.storage.database_health import DatabaseHealth
@@ -37,6 +38,7 @@ from kumiai.storage.history import SessionOrder, SessionQuery, TrainingHistoryRe
 from kumiai.storage.inbox import UpdateInbox
 from kumiai.storage.local_blobs import LocalBlobStore
 from kumiai.storage.models import ModelOrder, ModelQuery, ModelRepository
+from kumiai.storage.near_reads import CacheNotes, NearReads
 from kumiai.storage.paging import PAGE_LIMIT_MAX, Page
 from kumiai.storage.records import (
     AcceptOutcome,
@@ -91,9 +93,11 @@ __all__ = [
     "CacheEntry",
     "CacheInvalidation",
     "CacheMetrics",
+    "CacheNotes",
     "CacheOutbox",
     "CachePattern",
     "CacheSettings",
+    "ChangeNotes",
     "Changes",
     "CheckReport",
     "CircuitBreaker",
@@ -134,6 +138,7 @@ __all__ = [
     "ModelQuery",
     "ModelRecord",
     "ModelRepository",
+    "NearReads",
     "NewClient",
     "NewModel",
     "NewRun",

@@ -10,6 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from kumiai.core.errors import ConfigError, ConflictError, NotFoundError
 from kumiai.core.ids import verify_name
 from kumiai.storage.bulk import insert_rows, now_of
+from kumiai.storage.change_notes import CLIENTS, ChangeNotes, NoNotes
 from kumiai.storage.database import DatabaseManager
 from kumiai.storage.descriptions import Changes, change_row, described_values, verify_tag
 from kumiai.storage.filters import has_entry, in_period
@@ -63,10 +64,12 @@ class ClientRegistryRepository:
 
     Args:
         database: connected, its schema at this version.
+        notes: hears of what is changed.
     """
 
-    def __init__(self, database: DatabaseManager) -> None:
+    def __init__(self, database: DatabaseManager, *, notes: ChangeNotes | None = None) -> None:
         self._database = database
+        self._notes = notes or NoNotes()
 
     async def attach(
         self,
@@ -111,6 +114,7 @@ class ClientRegistryRepository:
                     .returning(*_COLUMNS)
                 )
             ).one()
+            await self._notes.note(connection, CLIENTS)  # not waited for: a list may be late
         return ClientRecord(**parsed(row))
 
     async def detach(self, client_id: str, instance_id: str) -> bool:
@@ -125,7 +129,9 @@ class ClientRegistryRepository:
                 )
                 .values(state="detached", last_seen_at=clock_sql())
             )
-            return changed.rowcount > 0
+            if changed.rowcount:
+                await self._notes.note(connection, CLIENTS)
+        return changed.rowcount > 0
 
     async def get(self, client_id: str) -> ClientRecord:
         """Return the client.
@@ -195,7 +201,10 @@ class ClientRegistryRepository:
         async with self._database.transaction("register_clients") as connection:
             now = await now_of(connection)
             rows = (_values(client, now) for client in clients)
-            return await insert_rows(connection, _CLIENTS, _BULK_COLUMNS, rows)
+            count = await insert_rows(connection, _CLIENTS, _BULK_COLUMNS, rows)
+            note = await self._notes.note(connection, CLIENTS)
+        await self._notes.heard(note)
+        return count
 
     async def update(
         self,
@@ -230,6 +239,8 @@ class ClientRegistryRepository:
                 others=others,
                 expected_version=expected_version,
             )
+            note = await self._notes.note(connection, CLIENTS)
+        await self._notes.heard(note)
         return ClientRecord(**parsed(row))
 
     async def delete(self, client_id: str) -> None:
@@ -243,15 +254,16 @@ class ClientRegistryRepository:
         of_this = _CLIENTS.c.client_id == client_id
         async with self._database.transaction("delete_client") as connection:
             gone = delete(_CLIENTS).where(of_this, _CLIENTS.c.state != "attached")
-            if (await connection.execute(gone)).rowcount:
-                return
-            known = await connection.scalar(select(func.count()).where(of_this))
-            if not known:
-                raise _missing(client_id)
-            raise ConflictError(
-                f"client {client_id} must be detached before it is forgotten, got attached; "
-                "revoke its certificate if it must not come again"
-            )
+            if not (await connection.execute(gone)).rowcount:
+                known = await connection.scalar(select(func.count()).where(of_this))
+                if not known:
+                    raise _missing(client_id)
+                raise ConflictError(
+                    f"client {client_id} must be detached before it is forgotten, got attached; "
+                    "revoke its certificate if it must not come again"
+                )
+            note = await self._notes.note(connection, CLIENTS)
+        await self._notes.heard(note)
 
 
 def _first_seen() -> ColumnElement[float]:

@@ -14,6 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from kumiai.core.errors import ConflictError, NotFoundError
 from kumiai.core.ids import verify_name
 from kumiai.storage.bulk import insert_rows
+from kumiai.storage.change_notes import ChangeNotes, NoNotes, subject_of_run
 from kumiai.storage.database import DatabaseManager
 from kumiai.storage.descriptions import Changes, change_row, verify_tag
 from kumiai.storage.filters import MetricFloor, in_period, metric_value, metrics_text
@@ -84,12 +85,14 @@ class TrainingHistoryRepository:
 
     Args:
         database: connected, its schema at this version.
+        notes: hears of what is changed.
 
     Every method raises ``StorageError`` when the database fails.
     """
 
-    def __init__(self, database: DatabaseManager) -> None:
+    def __init__(self, database: DatabaseManager, *, notes: ChangeNotes | None = None) -> None:
         self._database = database
+        self._notes = notes or NoNotes()
 
     async def get(self, run_id: str) -> RunRecord:
         """Return the session of exactly this identifier.
@@ -170,6 +173,8 @@ class TrainingHistoryRepository:
             if changed and by is not None:
                 text = f"described by {by}"
                 await add_event_row(connection, run_id, kind="run_described", text=text)
+            note = await self._notes.note(connection, subject_of_run(run_id))
+        await self._notes.heard(note)
         return RunRecord(**parsed(row))
 
     async def delete(self, run_id: str) -> DeletedRun:
@@ -193,6 +198,8 @@ class TrainingHistoryRepository:
                     f"run {run_id} must have ended before it is deleted, got {state}; stop it first"
                 )
             await connection.execute(delete(_RUNS).where(of_this))
+            note = await self._notes.note(connection, subject_of_run(run_id))
+        await self._notes.heard(note)
         return DeletedRun(run_id, run_namespaces(run_id))
 
     async def list_rounds(

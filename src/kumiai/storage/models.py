@@ -5,7 +5,7 @@ Rounds publish models (`kumiai.storage.runs`); this repository never does. A mod
 """
 
 import math
-from collections.abc import AsyncIterator, Collection, Iterable
+from collections.abc import AsyncIterator, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
@@ -25,6 +25,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from kumiai.core.errors import ConfigError, ConflictError, NotFoundError
 from kumiai.storage.bulk import insert_rows, now_of
+from kumiai.storage.change_notes import ChangeNotes, NoNotes, subject_of_run
 from kumiai.storage.database import DatabaseManager
 from kumiai.storage.descriptions import Changes, change_row, described_values, verify_tag
 from kumiai.storage.filters import MetricFloor, in_period, metric_value, metrics_text
@@ -83,12 +84,14 @@ class ModelRepository:
 
     Args:
         database: connected, its schema at this version.
+        notes: hears of what is changed.
 
     Every method raises ``StorageError`` when the database fails.
     """
 
-    def __init__(self, database: DatabaseManager) -> None:
+    def __init__(self, database: DatabaseManager, *, notes: ChangeNotes | None = None) -> None:
         self._database = database
+        self._notes = notes or NoNotes()
 
     async def get(self, model_id: str) -> ModelRecord:
         """Return the model.
@@ -155,8 +158,21 @@ class ModelRepository:
         """
         async with self._database.transaction("add_models") as connection:
             now = await now_of(connection)
-            rows = (_values(model, now) for model in models)
-            return await insert_rows(connection, _MODELS, _BULK_COLUMNS, rows)
+            run_ids: set[str] = set()
+
+            def rows() -> Iterator[tuple[Any, ...]]:
+                for model in models:
+                    run_ids.add(model.run_id)
+                    yield _values(model, now)
+
+            count = await insert_rows(connection, _MODELS, _BULK_COLUMNS, rows())
+            notes = [
+                await self._notes.note(connection, subject_of_run(run_id))
+                for run_id in sorted(run_ids)
+            ]
+        for note in notes:
+            await self._notes.heard(note)
+        return count
 
     async def update(
         self, model_id: str, changes: Changes, *, expected_version: int | None = None
@@ -178,6 +194,8 @@ class ModelRepository:
                 name_columns=("name",),
                 expected_version=expected_version,
             )
+            note = await self._notes.note(connection, subject_of_run(row.run_id))
+        await self._notes.heard(note)
         return ModelRecord(**parsed(row))
 
     async def delete(self, model_id: str) -> DeletedModel:
@@ -219,6 +237,8 @@ class ModelRepository:
                 _MODELS.c.run_id == row.run_id, _MODELS.c.digest == row.digest
             )
             others = (await connection.execute(same.limit(1))).one_or_none()
+            note = await self._notes.note(connection, subject_of_run(row.run_id))
+        await self._notes.heard(note)
         return DeletedModel(
             model_id=row.model_id,
             namespace=model_namespace(row.run_id),
