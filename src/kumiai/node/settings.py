@@ -71,6 +71,10 @@ class StorageSettings(_Table):
     idle_in_transaction_timeout_seconds: Annotated[float, Field(gt=0, le=300)] | None = None
     """PostgreSQL ends a transaction that stands idle for so long; below
     ``coordinator.lease_seconds``; none: 3 seconds, or a little over half of the lease."""
+    redis: SecretStr | None = None
+    """``redis://user:password@host/0``, ``rediss://``, ``redis+sentinel://`` or ``redis+cluster://``
+    for the cache that the coordinators of one database share; none: no cache, or memory of its own
+    for a coordinator with the database in its data directory."""
     blobs: str | None = None
     """``s3://bucket/prefix`` for models and updates; none: a folder in the data directory."""
     s3_endpoint: str | None = None

@@ -65,7 +65,15 @@ class CacheNotes:
         self._log = structlog.get_logger("kumiai.storage.cache")
 
     async def start(self) -> None:
-        """Begin to apply notes, those of an earlier process first."""
+        """Forget what is cached, and begin to apply notes.
+
+        While no coordinator had a cache nobody wrote notes: what Redis remembers of an earlier time
+        may be old.
+
+        Raises:
+            StorageError: the database failed.
+        """
+        await self._invalidation.invalidate_pattern("*")
         await self._drain.start()
 
     async def close(self) -> None:

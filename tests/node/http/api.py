@@ -43,6 +43,7 @@ from kumiai.storage import (
     Lease,
     LocalBlobStore,
     ModelRepository,
+    NearReads,
     RunRepository,
     TrainingHistoryRepository,
 )
@@ -148,9 +149,14 @@ class RunningApi:
         self.parts.hub.attach(session)
         return session
 
+    @property
+    def registry(self) -> ClientRegistryRepository:
+        """The registry that sessions write into."""
+        return ClientRegistryRepository(self.parts.database)
+
     async def register(self, client_id: str, *, apps: tuple[str, ...] = ("digits",)) -> None:
         """Note in the registry that a client attached."""
-        await self.parts.clients.attach(
+        await self.registry.attach(
             client_id=client_id,
             instance_id=f"{client_id}-1",
             software_version="0.1.0",
@@ -303,7 +309,7 @@ async def running_api(
             "runs": runs,
             "history": TrainingHistoryRepository(database),
             "models": ModelRepository(database),
-            "clients": ClientRegistryRepository(database),
+            "near": NearReads(runs=runs, clients=ClientRegistryRepository(database)),
             "blobs": blobs,
             "hub": hub,
             "supervisor": RunSupervisor(engine, leader=COORDINATOR),

@@ -297,7 +297,12 @@ def test_between_the_last_round_and_the_end_nothing_is_waited_for() -> None:
 def test_a_run_that_ended_says_why_and_who_was_left_out() -> None:
     view = explain(
         facts(
-            run={"state": "failed", "reason": "round 1: 1 of 2 needed", "finished_at": NOW},
+            run={
+                "state": "failed",
+                "reason": "round 1: 1 of 2 needed",
+                "end_kind": "quorum_lost",
+                "finished_at": NOW,
+            },
             current={"stage": "abandoned"},
             assignments=[
                 assignment("a", "reported"),
@@ -310,7 +315,7 @@ def test_a_run_that_ended_says_why_and_who_was_left_out() -> None:
 
     assert view.lines == [
         "run run-a (study) is failed, round 1 of 3",
-        "reason: round 1: 1 of 2 needed",
+        "reason: round 1: 1 of 2 needed (quorum_lost)",
         "  b: train: late, at the deadline",
         "  c: train: cancelled",
         "  a: train: reported",

@@ -146,7 +146,7 @@ async def test_a_run_that_was_forgotten_as_done_is_not_remembered_for_ever(
 async def test_clients_sessions_and_bytes_are_told(api: RunningApi) -> None:
     await api.register("a")
     await api.register("b")
-    await api.parts.clients.detach("b", "b-1")
+    await api.registry.detach("b", "b-1")
     api.attach("a")
     await api.submit()
 

@@ -90,7 +90,7 @@ async def test_info_tells_who_answers(api: RunningApi, database: DatabaseManager
 async def test_clients_are_told_with_their_session_if_they_have_one_here(api: RunningApi) -> None:
     await api.register("a", apps=("digits", "heart"))
     await api.register("b")
-    await api.parts.clients.detach("b", "b-1")
+    await api.registry.detach("b", "b-1")
     session = api.attach("a", phase="round 1: computing (40%)")
     session.clock_skew_seconds = -2.5
     api.clock.shift += 3.0

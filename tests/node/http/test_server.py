@@ -141,7 +141,7 @@ def test_a_request_without_tls_has_no_certificate() -> None:
         (errors.DeniedError, 403, "denied"),
         (errors.CertificateError, 403, "denied"),
         (errors.DeadlineError, 504, "deadline"),
-        (errors.QuorumLostError, 504, "deadline"),
+        (errors.QuorumLostError, 504, "quorum_lost"),
         (errors.IntegrityError, 400, "integrity"),
         (errors.CodecError, 400, "integrity"),
         (errors.ConflictError, 409, "conflict"),

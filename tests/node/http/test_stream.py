@@ -47,13 +47,14 @@ async def test_a_stream_tells_every_event_as_it_comes_and_ends_with_the_run(
         first = await next_of(messages, "event")
         lease = await api.lead(run_id)
         await api.open_round(lease, 1, ["a"])
-        await api.runs.finish(lease, "failed", "the quorum was lost")
+        await api.runs.finish(lease, "failed", "the quorum was lost", end_kind="quorum_lost")
         rest = [message async for message in messages]
 
     assert first.data["kind"] == "run_submitted"
     kinds = [message.data["kind"] for message in rest if message.kind == "event"]
     assert kinds == ["leader_changed", "run_started", "round_opened", "run_failed"]
-    assert rest[-1] == Message("end", {"state": "failed", "reason": "the quorum was lost"}, None)
+    end = {"state": "failed", "reason": "the quorum was lost", "end_kind": "quorum_lost"}
+    assert rest[-1] == Message("end", end, None)
     numbers = [int(message.number) for message in rest if message.number is not None]
     assert numbers == sorted(set(numbers))
 

@@ -17,6 +17,7 @@ from kumiai.identity import (
     verify_own_certificate,
 )
 from kumiai.node.assembly.blobs import new_blob_store
+from kumiai.node.assembly.cache import CoordinatorCache
 from kumiai.node.assembly.database import new_database
 from kumiai.node.assembly.studies import load_apps
 from kumiai.node.coordinator.aggregation import Aggregator, CentralEvaluator
@@ -42,6 +43,7 @@ from kumiai.storage import (
     DatabaseManager,
     LocalBlobStore,
     ModelRepository,
+    NearReads,
     RunRepository,
     S3BlobStore,
     TrainingHistoryRepository,
@@ -119,12 +121,14 @@ class _Stores:
     inbox: UpdateInbox
     runs: RunRepository
     clients: ClientRegistryRepository
+    cache: CoordinatorCache
     sweep: BackgroundSweep
 
     async def open(self) -> None:
         await self.database.connect()
         await self.database.migrate()
         await self.blobs.check()
+        await self.cache.open()
         await self.inbox.start()
         self.sweep.start()
 
@@ -165,6 +169,7 @@ class _Shared:
             parts.callback(self.executors.shutdown)
             parts.push_async_callback(self.stores.blobs.close)
             parts.push_async_callback(self.stores.database.close)
+            parts.push_async_callback(self.stores.cache.close)
             parts.push_async_callback(self.stores.inbox.close)
             parts.push_async_callback(self.stores.sweep.stop)
 
@@ -209,12 +214,14 @@ def _authenticator(identity: IdentitySettings, clock: Clock) -> PeerAuthenticato
 
 def _stores(settings: Settings) -> _Stores:
     database, blobs = new_database(settings), new_blob_store(settings)
+    cache = CoordinatorCache(settings, database)
     return _Stores(
         database=database,
         blobs=blobs,
         inbox=UpdateInbox(database),
         runs=RunRepository(database),
-        clients=ClientRegistryRepository(database),
+        clients=ClientRegistryRepository(database, notes=cache.notes),
+        cache=cache,
         sweep=BackgroundSweep(
             BlobSweeper(database, blobs), grace_seconds=3600 * settings.storage.grace_hours
         ),
@@ -294,14 +301,15 @@ def _http_server(shared: _Shared, supervisor: RunSupervisor) -> HttpServer:
         new_http_server,
     )
 
+    stores = shared.stores
     app = create_app(
         ApiDependencies(
-            database=shared.stores.database,
-            runs=shared.stores.runs,
-            history=TrainingHistoryRepository(shared.stores.database),
-            models=ModelRepository(shared.stores.database),
-            clients=shared.stores.clients,
-            blobs=shared.stores.blobs,
+            database=stores.database,
+            runs=stores.runs,
+            near=NearReads(runs=stores.runs, clients=stores.clients, cache=stores.cache.pattern),
+            history=TrainingHistoryRepository(stores.database, notes=stores.cache.notes),
+            models=ModelRepository(stores.database, notes=stores.cache.notes),
+            blobs=stores.blobs,
             hub=shared.hub,
             supervisor=supervisor,
             signals=shared.signals,

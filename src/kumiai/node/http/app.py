@@ -47,7 +47,7 @@ def create_app(parts: ApiDependencies) -> FastAPI:
         openapi_url=None,
         responses={"default": {"model": ErrorView, "description": "Why it failed"}},
     )
-    metrics = ApiMetrics(parts.meter)
+    metrics = ApiMetrics(parts.meter, parts.near.metrics)
     app.state.parts = parts
     app.state.closing = asyncio.Event()
     app.state.uploads = ModelUploads()

@@ -13,9 +13,9 @@ from kumiai.node.coordinator.signals import RunSignals
 from kumiai.node.wire.peers import PeerAuthenticator
 from kumiai.storage import (
     BlobStore,
-    ClientRegistryRepository,
     DatabaseManager,
     ModelRepository,
+    NearReads,
     RunRepository,
     TrainingHistoryRepository,
 )
@@ -29,6 +29,7 @@ class ApiDependencies:
 
     Attributes:
         coordinator_id: this replica's lasting name.
+        near: the same runs, and the clients, for those who only look.
         can_evaluate: whether this coordinator can measure a model itself, which jobs with
             ``evaluation.central`` need.
         model_bytes_max: the largest initial model that may be uploaded.
@@ -37,9 +38,9 @@ class ApiDependencies:
 
     database: DatabaseManager
     runs: RunRepository
+    near: NearReads
     history: TrainingHistoryRepository
     models: ModelRepository
-    clients: ClientRegistryRepository
     blobs: BlobStore
     hub: SessionHub
     supervisor: RunSupervisor

@@ -95,7 +95,7 @@ async def _facts(parts: ApiDependencies, run: RunRecord) -> RunFacts:
             )
             for session in parts.hub.sessions()
         ],
-        registered=await parts.clients.list_clients(),
+        registered=await parts.near.clients(),
     )
 
 
@@ -108,6 +108,7 @@ def explain(facts: RunFacts) -> ExplainView:
         run_id=run.run_id,
         state=run.state,
         reason=run.reason,
+        end_kind=run.end_kind,
         round=run.round,
         rounds_total=run.rounds_total,
         stage=current.stage,
@@ -126,7 +127,7 @@ def _run_lines(facts: RunFacts) -> Iterator[str]:
     name = f" ({run.name})" if run.name else ""
     yield f"run {run.run_id}{name} is {run.state}, round {run.round} of {run.rounds_total}"
     if run.reason:
-        yield f"reason: {run.reason}"
+        yield f"reason: {run.reason}" + (f" ({run.end_kind})" if run.end_kind else "")
     if run.finished_at is not None:
         return
     if run.stop_requested:

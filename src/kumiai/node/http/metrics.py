@@ -5,6 +5,7 @@ replicas sums are right. What happened in runs is taken from their events, at ea
 the time that this replica led them; nothing in the round engine has to report anything.
 """
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
@@ -17,14 +18,14 @@ from prometheus_client import (
     PlatformCollector,
     ProcessCollector,
 )
-from prometheus_client.core import CounterMetricFamily
+from prometheus_client.core import CounterMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from kumiai import __version__
 from kumiai.core.errors import StorageError
 from kumiai.node.coordinator.blob_service import TransferMeter
 from kumiai.node.http.dependencies import ApiDependencies
-from kumiai.storage import EventRecord
+from kumiai.storage import CacheMetrics, EventRecord
 
 __all__ = ["ApiMetrics", "RunObserver"]
 
@@ -41,12 +42,14 @@ _ROUND_BUCKETS: Final = (
 class ApiMetrics:
     """The metrics of one coordinator, in a registry of their own."""
 
-    def __init__(self, meter: TransferMeter) -> None:
-        """Start with nothing counted but what ``meter`` counts."""
+    def __init__(self, meter: TransferMeter, cache: CacheMetrics | None = None) -> None:
+        """Start with nothing counted but what ``meter`` and ``cache`` count."""
         self.registry = registry = CollectorRegistry()
         ProcessCollector(registry=registry)
         PlatformCollector(registry=registry)
         registry.register(_WireCollector(meter))
+        if cache is not None:
+            registry.register(_CacheCollector(cache))
         Gauge(
             "kumiai_build_info",
             "Always 1; the version is its label.",
@@ -142,6 +145,22 @@ class _WireCollector(Collector):
         yield family
 
 
+class _CacheCollector(Collector):
+    """Reads what the cache has counted when it is asked."""
+
+    def __init__(self, cache: CacheMetrics) -> None:
+        self._cache = cache
+
+    def collect(self) -> Iterator[Metric]:
+        families: dict[str, Metric] = {}
+        for sample in self._cache.samples():
+            # A counter's family goes without the end of its samples' name, as do parts of others.
+            name = re.sub("_(total|sum|count)$", "", sample.name)
+            family = families.setdefault(name, Metric(name, sample.help, sample.kind))
+            family.add_sample(sample.name, dict(sample.labels), sample.value)
+        yield from families.values()
+
+
 @dataclass(slots=True)
 class _Followed:
     """How far a run's events are read, and what they said so far."""
@@ -176,7 +195,7 @@ class RunObserver:
             self._metrics.database_up.set(1)
 
     async def _refresh_clients(self) -> None:
-        clients = await self._parts.clients.list_clients()
+        clients = await self._parts.near.clients()
         self._metrics.clients_registered.set(len(clients))
         self._metrics.clients_attached.set(sum(each.state == "attached" for each in clients))
 

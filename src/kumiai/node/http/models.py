@@ -131,7 +131,7 @@ async def describe(model_id: str, body: DescribeBody, parts: Parts) -> ModelView
 async def versions(ref: str, parts: Parts) -> ModelsView:
     """Return all versions of the run's model; the bytes of old ones may be gone."""
     run = await find_run(parts, ref)
-    models = await parts.runs.models(run.run_id)
+    models = await parts.near.models(run)
     return ModelsView(models=await _views(parts, models))
 
 

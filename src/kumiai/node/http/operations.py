@@ -113,7 +113,7 @@ async def clients(parts: Parts) -> ClientsView:
     return ClientsView(
         clients=[
             _client_view(record, parts.hub.find(record.client_id), now)
-            for record in await parts.clients.list_clients()
+            for record in await parts.near.clients()
         ]
     )
 

@@ -66,7 +66,7 @@ async def find_run(parts: ApiDependencies, reference: str) -> RunRecord:
     """
     if not _REFERENCE.fullmatch(reference):
         raise NotFoundError(f"run must exist, got {reference[:80]!r}")
-    return await parts.runs.get(reference)
+    return await parts.near.run(reference)
 
 
 def new_router() -> APIRouter:
@@ -173,7 +173,7 @@ async def describe(ref: str, body: DescribeBody, parts: Parts, caller: Caller) -
 async def rounds(ref: str, parts: Parts) -> RoundsView:
     """Return all rounds with their metrics and evaluations."""
     run = await find_run(parts, ref)
-    return RoundsView(rounds=[RoundView.of(each) for each in await parts.runs.rounds(run.run_id)])
+    return RoundsView(rounds=[RoundView.of(each) for each in await parts.near.rounds(run)])
 
 
 async def events(
