@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 import kumiai as km
-from kumiai.core.errors import QuorumLostError
-from kumiai.node.job import parse_job
+from kumiai.core.errors import KumiaiError, QuorumLostError
+from kumiai.node.job import StrategySpec, parse_job
 from kumiai.node.simulation import simulate
 
 
@@ -53,3 +53,14 @@ def test_a_site_that_is_always_refused_fails_the_run_without_waiting_for_its_dea
 
     assert "are in, 1 failed or were refused" in str(caught.value)
     assert "NaN" in str(caught.value)
+
+
+def test_a_model_that_overflows_is_not_told_as_a_lost_quorum() -> None:
+    overflowing = job().model_copy(
+        update={"strategy": StrategySpec(name="fedavgm", learning_rate=1e39)}
+    )
+
+    with pytest.raises(KumiaiError, match="model of round 1 must be finite") as caught:
+        simulate(diverging_app(times=0), overflowing, sites=2)
+
+    assert type(caught.value) is KumiaiError

@@ -434,6 +434,18 @@ async def test_a_run_ends_with_all_that_is_open(leading: Leading, state: str, le
     assert (event.kind, event.level, event.text) == (f"run_{state}", level, "the end")
 
 
+async def test_a_run_that_fails_keeps_the_kind_of_its_error(leading: Leading) -> None:
+    await leading.runs.finish(leading.lease, "failed", "nobody came", end_kind="quorum_lost")
+
+    assert (await leading.runs.get("run-a")).end_kind == "quorum_lost"
+
+
+async def test_a_run_that_does_not_fail_has_no_kind_of_error(leading: Leading) -> None:
+    await leading.runs.finish(leading.lease, "finished", "done")
+
+    assert (await leading.runs.get("run-a")).end_kind is None
+
+
 async def test_a_run_may_fail_before_its_start(runs: RunRepository, run: RunRecord) -> None:
     lease = await runs.acquire_lease("run-a", "leader-1", TTL_SECONDS)
     assert lease is not None

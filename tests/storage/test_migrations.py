@@ -117,6 +117,40 @@ async def test_going_down_and_up_again_gives_the_same_schema(empty_url: str, end
     await database.close()
 
 
+async def test_only_a_mistake_of_ours_is_known_of_runs_that_failed_before(empty_url: str) -> None:
+    database = DatabaseManager(empty_url)
+    await database.connect()
+    await database.migrate("0004")
+    async with database.transaction() as connection:
+        await connection.exec_driver_sql(ROWS[1])
+        for run_id, state, reason in (
+            ("a", "failed", "internal error: TypeError: x"),
+            ("b", "failed", "round 1: only 1 of 2 needed updates"),
+            ("c", "stopped", "internal error: said an operator"),
+        ):
+            await connection.execute(
+                text(
+                    "INSERT INTO runs (run_id, name, app, state, reason, job_json, submitted_by, "
+                    "rounds_total, round, model_digest, created_at, updated_at) SELECT :run_id, "
+                    "name, app, :state, :reason, job_json, submitted_by, rounds_total, round, "
+                    "model_digest, created_at, updated_at FROM runs WHERE run_id = 'r'"
+                ),
+                {"run_id": run_id, "state": state, "reason": reason},
+            )
+
+    await database.migrate("0005")
+
+    async with database.reading() as connection:
+        rows = await connection.execute(text("SELECT run_id, end_kind FROM runs ORDER BY run_id"))
+        assert [tuple(row) for row in rows] == [
+            ("a", "internal"),
+            ("b", None),
+            ("c", None),
+            ("r", None),
+        ]
+    await database.close()
+
+
 def schema_of(connection: Connection) -> dict[str, Any]:
     found = inspect(connection)
     return {

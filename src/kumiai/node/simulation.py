@@ -26,7 +26,8 @@ from numpy.typing import NDArray
 from kumiai.core.arrays import NamedArrays
 from kumiai.core.clock import SystemClock
 from kumiai.core.codec import decode, encode
-from kumiai.core.errors import ConfigError, KumiaiError, QuorumLostError
+from kumiai.core.error_kinds import ERRORS_BY_KIND
+from kumiai.core.errors import ConfigError, KumiaiError
 from kumiai.core.ids import new_id
 from kumiai.learning import delta_of
 from kumiai.node.coordinator.aggregation import Aggregator
@@ -133,7 +134,8 @@ def run(
 
     Raises:
         ConfigError: an argument is wrong.
-        KumiaiError: the run failed; the message says why.
+        QuorumLostError: too few sites trained.
+        KumiaiError: the run failed otherwise; the class and the message say why.
     """
     job = parse_job(
         {
@@ -170,7 +172,8 @@ def simulate(
 
     Raises:
         ConfigError: the job names another app, or an argument is wrong.
-        KumiaiError: the run failed; the message says why.
+        QuorumLostError: too few sites trained.
+        KumiaiError: the run failed otherwise; the class and the message say why.
     """
     if job.run.app != app.name:
         raise ConfigError(f"run.app must be {app.name!r} for this study, got {job.run.app!r}")
@@ -353,7 +356,8 @@ class _Federation:
                         told = record.round
                         on_round(_round_result(record))
             if has_ended and run_now.state != "finished":
-                raise QuorumLostError(await self._why(run_now.reason or run_now.state))
+                error = ERRORS_BY_KIND.get(run_now.end_kind or "", KumiaiError)
+                raise error(await self._why(run_now.reason or run_now.state))
             if has_ended:
                 return
             done, _ = await asyncio.wait(tasks, timeout=_LOOK_SECONDS)

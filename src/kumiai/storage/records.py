@@ -83,6 +83,8 @@ class RunRecord:
         epoch: how often a leader took over; every leader write carries it.
         lease_until: when the leader's lease ends; 0 when there is none.
         reason: why it ended, in words.
+        end_kind: of the error that it failed with, as `kumiai.core.error_kinds` names them;
+            ``None`` if it has not failed, or did so before kinds were kept.
         row_version: how often people changed description and tags, and 1.
     """
 
@@ -110,6 +112,7 @@ class RunRecord:
     description: str = ""
     tags: tuple[str, ...] = ()
     row_version: int = 1
+    end_kind: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -490,8 +490,16 @@ class RunLeading(RunReports):
         lease: Lease,
         state: Literal["finished", "failed", "stopped"],
         reason: str,
+        *,
+        end_kind: str | None = None,
     ) -> None:
         """End the run, with all that is still open, and release the lease.
+
+        Args:
+            lease: held.
+            state: how it ends.
+            reason: why, in words.
+            end_kind: of the error that it failed with.
 
         Raises:
             FencedError: another leads, or this was done before.
@@ -504,6 +512,7 @@ class RunLeading(RunReports):
                 .values(
                     state=state,
                     reason=clean(reason),
+                    end_kind=end_kind,
                     finished_at=clock_sql(),
                     leader=None,
                     lease_until=0.0,

@@ -120,6 +120,7 @@ class TrainingSession(_Described, Base):
     app: Mapped[str]
     state: Mapped[str]
     reason: Mapped[str | None]
+    end_kind: Mapped[str | None]
     job_json: Mapped[str]
     submit_token: Mapped[str | None]
     submitted_by: Mapped[str]

@@ -9,7 +9,7 @@ import pytest
 from kumiai.testing.databases import PostgresServer
 from tests.node.cli.program import Outcome, invoke
 
-HEAD = "0004"
+HEAD = "0005"
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -34,7 +34,7 @@ def test_the_tables_are_made_and_then_there_is_nothing_to_do(url: str) -> None:
     after = db(url, "status", "-o", "json")
 
     assert (before.code, before.data["schema_revision"]) == (1, None)
-    assert [step["revision"] for step in planned.data] == ["0001", "0002", "0003", HEAD]
+    assert [step["revision"] for step in planned.data] == ["0001", "0002", "0003", "0004", HEAD]
     assert all(step["dry_run"] for step in planned.data)
     assert first.code == 0
     assert "went up  0001" in first.out
@@ -52,10 +52,10 @@ def test_going_down_must_be_meant(url: str) -> None:
 
     assert refused.code == 2
     assert "--yes must be given" in refused.err
-    assert planned.out.startswith("would go down  0004")
-    assert done.out.startswith("went down  0004")
+    assert planned.out.startswith(f"would go down  {HEAD}")
+    assert done.out.startswith(f"went down  {HEAD}")
     assert told.code == 1
-    assert "this version needs 0004" in told.out
+    assert f"this version needs {HEAD}" in told.out
 
 
 def test_an_unknown_revision_is_a_usage_error(url: str) -> None:
@@ -87,7 +87,7 @@ def test_a_status_for_people_says_what_a_status_for_programs_says(url: str) -> N
 
     told = db(url, "status").out
 
-    assert "0004, that of this version" in told
+    assert f"{HEAD}, that of this version" in told
     assert "takes writes  yes" in told
 
 

@@ -36,14 +36,17 @@ def test_every_error_has_a_code_and_none_is_zero(kind: type[errors.KumiaiError])
 
 
 @pytest.mark.parametrize(
-    ("state", "reason", "code"),
+    ("state", "end_kind", "code"),
     [
-        ("finished", "all rounds are done", 0),
-        ("stopped", "stopped by ada", 1),
-        ("failed", "round 3: only 1 of 4 needed clients reported", 5),
-        ("failed", "internal error: TypeError: x", 1),
-        ("failed", None, 5),
+        ("finished", None, 0),
+        ("stopped", None, 1),
+        ("failed", "quorum_lost", 5),
+        ("failed", "deadline", 5),
+        ("failed", "config", 1),
+        ("failed", "internal", 1),
+        ("failed", "of a later version", 1),
+        ("failed", None, 1),
     ],
 )
-def test_a_run_ends_with_its_own_code(state: str, reason: str | None, code: int) -> None:
-    assert exit_code_of_run({"state": state, "reason": reason}) == code
+def test_a_run_ends_with_its_own_code(state: str, end_kind: str | None, code: int) -> None:
+    assert exit_code_of_run({"state": state, "end_kind": end_kind}) == code

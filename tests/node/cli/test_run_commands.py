@@ -195,7 +195,8 @@ def test_a_run_that_loses_its_quorum_ends_with_code_five(submit: Callable[..., O
     )
 
     assert outcome.code == 5
-    assert '"kind": "end"' in outcome.out.splitlines()[-1]
+    end = json.loads(outcome.out.splitlines()[-1])
+    assert (end["kind"], end["end_kind"]) == ("end", "quorum_lost")
 
 
 def test_a_broken_study_ends_with_code_five(submit: Callable[..., Outcome]) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from kumiai.core import failpoints
 from kumiai.core.clock import SystemClock
-from kumiai.core.errors import StorageError
+from kumiai.core.errors import ConfigError, IntegrityError, QuorumLostError, StorageError
 from kumiai.node.coordinator.aggregation import Aggregator
 from kumiai.node.coordinator.leadership import RunSupervisor
 from kumiai.node.coordinator.rounds import RoundEngine
@@ -45,13 +45,9 @@ async def runs(database: DatabaseManager) -> RunRepository:
 async def engine(runs: RunRepository) -> AsyncIterator[RoundEngine]:
     """Lend an engine with one attached client, whose disk is full."""
 
-    def fail(name: str) -> None:
-        if name == "storage.open_round.commit.before":
-            raise StorageError("the disk is full")
-
+    fail_with(StorageError("the disk is full"))
     blobs, hub = MemoryBlobStore(), SessionHub(SystemClock())
     hub.attach(session("a"))
-    failpoints.install(fail)
     with ThreadPoolExecutor(1) as worker:
         yield RoundEngine(
             runs=runs,
@@ -63,6 +59,16 @@ async def engine(runs: RunRepository) -> AsyncIterator[RoundEngine]:
             clock=SystemClock(),
         )
     failpoints.install(None)
+
+
+def fail_with(error: Exception) -> None:
+    """Let every opening of a round end in this."""
+
+    def fail(name: str) -> None:
+        if name == "storage.open_round.commit.before":
+            raise error
+
+    failpoints.install(fail)
 
 
 async def lead_for_a_second(engine: RoundEngine, *leaders: str) -> None:
@@ -99,3 +105,27 @@ async def test_while_one_replica_pauses_another_may_try(
         if event.kind == "leader_changed" and event.data is not None
     }
     assert tried == {"replica-1", "replica-2"}
+
+
+@pytest.mark.parametrize(
+    ("error", "end_kind", "reason"),
+    [
+        (QuorumLostError("nobody came"), "quorum_lost", "nobody came"),
+        (ConfigError("no such strategy"), "config", "no such strategy"),
+        (IntegrityError("other bytes"), "integrity", "other bytes"),
+        (TypeError("x"), "internal", "internal error: TypeError: x"),
+    ],
+)
+async def test_a_run_that_fails_says_with_what_kind_of_error(
+    engine: RoundEngine, runs: RunRepository, error: Exception, end_kind: str, reason: str
+) -> None:
+    fail_with(error)
+
+    supervisor = asyncio.create_task(RunSupervisor(engine, leader="replica-1").serve())
+    async with asyncio.timeout(10):
+        while (run := await runs.get("run-a")).state != "failed":
+            await asyncio.sleep(0.01)
+    supervisor.cancel()
+    await asyncio.wait({supervisor})
+
+    assert (run.end_kind, run.reason) == (end_kind, reason)

@@ -15,6 +15,7 @@ import pytest
 
 from kumiai.core.clock import SystemClock
 from kumiai.core.digest import digest_of
+from kumiai.core.error_kinds import ERRORS_BY_KIND
 from kumiai.core.errors import (
     CertificateError,
     ConfigError,
@@ -35,7 +36,6 @@ from kumiai.identity import (
 )
 from kumiai.node.http.errors import ANSWERS
 from kumiai.node.operator.client import OperatorClient, address_of
-from kumiai.node.operator.errors import ERRORS_BY_KIND
 from kumiai.node.settings import IdentitySettings, OperatorSettings, Settings
 
 Answer = tuple[int, dict[str, str], bytes]

@@ -40,7 +40,7 @@ EXIT_CODES: Final[Mapping[type[KumiaiError], ExitCode]] = {
 }
 """The nearest class counts: a QuorumLostError is a DeadlineError."""
 
-_BROKEN: Final = "internal error"
+_WAITED_IN_VAIN: Final = frozenset({"deadline", "quorum_lost"})
 
 
 def exit_code_of_error(error: KumiaiError) -> ExitCode:
@@ -52,11 +52,8 @@ def exit_code_of_run(run: Mapping[str, Any]) -> ExitCode:
     """Return the code for how a run ended.
 
     Args:
-        run: ``state`` and ``reason``, as the coordinator tells them.
+        run: ``state`` and ``end_kind``, as the coordinator tells them.
     """
     if run["state"] == "finished":
         return ExitCode.OK
-    # A run fails when it loses its quorum, or when the coordinator finds a mistake of its own.
-    if run["state"] == "failed" and not str(run["reason"]).startswith(_BROKEN):
-        return ExitCode.DEADLINE
-    return ExitCode.FAILED
+    return ExitCode.DEADLINE if run["end_kind"] in _WAITED_IN_VAIN else ExitCode.FAILED

@@ -268,6 +268,7 @@ def _run_table(run: dict[str, Any]) -> Table:
         ("app", run["app"]),
         ("state", run["state"]),
         ("reason", run["reason"] or "-"),
+        ("kind of error", run["end_kind"] or "-"),
         ("round", f"{run['round']} of {run['rounds_total']}"),
         ("clients", ", ".join(f"{counts[each]} {each}" for each in counts if counts[each]) or "-"),
         ("model", run["model_digest"]),

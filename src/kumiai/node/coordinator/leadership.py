@@ -113,7 +113,8 @@ class RunSupervisor:
         else:
             self._log.error("run failed", run=lease.run_id, exc_info=error)
             with contextlib.suppress(KumiaiError):
-                await driver.fail(f"internal error: {type(error).__name__}: {error}")
+                reason = f"internal error: {type(error).__name__}: {error}"
+                await driver.fail(reason, error)
 
     async def _pause(self, lease: Lease, error: StorageError) -> None:
         """Leave the run to others for a while: ever longer, for each new leader leaves its rows."""

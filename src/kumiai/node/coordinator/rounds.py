@@ -20,6 +20,7 @@ import structlog
 
 from kumiai.core import failpoints
 from kumiai.core.clock import Clock
+from kumiai.core.error_kinds import kind_of
 from kumiai.core.errors import FencedError, KumiaiError, QuorumLostError, StorageError
 from kumiai.learning import weighted_metrics
 from kumiai.node.coordinator.aggregation import Aggregator
@@ -132,18 +133,22 @@ class RunDriver:
             raise
         except KumiaiError as error:
             self._log.warning("run failed", error=str(error))
-            await self.fail(str(error))
+            await self.fail(str(error), error)
         else:
             await self._finish("finished", f"all {run.rounds_total} rounds are done")
 
-    async def fail(self, reason: str) -> None:
+    async def fail(self, reason: str, error: BaseException) -> None:
         """End the run as failed.
+
+        Args:
+            reason: in words.
+            error: whose kind is written beside them.
 
         Raises:
             FencedError: another coordinator leads it now.
             StorageError: the database failed; the run goes on when it is driven again.
         """
-        await self._finish("failed", reason)
+        await self._finish("failed", reason, end_kind=kind_of(error))
 
     async def _drive_rounds(self, run: RunRecord, job: JobSpec) -> None:
         while True:
@@ -436,12 +441,18 @@ class RunDriver:
             if model.round == number and model.digest not in kept:
                 await self._engine.blobs.delete(model_namespace(self._run_id), model.digest)
 
-    async def _finish(self, state: Literal["finished", "failed", "stopped"], reason: str) -> None:
+    async def _finish(
+        self,
+        state: Literal["finished", "failed", "stopped"],
+        reason: str,
+        *,
+        end_kind: str | None = None,
+    ) -> None:
         failpoints.reach("coordinator.run.before_finish")
-        await self._engine.runs.finish(self._lease, state, reason)
+        await self._engine.runs.finish(self._lease, state, reason, end_kind=end_kind)
         failpoints.reach("coordinator.run.finished")
         self._engine.directory.cancel(self._run_id, None, f"the run has {state}")
-        self._log.info("run ended", state=state, reason=reason)
+        self._log.info("run ended", state=state, reason=reason, kind=end_kind)
         # Not before: until then the updates of an open round may still be needed.
         await self._drop_all_but_models()
 

@@ -21,6 +21,7 @@ from kumiai.core.errors import (
     IntegrityError,
     KumiaiError,
     NotFoundError,
+    QuorumLostError,
     StorageError,
 )
 
@@ -36,6 +37,7 @@ ANSWERS: Final[Mapping[type[KumiaiError], tuple[int, str]]] = {
     ConfigError: (422, "config"),
     NotFoundError: (404, "not_found"),
     DeniedError: (403, "denied"),
+    QuorumLostError: (504, "quorum_lost"),
     DeadlineError: (504, "deadline"),
     IntegrityError: (400, "integrity"),
     ConflictError: (409, "conflict"),

@@ -57,6 +57,7 @@ class _ProgressMessage(BaseModel):
 class _EndMessage(BaseModel):
     state: RunState
     reason: str | None
+    end_kind: str | None
 
 
 def new_router() -> APIRouter:
@@ -155,7 +156,8 @@ class _Follower:
                     self._told_at = self._parts.clock.monotonic()
                     yield message
                 if run.state in _ENDED:
-                    yield _message("end", _EndMessage(state=run.state, reason=run.reason))
+                    end = _EndMessage(state=run.state, reason=run.reason, end_kind=run.end_kind)
+                    yield _message("end", end)
                     return
                 if self._is_silent():
                     self._parts.authenticator.verify_again(self._caller)

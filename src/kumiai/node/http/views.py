@@ -183,13 +183,20 @@ class CountsView(_View):
 
 
 class RunView(_View):
-    """A run; ``current`` and ``counts`` are told for a single run only."""
+    """A run; ``current`` and ``counts`` are told for a single run only.
+
+    Attributes:
+        reason: why it ended, in words.
+        end_kind: of the error that it failed with, one of the kinds of this API's errors;
+            ``None`` if it has not failed.
+    """
 
     run_id: str
     name: str
     app: str
     state: RunState
     reason: str | None
+    end_kind: str | None
     job: Mapping[str, Any]
     submitted_by: str
     rounds_total: int
@@ -327,6 +334,7 @@ class ExplainView(_View):
     run_id: str
     state: RunState
     reason: str | None
+    end_kind: str | None
     round: int
     rounds_total: int
     stage: RoundStage | None

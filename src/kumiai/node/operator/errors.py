@@ -1,32 +1,11 @@
 """From an answer that tells an error to the error that it was at the coordinator."""
 
 import json
-from collections.abc import Mapping
-from typing import Final
 
-from kumiai.core.errors import (
-    ConfigError,
-    ConflictError,
-    DeadlineError,
-    DeniedError,
-    IntegrityError,
-    KumiaiError,
-    NotFoundError,
-    StorageError,
-)
+from kumiai.core.error_kinds import ERRORS_BY_KIND
+from kumiai.core.errors import KumiaiError
 
-__all__ = ["ERRORS_BY_KIND", "find_error"]
-
-ERRORS_BY_KIND: Final[Mapping[str, type[KumiaiError]]] = {
-    "config": ConfigError,
-    "conflict": ConflictError,
-    "deadline": DeadlineError,
-    "denied": DeniedError,
-    "integrity": IntegrityError,
-    "internal": KumiaiError,
-    "not_found": NotFoundError,
-    "storage": StorageError,
-}
+__all__ = ["find_error"]
 
 
 def find_error(body: bytes) -> KumiaiError | None:
