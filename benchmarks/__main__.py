@@ -22,6 +22,7 @@ NAMES = (
     "database",
     "bulk_insert",
     "cache",
+    "blobs",
     "simulation",
     "rounds",
     "transfer",
