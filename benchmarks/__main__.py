@@ -22,6 +22,7 @@ NAMES = (
     "database",
     "bulk_insert",
     "cache",
+    "near_reads",
     "blobs",
     "simulation",
     "rounds",
