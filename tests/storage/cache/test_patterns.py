@@ -221,6 +221,7 @@ def test_settings_out_of_their_range_are_refused(options: dict[str, float]) -> N
 @pytest.mark.parametrize(
     "data",
     [b"", b"x" * 10, b"\xff" * 60, packed(FrameKind.VALUE, b"{no json", created=0, expires=1e12)],
+    ids=["nothing", "too short", "no kind", "no JSON"],  # each packing draws a version of its own
 )
 async def test_bytes_of_somebody_else_are_a_miss_and_are_replaced(
     cache: CachePattern, store: KeyValueStore, data: bytes
