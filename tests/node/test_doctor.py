@@ -23,6 +23,8 @@ from kumiai.node.settings import (
     StorageSettings,
 )
 from kumiai.storage import DatabaseManager
+from kumiai.testing.redis_server import RedisServer
+from kumiai.testing.s3_server import S3Server
 
 DAY = 86_400.0
 
@@ -341,3 +343,50 @@ def test_a_url_that_is_none_is_wrong(identities: dict[str, IdentitySettings]) ->
 
     assert finding.is_wrong
     assert finding.mend == "set operator.url"
+
+
+def with_storage(settings: Settings, **storage: str) -> Settings:
+    return settings.model_copy(update={"storage": StorageSettings.model_validate(storage)})
+
+
+def test_redis_and_a_bucket_are_asked_where_they_are_set(coordinator: Settings) -> None:
+    assert not {"redis", "bucket"} & {each.check for each in look(coordinator)}
+
+
+def test_redis_that_does_not_answer_is_a_warning_without_its_password(
+    coordinator: Settings,
+) -> None:
+    settings = with_storage(coordinator, redis="redis://:hunter2@127.0.0.1:9/0")
+
+    finding = the(look(settings), "redis")
+
+    assert finding.state is State.WARNING
+    assert "hunter2" not in finding.text + finding.mend
+
+
+def test_a_url_that_is_none_of_redis_is_wrong(coordinator: Settings) -> None:
+    assert the(look(with_storage(coordinator, redis="http://cache")), "redis").is_wrong
+
+
+@pytest.mark.integration
+def test_redis_that_answers_is_well(coordinator: Settings) -> None:
+    server = RedisServer()
+    try:
+        finding = the(look(with_storage(coordinator, redis=server.url)), "redis")
+    finally:
+        server.remove()
+
+    assert finding.state is State.OK
+
+
+@pytest.mark.integration
+def test_a_bucket_is_well_when_it_may_be_listed(
+    coordinator: Settings, s3_server: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", s3_server.access_key)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", s3_server.secret_key)
+    here = {"s3_endpoint": s3_server.endpoint, "blobs": f"s3://{s3_server.bucket}/x"}
+
+    assert the(look(with_storage(coordinator, **here)), "bucket").state is State.OK
+    away = with_storage(coordinator, **(here | {"blobs": "s3://no-such-bucket/x"}))
+    assert the(look(away), "bucket").is_wrong

@@ -11,8 +11,9 @@ import fcntl
 import os
 import shutil
 import socket
+import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from email.utils import parsedate_to_datetime
 from enum import StrEnum
 from pathlib import Path
@@ -38,12 +39,13 @@ from kumiai.identity import (
     identity_of,
     verify_own_certificate,
 )
+from kumiai.node.assembly.blobs import new_blob_store
 from kumiai.node.operator.client import OperatorClient, address_of
 from kumiai.node.ports import diagnose_port
 from kumiai.node.settings import Settings, split_address
 from kumiai.node.study import load_app
 from kumiai.node.wire.channel import ATTACH
-from kumiai.storage import DatabaseManager
+from kumiai.storage import DatabaseManager, RedisHealth, RedisManager
 
 __all__ = ["Finding", "State", "examine"]
 
@@ -51,6 +53,7 @@ _CERTIFICATE_BYTES_MAX: Final = 64 * 1024
 _DAY_SECONDS: Final = 86_400.0
 _EXPIRY_WARNING_DAYS: Final = 30
 _CONNECT_SECONDS: Final = 5.0
+_BUCKET_SECONDS: Final = 5.0
 _SKEW_WARNING_SECONDS: Final = 5.0
 _SKEW_WRONG_SECONDS: Final = 60.0
 _DISK_WARNING_BYTES: Final = 5 * 10**9
@@ -108,6 +111,10 @@ def examine(settings: Settings, *, clock: Clock, role: str | None = None) -> lis
             findings += _ports(settings)
             findings.append(_disk(settings.coordinator.data_dir, "coordinator.data_dir"))
             findings.append(_database(settings))
+            if settings.storage.redis is not None:
+                findings.append(_redis(settings.storage.redis.get_secret_value()))
+            if settings.storage.blobs is not None:
+                findings.append(_bucket(settings))
             findings += _studies(settings.coordinator.apps, "coordinator.apps")
         case Role.CLIENT:
             host, port = split_address(settings.client.coordinator)
@@ -393,6 +400,48 @@ async def _examine_database(database: DatabaseManager) -> Finding:
         State.OK,
         f"{database.dialect} answers in {1000 * seconds:.0f} ms, its schema fits",
     )
+
+
+def _redis(url: str) -> Finding:
+    async def look() -> RedisHealth:
+        manager = RedisManager(url=url)
+        try:
+            await manager.initialize()
+            return await manager.check()
+        finally:
+            await manager.close()
+
+    try:
+        health = asyncio.run(look())
+    except ConfigError as error:
+        return _wrong("redis", error, "set storage.redis")
+    except KumiaiError as error:
+        # A coordinator starts without it, and takes it up when it is there.
+        return replace(_wrong("redis", error, "see that it runs"), state=State.WARNING)
+    return Finding("redis", State.OK, f"answers in {1000 * (health.latency_seconds or 0):.0f} ms")
+
+
+def _bucket(settings: Settings) -> Finding:
+    patience = min(settings.storage.s3_timeout_seconds, _BUCKET_SECONDS)
+    storage = settings.storage.model_copy(update={"s3_timeout_seconds": patience})
+
+    async def look(folder: Path) -> None:
+        # A folder of its own: the coordinator's may be in use.
+        coordinator = settings.coordinator.model_copy(update={"data_dir": folder})
+        store = new_blob_store(
+            settings.model_copy(update={"storage": storage, "coordinator": coordinator})
+        )
+        try:
+            await store.check()
+        finally:
+            await store.close()
+
+    try:
+        with tempfile.TemporaryDirectory(prefix="kumiai-doctor-") as folder:
+            asyncio.run(look(Path(folder)))
+    except KumiaiError as error:
+        return _wrong("bucket", error, "see storage.blobs and the keys for it")
+    return Finding("bucket", State.OK, f"{settings.storage.blobs} may be listed")
 
 
 # -------------------------------------------------------------------------------------- studies
