@@ -27,6 +27,7 @@ from kumiai.storage import S3BlobStore, S3Place, StoredBlob, s3_blobs
 from kumiai.storage.s3_bucket import PART_BYTES, S3Bucket
 from kumiai.storage.s3_uploads import S3Uploads, signature
 from kumiai.testing.blob_contract import BlobStoreContract
+from kumiai.testing.crash import parse
 from kumiai.testing.s3_server import S3Server
 from kumiai.testing.tcp_proxy import TcpProxy
 
@@ -458,18 +459,19 @@ asyncio.run(main())
 """
 
 
+KILLS = [
+    ("storage.blob.write.after", 102400, False),
+    ("storage.blob.upload.before", 102400, False),
+    ("storage.blob.upload.after", 102400, True),
+    ("storage.blob.cached.after", 102400, True),
+    ("storage.blob.part.before:3", 40 << 20, False),
+    ("storage.blob.upload.after", 40 << 20, True),
+]
+POINTS = {step.name for point, _, _ in KILLS for step in parse(point)}
+
+
 @pytest.mark.parametrize("way", ["upload", "put"])
-@pytest.mark.parametrize(
-    ("point", "size", "is_visible"),
-    [
-        ("storage.blob.write.after", 102400, False),
-        ("storage.blob.upload.before", 102400, False),
-        ("storage.blob.upload.after", 102400, True),
-        ("storage.blob.cached.after", 102400, True),
-        ("storage.blob.part.before:3", 40 << 20, False),
-        ("storage.blob.upload.after", 40 << 20, True),
-    ],
-)
+@pytest.mark.parametrize(("point", "size", "is_visible"), KILLS)
 async def test_a_killed_writer_leaves_a_whole_blob_or_none_and_only_what_a_sweep_finds(
     new_s3_store: NewStore, tmp_path: Path, *, point: str, size: int, is_visible: bool, way: str
 ) -> None:

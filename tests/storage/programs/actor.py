@@ -1,0 +1,115 @@
+"""One act on a database that `prepare` has filled, until it is killed in the midst of it.
+
+Arguments: the database's URL, and which of the `ACTS`. Each is named for the transaction that it
+is about.
+"""
+
+import asyncio
+import sys
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Final
+
+from sqlalchemy import text
+
+from kumiai.storage import Changes, DatabaseManager, EvaluationRecord
+from kumiai.storage.cache.draining import DrainSettings, OutboxDrain
+from kumiai.storage.cache.epoch import EpochKeeper
+from kumiai.storage.cache.outbox import CacheOutbox
+from kumiai.storage.cache.sql_locks import SQLLocks
+from kumiai.testing.crash import install_from_environment
+from tests.storage.catalogue import Catalogue
+
+__all__ = ["ACTS", "prepare"]
+
+Act = Callable[[DatabaseManager], Awaitable[object]]
+
+_DESCRIBED = Changes(description="words", add_tags=["tag"])
+_FINE, _BAD, _PARKED = "fine", "bad", "parked"
+_SETTINGS = DrainSettings(attempts_max=3)
+
+
+async def prepare(url: str) -> None:
+    """Make what the acts act on."""
+    database = await _connected(url)
+    catalogue = Catalogue(database)
+    await catalogue.add_run("run-a")
+    await catalogue.add_models("run-a", 3)
+    await catalogue.end("run-a")
+    await catalogue.add_clients("site-1")
+    outbox = CacheOutbox(database)
+    for topic in (_FINE, _BAD, _PARKED):
+        async with database.transaction() as connection:
+            await outbox.add(connection, topic, [("key", b"value")])
+    await OutboxDrain(
+        outbox, _PARKED, _refuse, settings=DrainSettings(attempts_max=1), owner="first"
+    ).drain_once()
+    await EpochKeeper(database, "epoch").register(5.0)
+    await database.close()
+
+
+async def _connected(url: str) -> DatabaseManager:
+    database = DatabaseManager(url)
+    await database.connect()
+    return database
+
+
+async def _refuse(*_arguments: Any) -> None:
+    raise ValueError("no")
+
+
+async def _write(connection: Any, _rows: Any) -> None:
+    await connection.execute(text("UPDATE clients SET address = 'written late'"))
+
+
+def _drain(database: DatabaseManager, topic: str, handler: Any, **options: Any) -> OutboxDrain:
+    outbox = CacheOutbox(database)
+    # A name that lasts: the second life has the lease of the first.
+    return OutboxDrain(outbox, topic, handler, settings=_SETTINGS, owner="actor", **options)
+
+
+async def _retry_parked(database: DatabaseManager) -> None:
+    outbox = CacheOutbox(database)
+    (row,) = await outbox.parked(_PARKED)
+    await outbox.retry_parked(row.seq)
+
+
+async def _claim(database: DatabaseManager) -> None:
+    keeper = EpochKeeper(database, "epoch")
+    await keeper.claim("server", await keeper.read())
+
+
+ACTS: Final[Mapping[str, Act]] = {
+    "update_run": lambda database: Catalogue(database).history.update(
+        "run-a", _DESCRIBED, by="ann"
+    ),
+    "delete_run": lambda database: Catalogue(database).history.delete("run-a"),
+    "add_evaluations": lambda database: Catalogue(database).history.add_evaluations(
+        EvaluationRecord("run-a", number, "site-1", 5, {"loss": 0.5}, 1.0) for number in range(3)
+    ),
+    "add_models": lambda database: Catalogue(database).add_models("run-a", 5, first=4),
+    "update_model": lambda database: Catalogue(database).models.update("run-a.1", _DESCRIBED),
+    "delete_model": lambda database: Catalogue(database).models.delete("run-a.1"),
+    "register_clients": lambda database: Catalogue(database).add_clients("site-2", "site-3"),
+    "update_client": lambda database: Catalogue(database).clients.update("site-1", _DESCRIBED),
+    "delete_client": lambda database: Catalogue(database).clients.delete("site-1"),
+    "outbox.lease": lambda database: _drain(database, _BAD, _refuse).drain_once(),
+    "outbox.failure": lambda database: _drain(database, _BAD, _refuse).drain_once(),
+    "outbox.apply": lambda database: _drain(
+        database, _FINE, _write, transactional=True
+    ).drain_once(),
+    "outbox.parked": _retry_parked,
+    "cache.claim": _claim,
+    "cache.bump": lambda database: EpochKeeper(database, "epoch").bump(),
+    "lock.acquire": lambda database: SQLLocks(database).acquire("lock", "actor", 60, waits=True),
+}
+
+
+async def _main(url: str, act: str) -> None:
+    database = await _connected(url)
+    install_from_environment()
+    await ACTS[act](database)
+    await database.close()
+
+
+if __name__ == "__main__":
+    asyncio.run(_main(*sys.argv[1:]))
