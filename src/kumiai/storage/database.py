@@ -3,7 +3,8 @@
 Not a repository: it knows no table. Rules kept here:
 
 - Writes go through `DatabaseManager.transaction`, reads outside of one through
-  `DatabaseManager.reading`. Errors of SQLAlchemy and of the drivers leave as `StorageError`.
+  `DatabaseManager.reading`; what is hot and one statement through `DatabaseManager.write` and
+  `DatabaseManager.fetch`. Errors of SQLAlchemy and of the drivers leave as `StorageError`.
 - SQLite has one writer. Writers of this process queue for one connection, because SQLite's own
   wait is a sleep of up to 100 ms; writers of other processes wait in ``busy_timeout``.
 - PostgreSQL ends a transaction that stands idle: a leader that is stopped inside of one would
@@ -30,14 +31,14 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from kumiai.core.clock import Clock
 from kumiai.core.errors import ConfigError, StorageError
 from kumiai.core.failpoints import reach
-from kumiai.storage import schema
+from kumiai.storage import schema, single_statements
 from kumiai.storage.database_checks import DatabaseFinding, examine
 from kumiai.storage.database_engines import ISOLATIONS, Engines, Isolation
 from kumiai.storage.database_errors import is_retryable, mend_of, words_of
 from kumiai.storage.database_health import DatabaseHealth, measured_health
 from kumiai.storage.database_url import Dialect, parse_url
 from kumiai.storage.schema import MigrationStep
-from kumiai.storage.single_reads import SingleRead, fetch
+from kumiai.storage.single_statements import SingleRead, SingleWrite
 from kumiai.storage.sqlite_connections import (
     SQLiteSynchronous,
     prepare_sqlite_file,
@@ -256,15 +257,30 @@ class DatabaseManager:
 
         Raises:
             StorageError: the database refused or is gone.
+            KeyError: there is a value too many or too few.
         """
-        engine = _opened(self._reader)
-        self._lent += 1
-        self._is_idle.clear()
-        try:
-            with self._translated(OSError):
-                return await fetch(engine, read, values)
-        finally:
-            self._take_back()
+        return await self._in_one_turn(_opened(self._reader), read, values)
+
+    async def write(self, write: SingleWrite, **values: Any) -> list[Sequence[Any]]:
+        """Commit one statement and return its rows; several times cheaper than `transaction`.
+
+        Its crash points lie before and after the whole: between the statement and its commit
+        there is nothing of ours.
+
+        Args:
+            write: the statement.
+            values: its values by name.
+
+        Raises:
+            StorageError: the database refused or is gone; nothing was written, except that after
+                a lost connection one must look.
+            KeyError: there is a value too many or too few.
+        """
+        engine = _opened(self._writers.get("read committed"))
+        reach(f"storage.{write.name}.commit.before")
+        rows = await self._in_one_turn(engine, write, values)
+        reach(f"storage.{write.name}.commit.after")
+        return rows
 
     async def migrate(self, to: str | None = None) -> list[MigrationStep]:
         """Bring the schema to this version; replicas that start together migrate once.
@@ -349,6 +365,17 @@ class DatabaseManager:
         async with self.reading() as connection:
             await connection.execute(select(literal(1)))
         return time.perf_counter() - start
+
+    async def _in_one_turn(
+        self, engine: AsyncEngine, statement: SingleRead | SingleWrite, values: dict[str, Any]
+    ) -> list[Sequence[Any]]:
+        self._lent += 1
+        self._is_idle.clear()
+        try:
+            with self._translated(OSError):
+                return await single_statements.run(engine, statement, values)
+        finally:
+            self._take_back()
 
     @asynccontextmanager
     async def _begun(

@@ -21,7 +21,7 @@ from kumiai.storage.records import (
     UpdateRecord,
 )
 from kumiai.storage.rows import columns_of, parsed, parsed_values, table_of
-from kumiai.storage.single_reads import SingleRead
+from kumiai.storage.single_statements import SingleRead
 from kumiai.storage.tables import (
     AcceptedUpdate,
     Assignment,
