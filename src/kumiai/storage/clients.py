@@ -4,8 +4,10 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
-from sqlalchemy import ColumnElement, Select, case, delete, func, select, update
+from sqlalchemy import ColumnElement, Select, bindparam, case, delete, func, select, update
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.sql.dml import ReturningInsert
 
 from kumiai.core.errors import ConfigError, ConflictError, NotFoundError
 from kumiai.core.ids import verify_name
@@ -16,8 +18,9 @@ from kumiai.storage.descriptions import Changes, change_row, described_values, v
 from kumiai.storage.filters import has_entry, in_period
 from kumiai.storage.paging import Order, Page, bytewise, fetch_page, name_of_list
 from kumiai.storage.records import ClientRecord, ClientState, NewClient
-from kumiai.storage.rows import clean, columns_of, json_text, parsed, table_of, upsert
+from kumiai.storage.rows import clean, columns_of, json_text, parsed, parsed_values, table_of
 from kumiai.storage.search import Searchable, search_terms
+from kumiai.storage.single_statements import SingleRead, SingleWrite
 from kumiai.storage.tables import ClientRegistration, clock_sql
 
 __all__ = ["ClientOrder", "ClientQuery", "ClientRegistryRepository"]
@@ -32,6 +35,50 @@ _BULK_COLUMNS: Final = (
     "client_id", "instance_id", "software_version", "apps_json", "first_seen_at", "last_seen_at",
     "state", "address", "display_name", "description", "tags_json", "search_terms",
 )  # fmt: skip
+
+
+def _attaching(insert: postgresql.Insert | sqlite.Insert) -> ReturningInsert[Any]:
+    told = ("instance_id", "software_version", "apps_json", "address")
+    insert = insert.values(
+        client_id=bindparam("client_id"),
+        first_seen_at=clock_sql(),
+        last_seen_at=clock_sql(),
+        state="attached",
+        search_terms=bindparam("search_terms"),
+        **{name: bindparam(name) for name in told},
+    )
+    was_announced = _CLIENTS.c.state == "registered"
+    return insert.on_conflict_do_update(
+        index_elements=["client_id"],
+        set_={
+            # Who was only announced is first seen now.
+            "first_seen_at": case((was_announced, clock_sql()), else_=_CLIENTS.c.first_seen_at),
+            "last_seen_at": clock_sql(),
+            "state": "attached",
+            **{name: insert.excluded[name] for name in told},
+        },
+    ).returning(*_COLUMNS)
+
+
+_ATTACH = SingleWrite(
+    "attach",
+    _attaching(postgresql.insert(_CLIENTS)),
+    on_sqlite=_attaching(sqlite.insert(_CLIENTS)),
+)
+# Named unlike the columns: SQLAlchemy takes a value by a column's name for one to be written.
+_DETACH = SingleWrite(
+    "detach",
+    update(_CLIENTS)
+    .where(
+        _CLIENTS.c.client_id == bindparam("this_client"),
+        _CLIENTS.c.instance_id == bindparam("this_instance"),
+        _CLIENTS.c.state == "attached",
+    )
+    .values(state="detached", last_seen_at=clock_sql())
+    .returning(_CLIENTS.c.client_id),
+)
+_CLIENT = SingleRead(select(*_COLUMNS).where(_CLIENTS.c.client_id == bindparam("client_id")))
+_ALL = SingleRead(select(*_COLUMNS))
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,49 +136,31 @@ class ClientRegistryRepository:
             apps: the studies it offers.
             address: where it connects from.
         """
-        told = {
-            "instance_id": instance_id,
-            "software_version": clean(software_version),
-            "apps_json": json_text(list(apps)),
-            "last_seen_at": clock_sql(),
-            "state": "attached",
-            "address": address,
-        }
-        async with self._database.transaction("attach") as connection:
-            row = (
-                await connection.execute(
-                    upsert(connection, _CLIENTS)
-                    .values(
-                        client_id=client_id,
-                        first_seen_at=clock_sql(),
-                        search_terms=search_terms(client_id),
-                        **told,
-                    )
-                    .on_conflict_do_update(
-                        index_elements=["client_id"],
-                        set_={"first_seen_at": _first_seen(), **told},
-                    )
-                    .returning(*_COLUMNS)
-                )
-            ).one()
-            await self._notes.note(connection, CLIENTS)  # not waited for: a list may be late
-        return ClientRecord(**parsed(row))
+        rows = await self._write(
+            _ATTACH,
+            client_id=client_id,
+            instance_id=instance_id,
+            software_version=clean(software_version),
+            apps_json=json_text(list(apps)),
+            address=address,
+            search_terms=search_terms(client_id),
+        )
+        return _record(_ATTACH, rows[0])
 
     async def detach(self, client_id: str, instance_id: str) -> bool:
         """Note that an instance has gone; ``False`` when another instance has come since."""
-        async with self._database.transaction("detach") as connection:
-            changed = await connection.execute(
-                update(_CLIENTS)
-                .where(
-                    _CLIENTS.c.client_id == client_id,
-                    _CLIENTS.c.instance_id == instance_id,
-                    _CLIENTS.c.state == "attached",
-                )
-                .values(state="detached", last_seen_at=clock_sql())
-            )
-            if changed.rowcount:
-                await self._notes.note(connection, CLIENTS)
-        return changed.rowcount > 0
+        rows = await self._write(_DETACH, this_client=client_id, this_instance=instance_id)
+        return bool(rows)
+
+    async def _write(self, write: SingleWrite, **values: Any) -> Sequence[Sequence[Any]]:
+        if isinstance(self._notes, NoNotes):
+            return await self._database.write(write, **values)
+        async with self._database.transaction(write.name) as connection:
+            statement = write.statement_for(connection.dialect)
+            rows = (await connection.execute(statement, values)).all()
+            if rows:
+                await self._notes.note(connection, CLIENTS)  # not waited for: a list may be late
+        return rows
 
     async def get(self, client_id: str) -> ClientRecord:
         """Return the client.
@@ -139,18 +168,14 @@ class ClientRegistryRepository:
         Raises:
             NotFoundError: it never attached, and was not registered.
         """
-        async with self._database.reading() as connection:
-            statement = select(*_COLUMNS).where(_CLIENTS.c.client_id == clean(client_id))
-            row = (await connection.execute(statement)).one_or_none()
-        if row is None:
+        rows = await self._database.fetch(_CLIENT, client_id=clean(client_id))
+        if not rows:
             raise _missing(client_id)
-        return ClientRecord(**parsed(row))
+        return _record(_CLIENT, rows[0])
 
     async def list_clients(self) -> list[ClientRecord]:
         """Return every client that was registered or ever attached, sorted by identifier."""
-        async with self._database.reading() as connection:
-            rows = (await connection.execute(select(*_COLUMNS))).all()
-        records = (ClientRecord(**parsed(row)) for row in rows)
+        records = (_record(_ALL, row) for row in await self._database.fetch(_ALL))
         return sorted(records, key=lambda client: client.client_id)
 
     async def list_page(
@@ -266,12 +291,6 @@ class ClientRegistryRepository:
         await self._notes.heard(note)
 
 
-def _first_seen() -> ColumnElement[float]:
-    """Return when a client that attaches was first seen: now, if it was only announced."""
-    was_announced = _CLIENTS.c.state == "registered"
-    return case((was_announced, clock_sql()), else_=_CLIENTS.c.first_seen_at)
-
-
 def _values(client: NewClient, now: float) -> tuple[Any, ...]:
     client_id = verify_name("client", client.client_id)
     display_name = _verified_name(client.display_name)
@@ -328,6 +347,10 @@ def _filtered(
     if query.search is not None:
         conditions.append(_SEARCHABLE.matches(connection, query.search))
     return statement.where(*conditions)
+
+
+def _record(statement: SingleRead | SingleWrite, row: Sequence[Any]) -> ClientRecord:
+    return ClientRecord(**parsed_values(statement.fields, row))
 
 
 def _missing(client_id: str) -> NotFoundError:
