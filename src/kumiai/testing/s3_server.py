@@ -9,7 +9,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -18,12 +17,11 @@ from pathlib import Path
 
 from kumiai.core.errors import StorageError
 from kumiai.storage.s3_bucket import S3Bucket, S3Place
+from kumiai.testing.ports import free_pairs
 
 __all__ = ["S3Server"]
 
 _START_SECONDS = 60.0
-# Its gRPC ports are these plus 10000.
-_PORT_MIN, _PORT_MAX = 20_000, 55_000
 _PARTS = ("master", "volume", "filer", "s3")
 
 
@@ -41,7 +39,8 @@ class S3Server:
 
     def __init__(self) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="kumiai-s3-"))
-        self._ports = dict(zip(_PARTS, _free_ports(len(_PARTS)), strict=True))
+        # Each part speaks gRPC on the second port of its pair.
+        self._ports = dict(zip(_PARTS, free_pairs(len(_PARTS)), strict=True))
         self._process: subprocess.Popen[bytes] | None = None
         identity = {
             "name": "kumiai",
@@ -122,18 +121,3 @@ class S3Server:
         except StorageError:
             return False
         return True
-
-
-def _free_ports(count: int) -> list[int]:
-    found: list[int] = []
-    with contextlib.ExitStack() as sockets:
-        while len(found) < count:
-            one = sockets.enter_context(socket.socket())
-            one.bind(("127.0.0.1", 0))
-            port = one.getsockname()[1]
-            with contextlib.suppress(OSError):
-                if _PORT_MIN <= port < _PORT_MAX:
-                    other = sockets.enter_context(socket.socket())
-                    other.bind(("127.0.0.1", port + 10_000))
-                    found.append(port)
-    return found

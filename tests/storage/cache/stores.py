@@ -23,8 +23,8 @@ STORES = [
 class HandClock:
     """Stands still until it is told to go."""
 
-    def __init__(self) -> None:
-        self.seconds = 1_000_000.0
+    def __init__(self, seconds: float = 1_000_000.0) -> None:
+        self.seconds = seconds
 
     def now(self) -> float:
         return self.seconds

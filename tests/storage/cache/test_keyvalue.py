@@ -7,33 +7,23 @@ from kumiai.storage.cache.keyvalue import KeyValueStore, glob_pattern, key_value
 from kumiai.storage.cache.memory import MemoryKeyValue
 from kumiai.storage.cache.redis import RedisManager
 from kumiai.testing.keyvalue_contract import Elapse, KeyValueContract
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.seconds = 100.0
-
-    def now(self) -> float:
-        return self.seconds
-
-    def monotonic(self) -> float:
-        return self.seconds
+from tests.storage.cache.stores import HandClock
 
 
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
+def clock() -> HandClock:
+    return HandClock()
 
 
 class TestMemoryKeyValue(KeyValueContract):
     @pytest.fixture
-    async def store(self, clock: Clock) -> AsyncIterator[MemoryKeyValue]:
+    async def store(self, clock: HandClock) -> AsyncIterator[MemoryKeyValue]:
         store = MemoryKeyValue(clock=clock)
         yield store
         await store.close()
 
     @pytest.fixture
-    def elapse(self, clock: Clock) -> Elapse:
+    def elapse(self, clock: HandClock) -> Elapse:
         async def elapse(seconds: float) -> None:
             clock.seconds += seconds
 
@@ -51,7 +41,7 @@ class TestRedisKeyValue(KeyValueContract):
         return asyncio.sleep
 
 
-async def test_a_value_lives_just_as_long_as_it_was_told_to(clock: Clock) -> None:
+async def test_a_value_lives_just_as_long_as_it_was_told_to(clock: HandClock) -> None:
     store = MemoryKeyValue(clock=clock)
     await store.set("a", b"1", expire_seconds=1.5)
 
@@ -73,7 +63,7 @@ async def test_the_least_recently_used_go_first() -> None:
     assert store.evictions == 1
 
 
-async def test_what_has_expired_goes_before_what_is_used(clock: Clock) -> None:
+async def test_what_has_expired_goes_before_what_is_used(clock: HandClock) -> None:
     store = MemoryKeyValue(max_bytes=3 * 300, clock=clock)
     await store.set("old", b"x" * 90)
     await store.set("expired", b"x" * 90, expire_seconds=1)
@@ -96,7 +86,7 @@ async def test_what_is_larger_than_the_store_is_not_stored_and_no_old_value_stay
     assert (await store.size()).bytes == 0
 
 
-async def test_it_never_holds_more_than_allowed(clock: Clock) -> None:
+async def test_it_never_holds_more_than_allowed(clock: HandClock) -> None:
     store = MemoryKeyValue(max_bytes=10_000, clock=clock)
 
     for number in range(2000):

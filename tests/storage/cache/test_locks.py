@@ -13,6 +13,7 @@ from kumiai.storage.cache.redis_locks import RedisLocks
 from kumiai.storage.cache.sql_locks import LockWaiter, SQLLocks, verify_fence
 from kumiai.testing.lock_contract import LockContract
 from kumiai.testing.redis_server import RedisServer
+from tests.storage.cache.stores import HandClock
 
 
 class TestMemoryLocks(LockContract):
@@ -58,19 +59,8 @@ class TestFailoverLocksInSQL(LockContract):
         await manager.close()
 
 
-class Clock:
-    def __init__(self) -> None:
-        self.seconds = 0.0
-
-    def now(self) -> float:
-        return self.seconds
-
-    def monotonic(self) -> float:
-        return self.seconds
-
-
 async def test_locks_that_nobody_holds_take_no_memory() -> None:
-    clock = Clock()
+    clock = HandClock(0.0)
     locks = MemoryLocks(clock=clock)
     for number in range(100):
         async with DistributedLock(locks, clock=clock).acquire_context(f"lock {number}") as held:
@@ -81,7 +71,7 @@ async def test_locks_that_nobody_holds_take_no_memory() -> None:
 
 
 async def test_a_holder_trusts_its_lease_for_less_than_it_lasts() -> None:
-    clock = Clock()
+    clock = HandClock(0.0)
     lock = DistributedLock(MemoryLocks(clock=clock), ttl_seconds=10, clock=clock)
 
     async with lock.acquire_context("a") as held:

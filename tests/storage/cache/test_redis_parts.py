@@ -8,18 +8,7 @@ from kumiai.core.errors import CodecError, ConfigError
 from kumiai.storage.cache.circuit import CircuitBreaker, CircuitState
 from kumiai.storage.cache.packing import MessagePackSerializer, PackedSerializer
 from kumiai.storage.cache.redis_address import RedisAddress, RedisKind, parse_redis_url
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.seconds = 0.0
-
-    def now(self) -> float:
-        return self.seconds
-
-    def monotonic(self) -> float:
-        return self.seconds
-
+from tests.storage.cache.stores import HandClock
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**63), 2**63 - 1) | st.text(),
@@ -92,7 +81,7 @@ def test_no_text_of_an_address_shows_user_or_password() -> None:
 
 class TestCircuitBreaker:
     def test_it_opens_after_failures_in_a_row(self) -> None:
-        breaker = CircuitBreaker(failures_max=2, clock=Clock())
+        breaker = CircuitBreaker(failures_max=2, clock=HandClock(0.0))
 
         breaker.fail()
         breaker.succeed()
@@ -105,7 +94,7 @@ class TestCircuitBreaker:
         assert breaker.openings == 1
 
     def test_one_call_is_on_trial_and_closes_it(self) -> None:
-        clock = Clock()
+        clock = HandClock(0.0)
         breaker = CircuitBreaker(failures_max=1, open_seconds=1.0, clock=clock)
         breaker.fail()
         assert breaker.seconds_to_trial == 1.0
@@ -120,7 +109,7 @@ class TestCircuitBreaker:
         assert breaker.allow()
 
     def test_each_trial_that_fails_doubles_the_wait_up_to_a_limit(self) -> None:
-        clock = Clock()
+        clock = HandClock(0.0)
         breaker = CircuitBreaker(
             failures_max=1, open_seconds=1.0, open_seconds_max=3.0, clock=clock
         )
@@ -135,7 +124,7 @@ class TestCircuitBreaker:
         assert waits == [1.0, 2.0, 3.0, 3.0]
 
     def test_a_late_failure_of_before_does_not_prolong_it(self) -> None:
-        clock = Clock()
+        clock = HandClock(0.0)
         breaker = CircuitBreaker(failures_max=1, open_seconds=1.0, clock=clock)
         breaker.fail()
         clock.seconds = 0.5
@@ -145,7 +134,7 @@ class TestCircuitBreaker:
         assert breaker.openings == 1
 
     def test_a_trial_that_nobody_reports_on_does_not_last(self) -> None:
-        clock = Clock()
+        clock = HandClock(0.0)
         breaker = CircuitBreaker(
             failures_max=1, open_seconds=1.0, open_seconds_max=5.0, clock=clock
         )
