@@ -45,6 +45,21 @@ def test_a_program_that_ends_or_fails_by_itself_is_let() -> None:
         run_until_stopped(fails())
 
 
+def test_programs_run_on_uvloop_where_it_is_installed_and_else_without(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    loops: list[str] = []
+
+    async def program() -> None:
+        loops.append(type(asyncio.get_running_loop()).__module__.partition(".")[0])
+
+    run_until_stopped(program())
+    monkeypatch.setitem(sys.modules, "uvloop", None)
+    run_until_stopped(program())
+
+    assert loops == ["uvloop", "asyncio"]
+
+
 def test_a_cancellation_from_inside_is_no_clean_stop() -> None:
     async def program() -> None:
         raise asyncio.CancelledError

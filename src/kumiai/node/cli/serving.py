@@ -1,12 +1,15 @@
 """``kumiai coordinator start`` and ``kumiai client start``: the two programs in the foreground."""
 
 import signal
-from collections.abc import Coroutine
-from typing import Any
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from kumiai.node.cli.invocation import invocation_of
+
+if TYPE_CHECKING:
+    import asyncio
 
 __all__ = ["client", "coordinator", "run_until_stopped"]
 
@@ -56,11 +59,17 @@ def run_until_stopped(program: Coroutine[Any, Any, None]) -> None:
     """
     import asyncio
 
-    import uvloop
-
-    # It moves the same bytes with a fifth less CPU than asyncio's own loop.
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         runner.run(_run(program))
+
+
+def _loop_factory() -> "Callable[[], asyncio.AbstractEventLoop] | None":
+    """Return uvloop's where it is installed: it moves the same bytes with a fifth less CPU."""
+    try:
+        from uvloop import new_event_loop
+    except ImportError:
+        return None  # asyncio's own
+    return new_event_loop
 
 
 async def _run(program: Coroutine[Any, Any, None]) -> None:
