@@ -3,7 +3,19 @@
 from collections.abc import Collection
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, and_, bindparam, func, or_, select, tuple_
+from sqlalchemy import (
+    BindParameter,
+    ColumnElement,
+    Integer,
+    Select,
+    Table,
+    and_,
+    bindparam,
+    func,
+    or_,
+    select,
+    tuple_,
+)
 
 from kumiai.core.errors import ConflictError, NotFoundError
 from kumiai.storage.database import DatabaseManager
@@ -46,7 +58,59 @@ _RUN_COLUMNS = columns_of(TrainingSession)
 _MODEL_COLUMNS = columns_of(FLModel)
 
 
-_RUN = SingleRead(select(*_RUN_COLUMNS).where(_RUNS.c.run_id == bindparam("run_id")))
+_OF_RUN: BindParameter[Any] = bindparam("run_id")
+_OF_ROUND: BindParameter[Any] = bindparam("round")
+_OF_CLIENT: BindParameter[Any] = bindparam("client_id")
+_ASSIGNMENTS_ROUND = and_(
+    _ROUNDS.c.run_id == _ASSIGNMENTS.c.run_id, _ROUNDS.c.round == _ASSIGNMENTS.c.round
+)
+
+
+def _of_round(table: Table, *more: ColumnElement[bool]) -> SingleRead:
+    this = (table.c.run_id == _OF_RUN, table.c.round == _OF_ROUND)
+    return SingleRead(select(table).where(*this, *more))
+
+
+def _count(condition: ColumnElement[bool]) -> ColumnElement[int]:
+    return func.count().filter(condition)
+
+
+_RUN = SingleRead(select(*_RUN_COLUMNS).where(_RUNS.c.run_id == _OF_RUN))
+_ALL_ROUNDS = SingleRead(
+    select(_ROUNDS).where(_ROUNDS.c.run_id == _OF_RUN).order_by(_ROUNDS.c.round)
+)
+_ROUND = _of_round(_ROUNDS)
+_ALL_ASSIGNMENTS = _of_round(_ASSIGNMENTS)
+_ASSIGNMENTS_OF_STATE = _of_round(_ASSIGNMENTS, _ASSIGNMENTS.c.state == bindparam("state"))
+_ALL_UPDATES = _of_round(_UPDATES)
+_ALL_EVALUATIONS = _of_round(_EVALUATIONS)
+_ALL_MODELS = SingleRead(
+    select(*_MODEL_COLUMNS).where(_MODELS.c.run_id == _OF_RUN).order_by(_MODELS.c.round)
+)
+_MODEL = SingleRead(
+    select(*_MODEL_COLUMNS).where(_MODELS.c.run_id == _OF_RUN, _MODELS.c.round == _OF_ROUND)
+)
+_LATEST_MODEL = SingleRead(
+    select(*_MODEL_COLUMNS)
+    .where(_MODELS.c.run_id == _OF_RUN)
+    .order_by(_MODELS.c.round.desc())
+    .limit(1)
+)
+_OPEN_ASSIGNMENTS = SingleRead(
+    select(_ASSIGNMENTS)
+    .select_from(
+        _ASSIGNMENTS.join(_RUNS, _RUNS.c.run_id == _ASSIGNMENTS.c.run_id).join(
+            _ROUNDS, _ASSIGNMENTS_ROUND
+        )
+    )
+    .where(
+        _ASSIGNMENTS.c.client_id == _OF_CLIENT,
+        _ASSIGNMENTS.c.state == "assigned",
+        _RUNS.c.state == "running",
+        or_(_ROUNDS.c.stage == "collecting", _ASSIGNMENTS.c.kind == "evaluate"),
+    )
+    .order_by(_ASSIGNMENTS.c.assigned_at, _ASSIGNMENTS.c.round)
+)
 _TRAIN_TASK = SingleRead(
     select(
         _ASSIGNMENTS.c.run_id,
@@ -59,13 +123,7 @@ _TRAIN_TASK = SingleRead(
         _UPDATES.c.digest.label("accepted_digest"),
     )
     .select_from(
-        _ASSIGNMENTS.join(
-            _ROUNDS,
-            and_(
-                _ROUNDS.c.run_id == _ASSIGNMENTS.c.run_id,
-                _ROUNDS.c.round == _ASSIGNMENTS.c.round,
-            ),
-        ).outerjoin(
+        _ASSIGNMENTS.join(_ROUNDS, _ASSIGNMENTS_ROUND).outerjoin(
             _UPDATES,
             and_(
                 _UPDATES.c.run_id == _ASSIGNMENTS.c.run_id,
@@ -75,11 +133,56 @@ _TRAIN_TASK = SingleRead(
         )
     )
     .where(
-        _ASSIGNMENTS.c.run_id == bindparam("run_id"),
-        _ASSIGNMENTS.c.round == bindparam("round"),
-        _ASSIGNMENTS.c.client_id == bindparam("client_id"),
+        _ASSIGNMENTS.c.run_id == _OF_RUN,
+        _ASSIGNMENTS.c.round == _OF_ROUND,
+        _ASSIGNMENTS.c.client_id == _OF_CLIENT,
         _ASSIGNMENTS.c.kind == "train",
     )
+)
+_ENTITLING_MODEL = SingleRead(
+    select(_MODELS.c.round)
+    .select_from(_MODELS.join(_ASSIGNMENTS, _ASSIGNMENTS.c.run_id == _MODELS.c.run_id))
+    .where(
+        _MODELS.c.digest == bindparam("digest"),
+        _ASSIGNMENTS.c.client_id == _OF_CLIENT,
+        or_(
+            and_(_ASSIGNMENTS.c.kind == "train", _ASSIGNMENTS.c.round == _MODELS.c.round + 1),
+            and_(_ASSIGNMENTS.c.kind == "evaluate", _ASSIGNMENTS.c.round == _MODELS.c.round),
+            _MODELS.c.round == 0,
+        ),
+    )
+    .limit(1)
+)
+_NEXT_EVENTS = SingleRead(
+    select(_EVENTS)
+    .where(_EVENTS.c.run_id == _OF_RUN, _EVENTS.c.seq > bindparam("after_seq"))
+    .order_by(_EVENTS.c.seq)
+    .limit(bindparam("limit", type_=Integer))
+)
+_TOLD_OF_PROGRESS = (
+    _ROUNDS.c.stage,
+    _ROUNDS.c.attempt,
+    _ROUNDS.c.quorum_at,
+    _ROUNDS.c.deadline_at,
+    _RUNS.c.stop_requested,
+    _RUNS.c.epoch,
+)
+_PROGRESS = SingleRead(
+    select(
+        *_TOLD_OF_PROGRESS,
+        clock_sql().label("now"),
+        *(
+            _count(_ASSIGNMENTS.c.state == state).label(state)
+            for state in ("assigned", "reported", "failed", "refused", "late")
+        ),
+    )
+    .select_from(
+        _ROUNDS.join(_RUNS, _RUNS.c.run_id == _ROUNDS.c.run_id).outerjoin(
+            _ASSIGNMENTS, and_(_ASSIGNMENTS_ROUND, _ASSIGNMENTS.c.kind == bindparam("kind"))
+        )
+    )
+    .where(_ROUNDS.c.run_id == _OF_RUN, _ROUNDS.c.round == _OF_ROUND)
+    .group_by(*_TOLD_OF_PROGRESS)
 )
 
 
@@ -150,8 +253,8 @@ class RunQueries:
 
     async def rounds(self, run_id: str) -> list[RoundRecord]:
         """Return all rounds in order; the first is round 0, the initial model."""
-        statement = select(_ROUNDS).where(_ROUNDS.c.run_id == run_id).order_by(_ROUNDS.c.round)
-        return [RoundRecord(**row) for row in await self._fetch(statement)]
+        rows = await self._fetch_once(_ALL_ROUNDS, run_id=run_id)
+        return [RoundRecord(**row) for row in rows]
 
     async def round(self, run_id: str, n: int) -> RoundRecord:
         """Return round ``n``.
@@ -159,9 +262,7 @@ class RunQueries:
         Raises:
             NotFoundError: there is none.
         """
-        rows = await self._fetch(
-            select(_ROUNDS).where(_ROUNDS.c.run_id == run_id, _ROUNDS.c.round == n)
-        )
+        rows = await self._fetch_once(_ROUND, run_id=run_id, round=n)
         if not rows:
             raise NotFoundError(f"round of run {run_id} must exist, got {n}")
         return RoundRecord(**rows[0])
@@ -174,51 +275,37 @@ class RunQueries:
         state: AssignmentState | None = None,
     ) -> list[AssignmentRecord]:
         """Return a round's assignments (of one state), both kinds, sorted by client and kind."""
-        statement = select(_ASSIGNMENTS).where(
-            _ASSIGNMENTS.c.run_id == run_id, _ASSIGNMENTS.c.round == round
-        )
-        if state is not None:
-            statement = statement.where(_ASSIGNMENTS.c.state == state)
-        rows = await self._fetch(statement)
+        this = {"run_id": run_id, "round": round}
+        if state is None:
+            rows = await self._fetch_once(_ALL_ASSIGNMENTS, **this)
+        else:
+            rows = await self._fetch_once(_ASSIGNMENTS_OF_STATE, **this, state=state)
         # Sorted here, as all lists of clients are: databases differ in how they order text.
         records = [AssignmentRecord(**row) for row in rows]
         return sorted(records, key=lambda record: (record.client_id, record.kind))
 
     async def updates(self, run_id: str, round: int) -> list[UpdateRecord]:  # noqa: A002
         """Return the accepted updates of a round, sorted by client."""
-        rows = await self._fetch(
-            select(_UPDATES).where(_UPDATES.c.run_id == run_id, _UPDATES.c.round == round)
-        )
+        rows = await self._fetch_once(_ALL_UPDATES, run_id=run_id, round=round)
         return sorted((UpdateRecord(**row) for row in rows), key=lambda record: record.client_id)
 
     async def evaluations(self, run_id: str, round: int) -> list[EvaluationRecord]:  # noqa: A002
         """Return the evaluation reports about the model of ``round``, sorted by client."""
-        rows = await self._fetch(
-            select(_EVALUATIONS).where(
-                _EVALUATIONS.c.run_id == run_id, _EVALUATIONS.c.round == round
-            )
-        )
+        rows = await self._fetch_once(_ALL_EVALUATIONS, run_id=run_id, round=round)
         records = [EvaluationRecord(**row) for row in rows]
         return sorted(records, key=lambda record: record.client_id)
 
     async def models(self, run_id: str) -> list[ModelRecord]:
         """Return the run's models in order of their rounds; the first is the initial one."""
-        statement = (
-            select(*_MODEL_COLUMNS).where(_MODELS.c.run_id == run_id).order_by(_MODELS.c.round)
-        )
-        return [ModelRecord(**row) for row in await self._fetch(statement)]
+        rows = await self._fetch_once(_ALL_MODELS, run_id=run_id)
+        return [ModelRecord(**row) for row in rows]
 
     async def find_model(self, run_id: str, round: int | None) -> ModelRecord | None:  # noqa: A002
         """Return the model that ``round`` published, or with ``None`` the latest, if any."""
-        statement = (
-            select(*_MODEL_COLUMNS)
-            .where(_MODELS.c.run_id == run_id)
-            .order_by(_MODELS.c.round.desc())
-            .limit(1)
-        )
-        if round is not None:
-            statement = statement.where(_MODELS.c.round == round)
-        rows = await self._fetch(statement)
+        if round is None:
+            rows = await self._fetch_once(_LATEST_MODEL, run_id=run_id)
+        else:
+            rows = await self._fetch_once(_MODEL, run_id=run_id, round=round)
         return ModelRecord(**rows[0]) if rows else None
 
     async def open_assignments(self, client_id: str) -> list[AssignmentRecord]:
@@ -227,24 +314,7 @@ class RunQueries:
         That is what it must be told again when it attaches: training in a round that still
         collects, and evaluations.
         """
-        joined = _ASSIGNMENTS.join(_RUNS, _RUNS.c.run_id == _ASSIGNMENTS.c.run_id).join(
-            _ROUNDS,
-            and_(
-                _ROUNDS.c.run_id == _ASSIGNMENTS.c.run_id,
-                _ROUNDS.c.round == _ASSIGNMENTS.c.round,
-            ),
-        )
-        rows = await self._fetch(
-            select(_ASSIGNMENTS)
-            .select_from(joined)
-            .where(
-                _ASSIGNMENTS.c.client_id == client_id,
-                _ASSIGNMENTS.c.state == "assigned",
-                _RUNS.c.state == "running",
-                or_(_ROUNDS.c.stage == "collecting", _ASSIGNMENTS.c.kind == "evaluate"),
-            )
-            .order_by(_ASSIGNMENTS.c.assigned_at, _ASSIGNMENTS.c.round)
-        )
+        rows = await self._fetch_once(_OPEN_ASSIGNMENTS, client_id=client_id)
         return [AssignmentRecord(**row) for row in rows]
 
     async def find_train_task(
@@ -263,34 +333,14 @@ class RunQueries:
         Training in a round entitles to the model of the round before, evaluating a round to its
         own, and any assignment of a run to the run's initial model.
         """
-        entitled = or_(
-            and_(_ASSIGNMENTS.c.kind == "train", _ASSIGNMENTS.c.round == _MODELS.c.round + 1),
-            and_(_ASSIGNMENTS.c.kind == "evaluate", _ASSIGNMENTS.c.round == _MODELS.c.round),
-            _MODELS.c.round == 0,
-        )
-        joined = _MODELS.join(_ASSIGNMENTS, _ASSIGNMENTS.c.run_id == _MODELS.c.run_id)
-        statement = (
-            select(_MODELS.c.round)
-            .select_from(joined)
-            .where(
-                _MODELS.c.digest == digest,
-                _ASSIGNMENTS.c.client_id == client_id,
-                entitled,
-            )
-            .limit(1)
-        )
-        return bool(await self._fetch(statement))
+        rows = await self._fetch_once(_ENTITLING_MODEL, client_id=client_id, digest=digest)
+        return bool(rows)
 
     async def events(
         self, run_id: str, *, after_seq: int = 0, limit: int = 500
     ) -> list[EventRecord]:
         """Return events of the run in order, from the first with a higher ``seq``."""
-        rows = await self._fetch(
-            select(_EVENTS)
-            .where(_EVENTS.c.run_id == run_id, _EVENTS.c.seq > after_seq)
-            .order_by(_EVENTS.c.seq)
-            .limit(limit)
-        )
+        rows = await self._fetch_once(_NEXT_EVENTS, run_id=run_id, after_seq=after_seq, limit=limit)
         return [EventRecord(**row) for row in rows]
 
     async def progress(
@@ -304,34 +354,7 @@ class RunQueries:
         Raises:
             NotFoundError: there is no such round.
         """
-        of_this_round = and_(
-            _ASSIGNMENTS.c.run_id == _ROUNDS.c.run_id,
-            _ASSIGNMENTS.c.round == _ROUNDS.c.round,
-            _ASSIGNMENTS.c.kind == kind,
-        )
-        told = (
-            _ROUNDS.c.stage,
-            _ROUNDS.c.attempt,
-            _ROUNDS.c.quorum_at,
-            _ROUNDS.c.deadline_at,
-            _RUNS.c.stop_requested,
-            _RUNS.c.epoch,
-        )
-        states = ("assigned", "reported", "failed", "refused", "late")
-        rows = await self._fetch(
-            select(
-                *told,
-                clock_sql().label("now"),
-                *(_count(_ASSIGNMENTS.c.state == state).label(state) for state in states),
-            )
-            .select_from(
-                _ROUNDS.join(_RUNS, _RUNS.c.run_id == _ROUNDS.c.run_id).outerjoin(
-                    _ASSIGNMENTS, of_this_round
-                )
-            )
-            .where(_ROUNDS.c.run_id == run_id, _ROUNDS.c.round == round)
-            .group_by(*told)
-        )
+        rows = await self._fetch_once(_PROGRESS, run_id=run_id, round=round, kind=kind)
         if not rows:
             raise NotFoundError(f"round of run {run_id} must exist, got {round}")
         return RoundProgress(**rows[0])
@@ -343,7 +366,3 @@ class RunQueries:
     async def _fetch_once(self, read: SingleRead, **values: Any) -> list[dict[str, Any]]:
         rows = await self._database.fetch(read, **values)
         return [parsed_values(read.fields, row) for row in rows]
-
-
-def _count(condition: ColumnElement[bool]) -> ColumnElement[int]:
-    return func.count().filter(condition)
