@@ -8,7 +8,7 @@ committed before the leader died can be asked for again where the docstring says
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from sqlalchemy import Row, and_, or_, select, update
+from sqlalchemy import Double, Row, and_, bindparam, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from kumiai.core.errors import ConflictError, FencedError, NotFoundError
@@ -28,6 +28,7 @@ from kumiai.storage.rows import (
     upsert,
 )
 from kumiai.storage.run_reports import RunReports, insert_model
+from kumiai.storage.single_statements import SingleWrite
 from kumiai.storage.tables import (
     AcceptedUpdate,
     Assignment,
@@ -46,6 +47,20 @@ _UPDATES = table_of(AcceptedUpdate)
 _MODELS = table_of(FLModel)
 
 _LIVE = ("submitted", "running")
+
+# Named unlike the columns: SQLAlchemy takes a value by a column's name for one to be written.
+_RENEW_LEASE = SingleWrite(
+    "renew_lease",
+    update(_RUNS)
+    .where(
+        _RUNS.c.run_id == bindparam("of_run"),
+        _RUNS.c.epoch == bindparam("of_epoch"),
+        _RUNS.c.leader == bindparam("of_leader"),
+        or_(*(_RUNS.c.state == state for state in _LIVE)),
+    )
+    .values(lease_until=clock_sql() + bindparam("ttl_seconds", type_=Double()))
+    .returning(_RUNS.c.run_id),
+)
 
 
 class RunLeading(RunReports):
@@ -117,14 +132,15 @@ class RunLeading(RunReports):
         Raises:
             FencedError: another leads, or the run has ended.
         """
-        async with self._database.transaction() as connection:
-            renewed = await connection.execute(
-                update(_RUNS)
-                .where(_held(lease), _RUNS.c.state.in_(_LIVE))
-                .values(lease_until=clock_sql() + ttl_seconds)
-            )
-            if renewed.rowcount == 0:
-                raise _fenced(lease)
+        renewed = await self._database.write(
+            _RENEW_LEASE,
+            of_run=lease.run_id,
+            of_epoch=lease.epoch,
+            of_leader=lease.leader,
+            ttl_seconds=ttl_seconds,
+        )
+        if not renewed:
+            raise _fenced(lease)
 
     async def release_lease(self, lease: Lease) -> None:
         """Give the lease back, so that another may lead at once; an old one releases nothing."""
