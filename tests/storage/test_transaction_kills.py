@@ -17,6 +17,7 @@ from tests.storage.programs.actor import ACTS, prepare
 POINTS = {f"storage.{act}.commit.{side}" for act in ACTS for side in ("before", "after")}
 LEASES = "cache_drains"
 TABLES = {
+    "renew_lease": {"runs"},
     "update_run": {"runs", "events"},
     "delete_run": {"runs", "rounds", "models", "events"},
     "add_evaluations": {"evaluations"},

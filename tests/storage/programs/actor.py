@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from sqlalchemy import text
 
-from kumiai.storage import Changes, DatabaseManager, EvaluationRecord
+from kumiai.storage import Changes, DatabaseManager, EvaluationRecord, Lease
 from kumiai.storage.cache.draining import DrainSettings, OutboxDrain
 from kumiai.storage.cache.epoch import EpochKeeper
 from kumiai.storage.cache.outbox import CacheOutbox
@@ -35,6 +35,8 @@ async def prepare(url: str) -> None:
     await catalogue.add_run("run-a")
     await catalogue.add_models("run-a", 3)
     await catalogue.end("run-a")
+    await catalogue.add_run("run-b")
+    await catalogue.lead("run-b")
     await catalogue.add_clients("site-1")
     outbox = CacheOutbox(database)
     for topic in (_FINE, _BAD, _PARKED):
@@ -78,7 +80,13 @@ async def _claim(database: DatabaseManager) -> None:
     await keeper.claim("server", await keeper.read())
 
 
+async def _renew(database: DatabaseManager) -> None:
+    run = await Catalogue(database).runs.get("run-b")
+    await Catalogue(database).runs.renew_lease(Lease("run-b", str(run.leader), run.epoch), 60)
+
+
 ACTS: Final[Mapping[str, Act]] = {
+    "renew_lease": _renew,
     "update_run": lambda database: Catalogue(database).history.update(
         "run-a", _DESCRIBED, by="ann"
     ),
