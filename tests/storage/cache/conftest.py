@@ -20,7 +20,14 @@ def redis_server() -> Iterator[RedisServer]:
 async def redis_manager(redis_server: RedisServer) -> AsyncIterator[RedisManager]:
     """Lend a connection to an empty Redis."""
     redis_server.command("FLUSHALL")
-    manager = RedisManager("127.0.0.1", redis_server.port)
+    # Patient: a machine that is busy must not look like a Redis that is away.
+    manager = RedisManager(
+        "127.0.0.1",
+        redis_server.port,
+        connect_timeout_seconds=30,
+        command_timeout_seconds=30,
+        wait_seconds=60,
+    )
     await manager.initialize()
     yield manager
     await manager.close()
