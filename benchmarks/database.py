@@ -23,8 +23,11 @@ from _measuring import Goal, at_least, at_most, load_line, print_goals, print_ta
 
 from kumiai.storage import (
     AcceptRequest,
+    ClientRecord,
+    ClientRegistration,
     ClientRegistryRepository,
     DatabaseManager,
+    Lease,
     NewRun,
     RunRecord,
     RunRepository,
@@ -42,6 +45,7 @@ CLIENT = "site-00001"
 Call = Callable[[], Awaitable[Any]]
 
 RUN_COLUMNS = ", ".join(column.name for column in columns_of(TrainingSession))
+CLIENT_COLUMNS = ", ".join(column.name for column in columns_of(ClientRegistration))
 FIND = f"SELECT {RUN_COLUMNS} FROM runs WHERE run_id = {{0}}"
 TASK = """
     SELECT a.run_id, a.round, a.client_id, a.state, a.reason, a.attempt, r.stage,
@@ -55,11 +59,16 @@ TASK = """
 ATTACH = """
     INSERT INTO clients (client_id, instance_id, software_version, apps_json, first_seen_at,
                          last_seen_at, state, address)
-    VALUES ({0}, {1}, '1', '["app"]', {2}, {2}, 'attached', '127.0.0.1:1')
+    VALUES ({0}, {1}, '1', {2}, {3}, {3}, 'attached', '127.0.0.1:1')
     ON CONFLICT (client_id) DO UPDATE SET instance_id = excluded.instance_id,
         software_version = excluded.software_version, apps_json = excluded.apps_json,
         last_seen_at = excluded.last_seen_at, state = excluded.state, address = excluded.address
-    RETURNING *
+    RETURNING {4}
+"""
+RENEW = """
+    UPDATE runs SET lease_until = {3} + 600.0
+    WHERE run_id = {0} AND epoch = {1} AND leader = {2} AND state IN ('submitted', 'running')
+    RETURNING run_id
 """
 CLOCKS = {
     "sqlite": "(julianday('now') - 2440587.5) * 86400.0",
@@ -90,7 +99,8 @@ class HandWrittenSQLite:
         clock = CLOCKS["sqlite"]
         self._find = FIND.format("?")
         self._task = TASK.format("?", "?")
-        self._attach = ATTACH.format("?1", "?2", clock)
+        self._attach = ATTACH.format("?1", "?2", "?3", clock, CLIENT_COLUMNS)
+        self._renew = RENEW.format("?", "?", "?", clock)
 
     async def open(self) -> None:
         """Nothing to do: it is open."""
@@ -105,8 +115,13 @@ class HandWrittenSQLite:
     async def task(self) -> TrainTask:
         return TrainTask(**plain(dict(await self._one(self._task, (RUN, CLIENT)))))
 
-    async def attach(self) -> dict[str, Any]:
-        return plain(dict(await self._one(self._attach, (CLIENT, "i"), writes=True)))
+    async def attach(self) -> ClientRecord:
+        values = (CLIENT, "i", json.dumps(["app"]))
+        return ClientRecord(**plain(dict(await self._one(self._attach, values, writes=True))))
+
+    async def renew(self, lease: Lease) -> bool:
+        values = (lease.run_id, lease.epoch, lease.leader)
+        return await self._one(self._renew, values, writes=True) is not None
 
     async def _one(self, statement: str, values: tuple[Any, ...], *, writes: bool = False) -> Any:
         def run() -> Any:
@@ -127,7 +142,9 @@ class HandWrittenPostgres:
         self._url = url
         self._find = FIND.format("$1")
         self._task = TASK.format("$1", "$2")
-        self._attach = ATTACH.format("$1", "$2", CLOCKS["postgresql"])
+        clock = CLOCKS["postgresql"]
+        self._attach = ATTACH.format("$1", "$2", "$3", clock, CLIENT_COLUMNS)
+        self._renew = RENEW.format("$1", "$2", "$3", clock)
 
     async def open(self) -> None:
         self._pool = await asyncpg.create_pool(self._url, min_size=2, max_size=10)
@@ -141,15 +158,20 @@ class HandWrittenPostgres:
     async def task(self) -> TrainTask:
         return TrainTask(**plain(await self._one(self._task, RUN, CLIENT)))
 
-    async def attach(self) -> dict[str, Any]:
-        return plain(await self._one(self._attach, CLIENT, "i"))
+    async def attach(self) -> ClientRecord:
+        row = await self._one(self._attach, CLIENT, "i", json.dumps(["app"]))
+        return ClientRecord(**plain(row))
+
+    async def renew(self, lease: Lease) -> bool:
+        values = (lease.run_id, lease.epoch, lease.leader)
+        return await self._one(self._renew, *values) is not None
 
     async def _one(self, statement: str, *values: Any) -> Any:
         async with self._pool.acquire() as connection:
             return await connection.fetchrow(statement, *values)
 
 
-async def prepare(database: DatabaseManager, clients: int) -> None:
+async def prepare(database: DatabaseManager, clients: int) -> Lease:
     """A run whose first round collects from this many clients."""
     runs = RunRepository(database)
     await runs.create(
@@ -177,6 +199,7 @@ async def prepare(database: DatabaseManager, clients: int) -> None:
         deadline_seconds=600.0,
         clients=[(f"site-{number:05}", number) for number in range(clients)],
     )
+    return lease
 
 
 async def cpu_microseconds(call: Call, calls: int) -> float:
@@ -228,7 +251,7 @@ async def accepted_per_second(database: DatabaseManager, clients: int) -> float:
 async def measure(url: str, *, calls: int, repeats: int, clients: int) -> list[Goal]:
     database = DatabaseManager(url)
     await database.connect()
-    await prepare(database, clients)
+    lease = await prepare(database, clients)
     kind = "SQLite" if database.dialect == "sqlite" else "PostgreSQL"
     hand: Any = (HandWrittenSQLite if kind == "SQLite" else HandWrittenPostgres)(url)
     await hand.open()
@@ -247,6 +270,7 @@ async def measure(url: str, *, calls: int, repeats: int, clients: int) -> list[G
         "find a run": (lambda: runs.find(RUN), hand.find),
         "find a task": (lambda: runs.find_train_task(RUN, 1, CLIENT), hand.task),
         "attach a client": (attach, hand.attach),
+        "renew a lease": (lambda: runs.renew_lease(lease, 600.0), lambda: hand.renew(lease)),
     }
     found = await compare(ways, calls=calls, repeats=repeats)
     rate = await accepted_per_second(database, clients)

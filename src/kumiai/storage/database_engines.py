@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.pool import AsyncAdaptedQueuePool, NullPool
 
 from kumiai.storage.database_url import DatabaseURL
-from kumiai.storage.sqlite_connections import SQLiteSynchronous, new_sqlite_engine
+from kumiai.storage.sqlite_connections import ReadyPool, SQLiteSynchronous, new_sqlite_engine
 
 __all__ = ["ISOLATIONS", "Engines", "Isolation"]
 
@@ -45,7 +45,7 @@ class Engines:
     def new_pools(self) -> tuple[dict[Isolation, AsyncEngine], AsyncEngine]:
         """Return an engine for writing with each isolation, and one for reading."""
         pool = {
-            "poolclass": AsyncAdaptedQueuePool,
+            "poolclass": ReadyPool if self.url.dialect == "sqlite" else AsyncAdaptedQueuePool,
             "max_overflow": 0,
             "pool_timeout": self.statement_timeout_seconds,
             # SQLite's we do ourselves, and only where it is needed.

@@ -16,10 +16,12 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from sqlalchemy import Boolean, Delete, Dialect, Insert, Select, Update
+from sqlalchemy.exc import MissingGreenlet
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.pool import PoolProxiedConnection
 
 from kumiai.storage.database_errors import is_read_only_server
+from kumiai.storage.sqlite_connections import ReadyPool
 
 __all__ = ["SingleRead", "SingleWrite", "run"]
 
@@ -136,7 +138,7 @@ async def run(
         raise KeyError(f"values must be {sorted(compiled.asked)}, got {sorted(values)}")
     given = {**compiled.given, **values}
     arguments = [given[name] for name in compiled.names]
-    lent = await engine.raw_connection()
+    lent = await _lend(engine)
     try:
         rows = await _run(engine, lent, compiled.text, arguments)
     except BaseException as error:
@@ -147,6 +149,14 @@ async def run(
         raise
     lent.close()
     return [_with_booleans(row, compiled.booleans) for row in rows] if compiled.booleans else rows
+
+
+async def _lend(engine: AsyncEngine) -> PoolProxiedConnection:
+    pool = engine.sync_engine.pool
+    if isinstance(pool, ReadyPool) and pool.checkedin():
+        with contextlib.suppress(MissingGreenlet):  # it had broken, and must be opened anew
+            return engine.sync_engine.raw_connection()
+    return await engine.raw_connection()
 
 
 async def _run(

@@ -1,7 +1,7 @@
 """Connections to an SQLite file, set up as this product needs them.
 
-Not a pool: SQLAlchemy's is used. WAL, so that readers wait for no writer; foreign keys, which
-SQLite leaves off; and transactions that we begin ourselves, with the lock we want.
+The pool is SQLAlchemy's, but for its queue. WAL, so that readers wait for no writer; foreign keys,
+which SQLite leaves off; and transactions that we begin ourselves, with the lock we want.
 """
 
 import asyncio
@@ -13,14 +13,31 @@ from sqlalchemy import event
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
-from sqlalchemy.pool import NullPool
+from sqlalchemy.pool import AsyncAdaptedQueuePool, ConnectionPoolEntry, NullPool
+from sqlalchemy.util.queue import AsyncAdaptedQueue
 
 from kumiai.storage.database_errors import is_busy
 from kumiai.storage.database_url import DatabaseURL
 
-__all__ = ["SQLiteSynchronous", "new_sqlite_engine", "prepare_sqlite_file"]
+__all__ = ["ReadyPool", "SQLiteSynchronous", "new_sqlite_engine", "prepare_sqlite_file"]
 
 SQLiteSynchronous = Literal["FULL", "NORMAL", "OFF"]
+
+
+class _ReadyQueue(AsyncAdaptedQueue[ConnectionPoolEntry]):
+    def get(self, block: bool = True, timeout: float | None = None) -> ConnectionPoolEntry:  # noqa: FBT001, FBT002 - the pool's
+        # Some versions of SQLAlchemy wait in any case, for which one must be in a greenlet.
+        return super().get(block, timeout) if self.empty() else self.get_nowait()
+
+
+class ReadyPool(AsyncAdaptedQueuePool):
+    """A pool that lends a connection that stands ready without a wait.
+
+    So it can be asked outside of a greenlet as long as ``checkedin()`` is not 0: to enter one
+    costs as much as to ask the file.
+    """
+
+    _queue_class = _ReadyQueue
 
 
 def new_sqlite_engine(
