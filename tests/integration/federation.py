@@ -121,7 +121,8 @@ class Federation:
         """End a client as a crash would: without a word."""
         task = self.clients.pop(name)
         task.cancel()
-        await asyncio.wait({task})
+        _, still_running = await asyncio.wait({task}, timeout=30)
+        assert not still_running, f"{name} did not end"
         if not task.cancelled():
             task.exception()  # seen: a test that expects it awaits the task itself
         del self.agents[name]
