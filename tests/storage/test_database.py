@@ -315,6 +315,39 @@ async def test_a_writer_that_is_cancelled_while_it_waits_for_the_lock_holds_noth
     await database.close()
 
 
+async def test_a_transaction_that_is_cancelled_in_a_statement_leaves_no_lock_behind(
+    tmp_path: Path,
+) -> None:
+    slow = text(
+        "WITH RECURSIVE t(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM t WHERE n < 300000) "
+        "SELECT name, (SELECT count(*) FROM t) FROM rows"
+    )
+    other = sqlite3.connect(tmp_path / "kumiai.db", isolation_level=None, timeout=0.0)
+    other.execute("CREATE TABLE rows (name)")
+    other.execute("INSERT INTO rows VALUES ('a'), ('b')")
+    database = DatabaseManager(f"sqlite:///{tmp_path}/kumiai.db")
+    await database.connect()
+    executing = asyncio.Event()
+
+    async def read_and_hang() -> None:
+        async with database.transaction() as connection:
+            asyncio.get_running_loop().call_later(0.001, executing.set)
+            await connection.execute(slow)
+            raise AssertionError("must be cancelled before")
+
+    task = asyncio.create_task(read_and_hang())
+    await executing.wait()
+    task.cancel()
+    await asyncio.wait([task])
+    assert task.cancelled()  # its traceback, and so the driver's cursor, is still alive
+
+    other.execute("INSERT INTO rows VALUES ('c')")
+    is_busy, *_ = other.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+    assert not is_busy  # nor does a snapshot keep the log from being emptied
+    other.close()
+    await database.close()
+
+
 async def test_a_connection_that_comes_back_in_a_transaction_is_rolled_back(
     tmp_path: Path,
 ) -> None:

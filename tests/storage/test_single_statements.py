@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import bindparam, delete, func, insert, literal, select, text, update
+from sqlalchemy import bindparam, delete, event, func, insert, literal, select, text, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from kumiai.core import failpoints
@@ -103,15 +103,18 @@ async def test_a_cancelled_read_leaves_its_answer_to_nobody(postgres: PostgresSe
     await database.close()
 
 
-async def test_cancelled_reads_of_a_file_free_their_connections(
+async def test_cancelled_reads_of_a_file_end_before_their_callers_hear_so(
     tmp_path: Path,
 ) -> None:
     counting = SingleRead(
         select(text("count(*) AS n FROM (WITH RECURSIVE t(n) AS (SELECT 1 UNION ALL SELECT n + 1 "
                     "FROM t WHERE n < 300000) SELECT n FROM t)"))
     )  # fmt: skip
-    database = DatabaseManager(f"sqlite:///{tmp_path}/a.db", pool_size=2)
+    database = DatabaseManager(f"sqlite:///{tmp_path}/a.db", pool_size=1)
     await database.connect()
+    await database.check()
+    opened: list[object] = []
+    event.listen(database._reader.sync_engine, "connect", lambda *made: opened.append(made))  # type: ignore[union-attr]
 
     for _ in range(5):
         task = asyncio.create_task(database.fetch(counting))
@@ -119,8 +122,10 @@ async def test_cancelled_reads_of_a_file_free_their_connections(
         await asyncio.sleep(0)
         task.cancel()
         await asyncio.wait({task})
+        assert task.cancelled()
 
     assert [tuple(row) for row in await database.fetch(counting)] == [(300_000,)]
+    assert not opened  # their connection was free, not given up with a thread at work
     await database.close()
 
 
@@ -284,7 +289,7 @@ async def test_who_is_cancelled_hears_so_when_the_write_has_ended(file_url: str)
 async def test_a_write_of_which_a_silent_server_tells_nothing_is_given_up(
     postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(single_statements, "_SETTLE_SECONDS", 0.05)
+    monkeypatch.setitem(single_statements._SETTLE_SECONDS, "postgresql", 0.05)
     url = postgres.new_database()
     async with TcpProxy("127.0.0.1", postgres.port) as proxy:
         database = DatabaseManager(

@@ -27,7 +27,8 @@ __all__ = ["SingleRead", "SingleWrite", "run"]
 
 _Result = TypeVar("_Result")
 
-_SETTLE_SECONDS = 5.0
+_SETTLE_SECONDS = {"postgresql": 5.0, "sqlite": 60.0}
+"""How long a statement that was given up may take; a file's wait for its lock ends by itself."""
 _NOTHING = "SELECT 1"
 
 
@@ -121,7 +122,8 @@ async def run(
     """Return the rows that a statement finds or returns; a write is committed then.
 
     Who is cancelled while it writes hears so once the write stands or does not, whichever it is:
-    else what the caller does next could overtake it.
+    else what the caller does next could overtake it. So does who reads a file, for its thread can
+    not be stopped and would outlive the loop that it answers to.
 
     Args:
         engine: for reading or for writing.
@@ -142,7 +144,8 @@ async def run(
     try:
         rows = await _run(engine, lent, compiled.text, arguments)
     except BaseException as error:
-        if isinstance(statement, SingleWrite) and isinstance(error, asyncio.CancelledError):
+        is_running = isinstance(statement, SingleWrite) or engine.dialect.name == "sqlite"
+        if is_running and isinstance(error, asyncio.CancelledError):
             await _outlast(asyncio.ensure_future(_settle(engine, lent)))
         else:
             _give_back_after(engine, lent, error)
@@ -193,11 +196,9 @@ def _give_back_after(
 
 async def _settle(engine: AsyncEngine, lent: PoolProxiedConnection) -> None:
     """Give a connection back once its statement, which nobody waits for, has ended."""
-    # SQLite's wait for its lock ends by itself; what a silent server does nobody knows.
-    seconds = _SETTLE_SECONDS if engine.dialect.name == "postgresql" else None
     is_clear = False
     try:
-        async with asyncio.timeout(seconds):
+        async with asyncio.timeout(_SETTLE_SECONDS[engine.dialect.name]):
             # It stands in line behind that statement, or behind the server's ending of it.
             await _run(engine, lent, _NOTHING, [])
             is_clear = True

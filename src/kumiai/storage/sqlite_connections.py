@@ -6,7 +6,9 @@ which SQLite leaves off; and transactions that we begin ourselves, with the lock
 
 import asyncio
 import os
+import sqlite3
 import time
+import weakref
 from typing import Any, Literal
 
 from sqlalchemy import event
@@ -40,6 +42,28 @@ class ReadyPool(AsyncAdaptedQueuePool):
     _queue_class = _ReadyQueue
 
 
+class _WholeConnection(sqlite3.Connection):
+    """Holds nothing of the file once it is closed.
+
+    SQLite keeps the lock and the snapshot of a closed connection for as long as one of its
+    statements is open, and a cancelled task's traceback may keep that one alive for long.
+    """
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._cursors: weakref.WeakSet[sqlite3.Cursor] = weakref.WeakSet()
+
+    def cursor(self, *arguments: Any) -> Any:
+        cursor = super().cursor(*arguments)
+        self._cursors.add(cursor)
+        return cursor
+
+    def close(self) -> None:
+        for cursor in tuple(self._cursors):
+            cursor.close()
+        super().close()
+
+
 def new_sqlite_engine(
     url: DatabaseURL,
     *,
@@ -66,7 +90,11 @@ def new_sqlite_engine(
         url.engine,
         hide_parameters=True,
         # None: Python begins no transaction by itself, we do, with the lock we want.
-        connect_args={"isolation_level": None, "timeout": lock_timeout_seconds},
+        connect_args={
+            "isolation_level": None,
+            "timeout": lock_timeout_seconds,
+            "factory": _WholeConnection,
+        },
         **pool,
     )
     pragmas = [f"foreign_keys = {int(foreign_keys)}", f"synchronous = {synchronous}"]
