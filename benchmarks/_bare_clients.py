@@ -89,7 +89,8 @@ class BareClient:
             await asyncio.sleep(every_seconds)
 
     async def next_task(self) -> int:
-        self._task = await asyncio.wait_for(self._tasks.get(), PATIENCE_SECONDS)
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            self._task = await self._tasks.get()
         return self._task.key.round
 
     async def fetch(self) -> ModelFile:

@@ -27,7 +27,8 @@ async def eventually(
             await asyncio.sleep(_PAUSE_SECONDS)
 
     try:
-        await asyncio.wait_for(ask(), seconds)
+        async with asyncio.timeout(seconds):
+            await ask()
     except TimeoutError:
         raise AssertionError(f"not so within {seconds:g} s; last seen: {found}") from None
     return found

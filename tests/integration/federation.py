@@ -82,7 +82,8 @@ class Federation:
         for name in list(self.clients):
             await self.stop_client(name)
         if self.server is not None:
-            await self.server.stop()
+            async with asyncio.timeout(30):
+                await self.server.stop()
 
     def start_client(
         self,

@@ -70,7 +70,8 @@ async def test_a_coordinator_ends_with_an_error_when_a_part_of_it_ends(
     settings: Settings, end: Callable[[CoordinatorServer], object], name: str
 ) -> None:
     with pytest.raises(KumiaiError, match=f"{name} must go on while the coordinator runs"):
-        await asyncio.wait_for(serve_coordinator(settings, on_ready=end), 30)
+        async with asyncio.timeout(30):
+            await serve_coordinator(settings, on_ready=end)
 
     directory = DataDirectory(settings.coordinator.data_dir)
     directory.lock()

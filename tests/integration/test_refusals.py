@@ -58,7 +58,8 @@ async def put(
 
     async with channel(federation, issued) as wire:
         call = wire.stream_unary(PUT)(messages())
-        return pb.PutResult.FromString(await asyncio.wait_for(call, 10))
+        async with asyncio.timeout(10):
+            return pb.PutResult.FromString(await call)
 
 
 async def held_run(federation: Federation, **tables: Any) -> str:
@@ -89,14 +90,16 @@ async def test_a_certificate_of_another_federation_is_refused(
     issued = foreign.issue(Role.CLIENT, "site-1", out_dir=tmp_path / "foreign")
 
     with pytest.raises(CertificateError, match="another authority"):
-        await asyncio.wait_for(federation.start_client("site-1", certificate=issued), 20)
+        async with asyncio.timeout(20):
+            await federation.start_client("site-1", certificate=issued)
 
 
 async def test_a_certificate_of_the_wrong_role_is_refused(federation: Federation) -> None:
     async with channel(federation, federation.certificates["operator"]) as wire:
         call = wire.stream_stream(ATTACH)()
         with pytest.raises(grpc.aio.AioRpcError, match="must have the role client") as caught:
-            await asyncio.wait_for(call.read(), 10)
+            async with asyncio.timeout(10):
+                await call.read()
 
     assert caught.value.code() == DENIED
 
@@ -110,7 +113,8 @@ async def test_a_revoked_client_is_refused_at_the_door(federation: Federation) -
         capture_logs() as logged,
         pytest.raises(CertificateError, match="revoked"),
     ):
-        await asyncio.wait_for(federation.start_client("site-1", certificate=issued), 20)
+        async with asyncio.timeout(20):
+            await federation.start_client("site-1", certificate=issued)
 
     refused = [each for each in logged if each["event"] == "caller refused"]
     assert "kumiai://test/client/site-1" in refused[0]["reason"]
@@ -125,7 +129,8 @@ async def test_a_client_that_is_revoked_while_attached_is_sent_away(
     federation.authority.revocation_list()
 
     with pytest.raises(CertificateError, match="revoked"):
-        await asyncio.wait_for(federation.clients["site-1"], 10)
+        async with asyncio.timeout(10):
+            await federation.clients["site-1"]
 
 
 async def test_an_expired_certificate_is_refused_before_it_connects(
@@ -145,7 +150,8 @@ async def test_a_second_process_with_the_same_identity_is_refused(federation: Fe
     first = federation.clients["site-1"]
 
     with pytest.raises(ConflictError, match="already attached"):
-        await asyncio.wait_for(federation.start_client("site-1", data={"number": 1}), 30)
+        async with asyncio.timeout(30):
+            await federation.start_client("site-1", data={"number": 1})
 
     assert not first.done()
     federation.clients["site-1"] = first
@@ -161,7 +167,8 @@ async def test_a_successor_takes_the_place_of_a_dead_twin(federation: Federation
 
         federation.start_client("site-1", certificate=issued, data={"number": 1})
 
-        await asyncio.wait_for(federation.agents["site-1"].attached.wait(), 15)
+        async with asyncio.timeout(15):
+            await federation.agents["site-1"].attached.wait()
 
 
 async def test_a_client_of_another_protocol_version_is_told_so(federation: Federation) -> None:

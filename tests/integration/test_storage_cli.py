@@ -319,7 +319,8 @@ async def test_a_sweep_that_fails_is_made_again() -> None:
     sweeps = Sweeps()
     background = BackgroundSweep(sweeps, grace_seconds=7.0, every_seconds=0.0)
     background.start()
-    await asyncio.wait_for(sweeps.is_enough.wait(), 10)
+    async with asyncio.timeout(10):
+        await sweeps.is_enough.wait()
     await background.stop()
     await background.stop()
 

@@ -97,7 +97,8 @@ async def test_a_client_comes_back_as_soon_after_the_second_outage_as_after_the_
 
     firsts = []
     for _ in range(2):
-        await asyncio.wait_for(agent.attached.wait(), 10)
+        async with asyncio.timeout(10):
+            await agent.attached.wait()
         await asyncio.wait({task}, timeout=0.4)  # long enough to call it a good session
         with capture_logs() as logs:
             await federation.server.stop()

@@ -148,7 +148,8 @@ class DatabaseManager:
         writers, reader = self._writers, self._reader
         self._writers, self._reader = {}, None
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._is_idle.wait(), _CLOSE_TIMEOUT_SECONDS)
+            async with asyncio.timeout(_CLOSE_TIMEOUT_SECONDS):
+                await self._is_idle.wait()
         for engine in (*writers.values(), reader):
             # Those that share a pool find it empty the second time.
             if engine is not None:

@@ -178,7 +178,8 @@ class LockContract:
 
         async with lock.acquire_context("a") as held:
             await backend.release("a", held._owner)
-            await asyncio.wait_for(held.lost.wait(), 10)
+            async with asyncio.timeout(10):
+                await held.lost.wait()
 
             assert not held.is_held
             with pytest.raises(FencedError):

@@ -76,7 +76,8 @@ async def test_a_put_that_says_nothing_is_ended(service: BlobService, certificat
     context: Any = Context(certificate)
 
     with pytest.raises(Aborted, match="nothing came for"):
-        await asyncio.wait_for(service.put(silence(), context), 5)
+        async with asyncio.timeout(5):
+            await service.put(silence(), context)
 
     assert context.code == grpc.StatusCode.DEADLINE_EXCEEDED
 

@@ -101,11 +101,13 @@ async def test_waiting_ends_when_a_client_attaches(hub: SessionHub) -> None:
 
     hub.attach(session("a"))
 
-    await asyncio.wait_for(waiting, 5)
+    async with asyncio.timeout(5):
+        await waiting
 
 
 async def test_waiting_ends_by_itself(hub: SessionHub) -> None:
-    await asyncio.wait_for(hub.wait_for_change(0.001), 5)
+    async with asyncio.timeout(5):
+        await hub.wait_for_change(0.001)
 
 
 def test_a_shutdown_ends_all(hub: SessionHub) -> None:

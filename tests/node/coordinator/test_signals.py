@@ -12,7 +12,8 @@ async def test_a_wake_up_ends_the_wait() -> None:
 
     signals.wake("run-a")
 
-    await asyncio.wait_for(waiting, 5)
+    async with asyncio.timeout(5):
+        await waiting
 
 
 async def test_reports_end_the_wait_when_enough_came() -> None:
@@ -25,7 +26,8 @@ async def test_reports_end_the_wait_when_enough_came() -> None:
     assert not waiting.done()
     signals.report("run-a")
 
-    await asyncio.wait_for(waiting, 5)
+    async with asyncio.timeout(5):
+        await waiting
 
 
 async def test_reports_between_two_waits_count() -> None:
@@ -33,11 +35,13 @@ async def test_reports_between_two_waits_count() -> None:
     await signals.wait("run-a", 0)
     signals.report("run-a")
 
-    await asyncio.wait_for(signals.wait("run-a", 60, reports=1), 5)
+    async with asyncio.timeout(5):
+        await signals.wait("run-a", 60, reports=1)
 
 
 async def test_the_wait_ends_by_itself() -> None:
-    await asyncio.wait_for(RunSignals().wait("run-a", 0.001), 5)
+    async with asyncio.timeout(5):
+        await RunSignals().wait("run-a", 0.001)
 
 
 async def test_other_runs_are_not_woken() -> None:

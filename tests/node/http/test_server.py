@@ -101,8 +101,10 @@ async def test_stopping_ends_open_streams_without_an_end_and_frees_the_port(
         following = asyncio.create_task(follow())
         await has_begun.wait()
         port = int(api.url.rpartition(":")[2])
-        await asyncio.wait_for(api.stop(), 10)
-        await asyncio.wait_for(following, 10)
+        async with asyncio.timeout(10):
+            await api.stop()
+        async with asyncio.timeout(10):
+            await following
 
     assert "event: end" not in lines
     with socket.create_server(("127.0.0.1", port)):
@@ -123,7 +125,8 @@ async def test_a_connection_without_a_whole_request_is_closed(
         )
         writer.write(sent)
 
-        assert await asyncio.wait_for(reader.read(), 10) == b""
+        async with asyncio.timeout(10):
+            assert await reader.read() == b""
         writer.close()
     finally:
         await server.stop()

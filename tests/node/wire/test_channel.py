@@ -30,7 +30,8 @@ async def test_a_connection_that_makes_no_handshake_is_closed(tmp_path: Path) ->
     await server.start()
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
 
-    assert await asyncio.wait_for(reader.read(), 5) == b""
+    async with asyncio.timeout(5):
+        assert await reader.read() == b""
 
     writer.close()
     await server.stop(None)

@@ -128,7 +128,8 @@ async def test_a_holder_that_cannot_ask_holds_until_its_lease_ends() -> None:
         with pytest.raises(StorageError):
             await held.verify()
         assert held.is_held
-        await asyncio.wait_for(held.lost.wait(), 5)
+        async with asyncio.timeout(5):
+            await held.lost.wait()
         assert not held.is_held
 
 
@@ -316,7 +317,8 @@ class TestFailover:
             with pytest.raises(StorageError):
                 async with lock.acquire_context("b"):
                     pass
-            await asyncio.wait_for(held.lost.wait(), 5)
+            async with asyncio.timeout(5):
+                await held.lost.wait()
         await database.connect()
 
 

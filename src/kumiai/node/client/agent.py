@@ -135,7 +135,7 @@ class ClientAgent:
             except grpc.aio.AioRpcError as error:
                 reason = await self._judge(error)
             except TimeoutError:
-                reason = f"no welcome within {self._times.welcome_seconds:.0f} s"
+                reason = f"no answer within {self._times.welcome_seconds:.0f} s"
             finally:
                 lasted = self._clock.monotonic() - self._attached_at
                 held = self.attached.is_set() and lasted >= self._times.longest_retry_seconds
@@ -154,7 +154,8 @@ class ClientAgent:
         if not await _written(call, self._hello()):
             return await self._ended(call)
         failpoints.reach("client.hello.sent")
-        first = await asyncio.wait_for(call.read(), self._times.welcome_seconds)
+        async with asyncio.timeout(self._times.welcome_seconds):
+            first = await call.read()
         if first is grpc.aio.EOF:
             return await self._ended(call)
         welcome = pb.ServerMessage.FromString(first).welcome
@@ -178,7 +179,8 @@ class ClientAgent:
 
     async def _ended(self, call: "grpc.aio.StreamStreamCall[bytes, bytes]") -> str:
         """Turn a stream's end into its reason; a refusal for good is raised."""
-        code, details = await call.code(), await call.details()
+        async with asyncio.timeout(self._times.welcome_seconds):
+            code, details = await call.code(), await call.details()
         return await self._judge_code(code, details or code.name)
 
     async def _judge(self, error: grpc.aio.AioRpcError) -> str:

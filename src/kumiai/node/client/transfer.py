@@ -188,7 +188,8 @@ class BlobTransfer:
         last = "no attempt was made"
         while (left := until() - loop.time()) > 0:
             try:
-                return await asyncio.wait_for(attempt(), left)
+                async with asyncio.timeout(left):
+                    return await attempt()
             except TimeoutError:
                 last = "no answer"
             except grpc.aio.AioRpcError as error:
@@ -229,7 +230,8 @@ class BlobTransfer:
             request = pb.GetRequest(run_id=fetch.run_id, digest=fetch.digest, offset=file.offset)
             call = self._channel.unary_stream(GET)(request.SerializeToString())
             while True:
-                chunk = await asyncio.wait_for(call.read(), _STALL_SECONDS)
+                async with asyncio.timeout(_STALL_SECONDS):
+                    chunk = await call.read()
                 if chunk is grpc.aio.EOF:
                     break
                 await loop.run_in_executor(self._executor, file.write, chunk)

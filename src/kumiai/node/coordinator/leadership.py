@@ -65,7 +65,8 @@ class RunSupervisor:
                 except StorageError as error:
                     self._log.error("can not look for runs", error=str(error))
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._has_news.wait(), self._poll_seconds)
+                    async with asyncio.timeout(self._poll_seconds):
+                        await self._has_news.wait()
                 self._has_news.clear()
         finally:
             await self._stop_all()

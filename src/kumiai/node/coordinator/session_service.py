@@ -123,7 +123,8 @@ class SessionService:
         self, identity: Identity, requests: AsyncIterator[bytes], context: _Context
     ) -> ClientSession:
         try:
-            first = await asyncio.wait_for(anext(requests), self._times.hello_seconds)
+            async with asyncio.timeout(self._times.hello_seconds):
+                first = await anext(requests)
             hello = _parse_hello(first)
         except (TimeoutError, StopAsyncIteration, DecodeError, ValueError):
             await context.abort(
@@ -168,7 +169,8 @@ class SessionService:
         asked_at = self._clock.monotonic()
         present.send(pb.ServerMessage(heartbeat=pb.Heartbeat(sequence=0)))
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(present.ended.wait(), self._times.takeover_seconds)
+            async with asyncio.timeout(self._times.takeover_seconds):
+                await present.ended.wait()
         if present.last_heard < asked_at:
             present.end("a newer process of this client took its place")
             self._hub.detach(present)

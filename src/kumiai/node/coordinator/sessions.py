@@ -146,7 +146,8 @@ class SessionHub:
         """Return when a client attached or left, or after the time."""
         changed = self._changed
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(changed.wait(), timeout_seconds)
+            async with asyncio.timeout(timeout_seconds):
+                await changed.wait()
 
     def end_all(self, reason: str) -> None:
         """End every session, for a shutdown."""

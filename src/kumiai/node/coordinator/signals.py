@@ -46,7 +46,8 @@ class RunSignals:
         run.reports_wanted = max(reports, 1)
         if run.reports < run.reports_wanted:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(run.event.wait(), timeout_seconds)
+                async with asyncio.timeout(timeout_seconds):
+                    await run.event.wait()
         run.event.clear()
         run.reports = 0
 

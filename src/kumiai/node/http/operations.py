@@ -151,7 +151,8 @@ async def _check(parts: ApiDependencies) -> ReadyView:
 async def _error_of(check: Any) -> str | None:
     # Everybody may read the answer, so the details, which name hosts and paths, go to the log.
     try:
-        await asyncio.wait_for(check, _CHECK_SECONDS)
+        async with asyncio.timeout(_CHECK_SECONDS):
+            await check
     except (KumiaiError, TimeoutError) as error:
         structlog.get_logger("kumiai.http").warning("not ready", error=str(error) or "timed out")
         return "failed"

@@ -163,7 +163,8 @@ class _Follower:
                     self._parts.authenticator.verify_again(self._caller)
                     yield ": still here\n\n"
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._closing.wait(), _LOOK_SECONDS)
+                    async with asyncio.timeout(_LOOK_SECONDS):
+                        await self._closing.wait()
         except KumiaiError as error:
             # The status is sent; what is left is to hang up, and to be asked again.
             structlog.get_logger("kumiai.http").warning(

@@ -127,7 +127,8 @@ class ChildProcess:
         self.send(signal.SIGTERM)
         self.send(signal.SIGCONT)  # one that was halted can not hear
         try:
-            return await asyncio.wait_for(self.wait(), patience_seconds)
+            async with asyncio.timeout(patience_seconds):
+                return await self.wait()
         except TimeoutError:
             return await self.kill()
 

@@ -356,7 +356,8 @@ class OutboxDrain:
                 settled, pause = 0, min(2 * pause, 5.0)
             if not settled:
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._outbox.wake.wait(), pause)
+                    async with asyncio.timeout(pause):
+                        await self._outbox.wake.wait()
                 self._outbox.wake.clear()
 
 

@@ -387,7 +387,8 @@ class ResilientKeyValue:
     async def _confirm(self) -> _View | None:
         asked_at = self._clock.monotonic()
         try:
-            epoch = await asyncio.wait_for(self._epochs.read(), _SQL_TIMEOUT_SECONDS)
+            async with asyncio.timeout(_SQL_TIMEOUT_SECONDS):
+                epoch = await self._epochs.read()
         except TimeoutError:
             raise UnavailableError(
                 f"database must answer within {_SQL_TIMEOUT_SECONDS} seconds, got nothing"
