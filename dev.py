@@ -340,7 +340,9 @@ def run_groups(arguments: list[str], *, covered: bool) -> list[tuple[str, bool, 
 def run_group(group: str, arguments: list[str], *, covered: bool) -> tuple[str, bool, str]:
     """Run one group of tests; with branch coverage of its own if asked."""
     say(f"{group} tests")
-    workers = str(min(os.cpu_count() or 1, 4))
+    # The tests with servers and processes wait as much as they compute.
+    cores = min(os.cpu_count() or 1, 4)
+    workers = str(cores if group == "unit" else cores + 1)
     command = [in_venv("pytest"), "-m", f"{group} and not chaos", "-n", workers, *arguments]
     data = coverage_file(group)
     environment = {}
