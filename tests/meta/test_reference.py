@@ -18,7 +18,7 @@ from kumiai.node.cli.app import app as cli
 from kumiai.node.cli.exit_codes import ExitCode
 from kumiai.node.coordinator.blob_service import TransferMeter
 from kumiai.node.http.access import ADMITTED
-from kumiai.node.http.errors import ANSWERS
+from kumiai.node.http.errors import STATUSES
 from kumiai.node.http.metrics import ApiMetrics
 from kumiai.node.job import JobSpec
 from kumiai.node.settings import Settings
@@ -127,7 +127,7 @@ def test_every_route_stands_on_its_page_with_who_may_call_it() -> None:
 def test_every_kind_of_error_stands_on_its_page_with_its_status() -> None:
     described = described_defaults(sections(page("http-api.md"))["Errors"])
 
-    assert described == {kind: str(status) for status, kind in ANSWERS.values()}
+    assert described == {kind: str(status) for kind, status in STATUSES.items()}
 
 
 def test_every_metric_stands_on_its_page() -> None:

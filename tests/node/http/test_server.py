@@ -9,9 +9,10 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
 from kumiai.core import errors
+from kumiai.core.error_kinds import ERRORS_BY_KIND, kind_of
 from kumiai.identity import server_context
 from kumiai.node.http import new_http_server
-from kumiai.node.http.errors import ANSWERS, answer_http_error, answer_invalid_request
+from kumiai.node.http.errors import STATUSES, answer_http_error, answer_invalid_request
 from kumiai.node.http.server import _HttpService, certificate_of
 from kumiai.storage import DatabaseManager
 from kumiai.testing.databases import SQLiteTemplate
@@ -156,9 +157,13 @@ def test_a_request_without_tls_has_no_certificate() -> None:
     ],
 )
 def test_each_error_has_its_answer(error: type[errors.KumiaiError], status: int, kind: str) -> None:
-    found = next(answer for known, answer in ANSWERS.items() if issubclass(error, known))
+    found = kind_of(error("x"))
 
-    assert found == (status, kind)
+    assert (STATUSES[found], found) == (status, kind)
+
+
+def test_every_kind_of_error_has_a_status() -> None:
+    assert STATUSES.keys() == ERRORS_BY_KIND.keys()
 
 
 async def test_an_answer_for_one_error_is_not_given_for_another() -> None:

@@ -34,7 +34,6 @@ from kumiai.identity import (
     client_context,
     server_context,
 )
-from kumiai.node.http.errors import ANSWERS
 from kumiai.node.operator.client import OperatorClient, address_of
 from kumiai.node.settings import IdentitySettings, OperatorSettings, Settings
 
@@ -139,12 +138,6 @@ def connect(
 
 def answer(text: str, status: int = 200, **headers: str) -> Answer:
     return status, {name.replace("_", "-"): each for name, each in headers.items()}, text.encode()
-
-
-def test_the_kinds_are_those_of_the_coordinator() -> None:
-    theirs = {kind: error for error, (_, kind) in ANSWERS.items()}
-
-    assert theirs == ERRORS_BY_KIND
 
 
 @pytest.mark.parametrize("kind", sorted(ERRORS_BY_KIND))

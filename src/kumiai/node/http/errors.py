@@ -1,4 +1,4 @@
-"""From errors to answers: one table for the status and the kind, one shape for the body.
+"""From errors to answers: a status for each kind of error, one shape for the body.
 
 ``{"error": {"kind": …, "message": …}}``: the kind is for programs (the command line makes the
 same error of it again), the message for people.
@@ -13,46 +13,37 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from kumiai.core.errors import (
-    ConfigError,
-    ConflictError,
-    DeadlineError,
-    DeniedError,
-    IntegrityError,
-    KumiaiError,
-    NotFoundError,
-    QuorumLostError,
-    StorageError,
-)
+from kumiai.core.error_kinds import kind_of
 
 __all__ = [
-    "ANSWERS",
+    "STATUSES",
     "answer_http_error",
     "answer_invalid_request",
     "answer_kumiai_error",
     "internal_error",
 ]
 
-ANSWERS: Final[Mapping[type[KumiaiError], tuple[int, str]]] = {
-    ConfigError: (422, "config"),
-    NotFoundError: (404, "not_found"),
-    DeniedError: (403, "denied"),
-    QuorumLostError: (504, "quorum_lost"),
-    DeadlineError: (504, "deadline"),
-    IntegrityError: (400, "integrity"),
-    ConflictError: (409, "conflict"),
-    StorageError: (503, "storage"),
-    KumiaiError: (500, "internal"),
+STATUSES: Final[Mapping[str, int]] = {
+    "config": 422,
+    "conflict": 409,
+    "deadline": 504,
+    "denied": 403,
+    "integrity": 400,
+    "internal": 500,
+    "not_found": 404,
+    "quorum_lost": 504,
+    "storage": 503,
 }
-"""Status and kind of each error; of several the first that fits."""
+"""The status of each kind in `kumiai.core.error_kinds`."""
 
 # Errors that the framework finds before a route is reached.
 _KINDS_BY_STATUS: Final = {403: "denied", 404: "not_found"}
 
 
 async def answer_kumiai_error(request: Request, error: Exception) -> JSONResponse:
-    """Answer one of our errors by the table."""
-    status, kind = next(answer for known, answer in ANSWERS.items() if isinstance(error, known))
+    """Answer one of our errors by its kind."""
+    kind = kind_of(error)
+    status = STATUSES[kind]
     log = structlog.get_logger("kumiai.http").bind(method=request.method, path=request.url.path)
     if status >= 500:
         log.error("request failed", kind=kind, error=str(error))
