@@ -11,6 +11,7 @@ an event loop runs them in a thread.
 
 from kumiai.identity.authority import CertificateManager, IssuedCertificate
 from kumiai.identity.check import verify_peer
+from kumiai.identity.denials import Denial, Denials, NoDenials
 from kumiai.identity.handshake import diagnose_handshake, explain_handshake
 from kumiai.identity.index import IssuedRecord, RevocationReason
 from kumiai.identity.names import Identity, Role, identity_of, identity_uri
@@ -20,9 +21,12 @@ from kumiai.identity.trust import TrustBundle, verify_own_certificate
 
 __all__ = [
     "CertificateManager",
+    "Denial",
+    "Denials",
     "Identity",
     "IssuedCertificate",
     "IssuedRecord",
+    "NoDenials",
     "RevocationList",
     "RevocationReason",
     "RevocationWatcher",
