@@ -25,6 +25,7 @@ from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
 
 __all__ = [
+    "APIToken",
     "AcceptedUpdate",
     "Assignment",
     "Base",
@@ -267,3 +268,21 @@ class Event(Base):
     client_id: Mapped[str | None]
     text: Mapped[str]
     data_json: Mapped[str | None]
+
+
+class APIToken(Base):
+    """A token for the HTTP API: what it may do and until when; of its secret only the hash."""
+
+    __tablename__ = "api_tokens"
+
+    token_id: Mapped[str] = mapped_column(primary_key=True)
+    secret_hash: Mapped[str]
+    name: Mapped[str]
+    role: Mapped[str]
+    created_by: Mapped[str]
+    permissions_json: Mapped[str]
+    created_at: Mapped[float]
+    expires_at: Mapped[float]
+    last_used_at: Mapped[float | None]
+    revoked_at: Mapped[float | None]
+    revoked_by: Mapped[str | None]
