@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Final
 
-from fastapi import APIRouter, Header, Query, Request
+from fastapi import APIRouter, Header, Request
 from fastapi.responses import StreamingResponse
 from starlette.requests import ClientDisconnect
 
@@ -20,7 +20,8 @@ from kumiai.learning import nonfinite_count
 from kumiai.node.coordinator.namespaces import model_namespace
 from kumiai.node.http.access import GuardedRoute
 from kumiai.node.http.dependencies import ApiDependencies, Parts
-from kumiai.node.http.runs import find_run, metric_floor, verify_run_id
+from kumiai.node.http.lists import Filters, Limit
+from kumiai.node.http.runs import find_run, verify_run_id
 from kumiai.node.http.views import DescribeBody, ModelPageView, ModelsView, ModelView, UploadView
 from kumiai.storage import BlobStore, BlobWriter, ModelOrder, ModelQuery, ModelRecord, RunRecord
 
@@ -86,18 +87,12 @@ async def upload(
 
 async def list_models(
     parts: Parts,
+    filters: Filters,
     *,
     run: str | None = None,
-    name: str | None = None,
-    tag: Annotated[list[str], Query()] = [],  # noqa: B006 - FastAPI copies it
-    search: str | None = None,
-    created_from: float | None = None,
-    created_before: float | None = None,
-    metric: str | None = None,
-    metric_min: float | None = None,
     order: ModelOrder = "newest",
     order_metric: str | None = None,
-    limit: Annotated[int, Query(ge=1, le=500)] = 50,
+    limit: Limit = 50,
     cursor: str | None = None,
 ) -> ModelPageView:
     """Return the models that pass all filters; ``cursor`` takes the ``next`` of the page before.
@@ -107,14 +102,9 @@ async def list_models(
     """
     query = ModelQuery(
         run_id=None if run is None else (await find_run(parts, run)).run_id,
-        name=name,
-        tags=tag,
-        search=search,
-        created_from=created_from,
-        created_before=created_before,
-        metric=metric_floor(metric, metric_min),
         order=order,
         order_metric=order_metric,
+        **filters,
     )
     page = await parts.models.list_models(query, limit=limit, cursor=cursor)
     return ModelPageView(models=await _views(parts, page.items), next=page.next_cursor)

@@ -11,6 +11,7 @@ from kumiai.core.ids import verify_name
 from kumiai.node.coordinator.namespaces import model_namespace
 from kumiai.node.http.access import Caller, GuardedRoute
 from kumiai.node.http.dependencies import ApiDependencies, Parts
+from kumiai.node.http.lists import Filters, Limit
 from kumiai.node.http.views import (
     DescribeBody,
     EventsView,
@@ -23,26 +24,13 @@ from kumiai.node.http.views import (
     SubmitBody,
 )
 from kumiai.node.job import JobSpec, parse_job
-from kumiai.storage import MetricFloor, NewRun, RunRecord, RunState, SessionOrder, SessionQuery
+from kumiai.storage import NewRun, RunRecord, RunState, SessionOrder, SessionQuery
 
-__all__ = ["find_run", "metric_floor", "new_router", "verify_run_id"]
+__all__ = ["find_run", "new_router", "verify_run_id"]
 
 _PREFIX: Final = "run-"
 _REFERENCE: Final = re.compile(r"[A-Za-z0-9._-]{1,63}")
 _CREATED: Final = 201
-
-
-def metric_floor(metric: str | None, metric_min: float | None) -> MetricFloor | None:
-    """Return the condition that both make together.
-
-    Raises:
-        ConfigError: one is given without the other, or the value is not finite.
-    """
-    if (metric is None) != (metric_min is None):
-        raise ConfigError("metric and metric_min must be given together, got one of them")
-    if metric is None or metric_min is None:
-        return None
-    return MetricFloor(metric, metric_min)
 
 
 def verify_run_id(run_id: str) -> str:
@@ -120,32 +108,16 @@ async def submit(
 
 async def list_runs(
     parts: Parts,
+    filters: Filters,
     *,
     state: Annotated[list[RunState] | None, Query()] = None,
     app: str | None = None,
-    name: str | None = None,
-    tag: Annotated[list[str], Query()] = [],  # noqa: B006 - FastAPI copies it
-    search: str | None = None,
-    created_from: float | None = None,
-    created_before: float | None = None,
-    metric: str | None = None,
-    metric_min: float | None = None,
     order: SessionOrder = "newest",
-    limit: Annotated[int, Query(ge=1, le=500)] = 50,
+    limit: Limit = 50,
     cursor: str | None = None,
 ) -> RunPageView:
     """Return the runs that pass all filters; ``cursor`` takes the ``next`` of the page before."""
-    query = SessionQuery(
-        states=state,
-        app=app,
-        name=name,
-        tags=tag,
-        search=search,
-        created_from=created_from,
-        created_before=created_before,
-        metric=metric_floor(metric, metric_min),
-        order=order,
-    )
+    query = SessionQuery(states=state, app=app, order=order, **filters)
     page = await parts.history.list_sessions(query, limit=limit, cursor=cursor)
     return RunPageView(runs=[RunView.of(run) for run in page.items], next=page.next_cursor)
 
