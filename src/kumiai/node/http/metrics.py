@@ -8,6 +8,7 @@ the time that this replica led them; nothing in the round engine has to report a
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 from prometheus_client import (
@@ -44,86 +45,76 @@ class ApiMetrics:
 
     def __init__(self, meter: TransferMeter, cache: CacheMetrics | None = None) -> None:
         """Start with nothing counted but what ``meter`` and ``cache`` count."""
-        self.registry = registry = CollectorRegistry()
-        ProcessCollector(registry=registry)
-        PlatformCollector(registry=registry)
-        registry.register(_WireCollector(meter))
+        self.registry = CollectorRegistry()
+        self._gauge = partial(Gauge, registry=self.registry)
+        self._counter = partial(Counter, registry=self.registry)
+        self._histogram = partial(Histogram, registry=self.registry)
+        ProcessCollector(registry=self.registry)
+        PlatformCollector(registry=self.registry)
+        self.registry.register(_WireCollector(meter))
         if cache is not None:
-            registry.register(_CacheCollector(cache))
-        Gauge(
-            "kumiai_build_info",
-            "Always 1; the version is its label.",
-            ["version"],
-            registry=registry,
-        ).labels(__version__).set(1)
-        self.database_up = Gauge(
-            "kumiai_database_up", "Whether the database answered this scrape.", registry=registry
+            self.registry.register(_CacheCollector(cache))
+        self._add_coordinator()
+        self._add_runs()
+        self._add_rounds()
+
+    def _add_coordinator(self) -> None:
+        info = self._gauge("kumiai_build_info", "Always 1; the version is its label.", ["version"])
+        info.labels(__version__).set(1)
+        self.database_up = self._gauge(
+            "kumiai_database_up", "Whether the database answered this scrape."
         )
-        self.sessions = Gauge(
-            "kumiai_sessions_open", "Clients attached to this coordinator.", registry=registry
+        self.sessions = self._gauge("kumiai_sessions_open", "Clients attached to this coordinator.")
+        self.clients_attached = self._gauge(
+            "kumiai_clients_attached", "Clients attached to any coordinator."
         )
-        self.clients_attached = Gauge(
-            "kumiai_clients_attached", "Clients attached to any coordinator.", registry=registry
+        self.clients_registered = self._gauge(
+            "kumiai_clients_registered", "Clients that ever attached."
         )
-        self.clients_registered = Gauge(
-            "kumiai_clients_registered", "Clients that ever attached.", registry=registry
-        )
-        self.leases = Gauge(
-            "kumiai_leases_held", "Runs that this coordinator leads.", registry=registry
-        )
-        self.runs_live = Gauge(
-            "kumiai_runs_live",
-            "Runs that have not ended, at most 1000.",
-            ["state"],
-            registry=registry,
-        )
-        self.runs_ended = Counter(
-            "kumiai_runs_ended_total", "Runs that ended.", ["state"], registry=registry
-        )
-        self.rounds_published = Counter(
-            "kumiai_rounds_published_total", "Rounds that published a model.", registry=registry
-        )
-        self.rounds_extended = Counter(
-            "kumiai_rounds_extended_total",
-            "Deadlines set anew for want of a quorum.",
-            registry=registry,
-        )
-        self.round_duration = Histogram(
-            "kumiai_round_duration_seconds",
-            "From a round's opening to its model.",
-            buckets=_ROUND_BUCKETS,
-            registry=registry,
-        )
-        self.round_last_published = Gauge(
-            "kumiai_round_last_published_timestamp_seconds",
-            "When the last round was published; 0 before the first.",
-            registry=registry,
-        )
-        self.updates_accepted = Counter(
-            "kumiai_updates_accepted_total",
-            "Updates that entered a published sum.",
-            registry=registry,
-        )
-        self.updates_rejected = Counter(
-            "kumiai_updates_rejected_total",
-            "Updates asked for that did not enter the sum.",
-            ["reason"],
-            registry=registry,
-        )
-        self.evaluations_rejected = Counter(
-            "kumiai_evaluations_rejected_total",
-            "Evaluations asked for that do not count.",
-            ["reason"],
-            registry=registry,
-        )
-        self.http_duration = Histogram(
+        self.http_duration = self._histogram(
             "kumiai_http_request_duration_seconds",
             "From a request to the beginning of its answer.",
             ["method", "route", "status"],
-            registry=registry,
         )
+
+    def _add_runs(self) -> None:
+        self.leases = self._gauge("kumiai_leases_held", "Runs that this coordinator leads.")
+        self.runs_live = self._gauge(
+            "kumiai_runs_live", "Runs that have not ended, at most 1000.", ["state"]
+        )
+        self.runs_ended = self._counter("kumiai_runs_ended_total", "Runs that ended.", ["state"])
         for state in ("finished", "failed", "stopped"):
             self.runs_ended.labels(state)
+
+    def _add_rounds(self) -> None:
+        self.rounds_published = self._counter(
+            "kumiai_rounds_published_total", "Rounds that published a model."
+        )
+        self.rounds_extended = self._counter(
+            "kumiai_rounds_extended_total", "Deadlines set anew for want of a quorum."
+        )
+        self.round_duration = self._histogram(
+            "kumiai_round_duration_seconds",
+            "From a round's opening to its model.",
+            buckets=_ROUND_BUCKETS,
+        )
+        self.round_last_published = self._gauge(
+            "kumiai_round_last_published_timestamp_seconds",
+            "When the last round was published; 0 before the first.",
+        )
+        self.updates_accepted = self._counter(
+            "kumiai_updates_accepted_total", "Updates that entered a published sum."
+        )
+        self.updates_rejected = self._counter(
+            "kumiai_updates_rejected_total",
+            "Updates asked for that did not enter the sum.",
+            ["reason"],
+        )
+        self.evaluations_rejected = self._counter(
+            "kumiai_evaluations_rejected_total",
+            "Evaluations asked for that do not count.",
+            ["reason"],
+        )
         for reason in ("invalid", "failed", "late"):
             self.updates_rejected.labels(reason)
         for reason in ("invalid", "failed"):
