@@ -1,5 +1,6 @@
 """What outlives a process: rows in SQL, and blobs by their digest."""
 
+from kumiai.storage.audit_tables import AuditEntryRow
 from kumiai.storage.blob_listing import StoredBlob
 from kumiai.storage.blob_sweeping import (
     GRACE_SECONDS_MIN,
@@ -87,6 +88,7 @@ __all__ = [
     "AssignmentKind",
     "AssignmentRecord",
     "AssignmentState",
+    "AuditEntryRow",
     "BlobStore",
     "BlobSweeper",
     "BlobWriter",
