@@ -6,6 +6,7 @@ import pytest
 
 from kumiai.storage.cache.redis import RedisManager
 from kumiai.testing.redis_server import RedisServer
+from tests.storage.cache.stores import patient_manager
 
 
 @pytest.fixture(scope="session")
@@ -20,14 +21,7 @@ def redis_server() -> Iterator[RedisServer]:
 async def redis_manager(redis_server: RedisServer) -> AsyncIterator[RedisManager]:
     """Lend a connection to an empty Redis."""
     redis_server.command("FLUSHALL")
-    # Patient: a machine that is busy must not look like a Redis that is away.
-    manager = RedisManager(
-        "127.0.0.1",
-        redis_server.port,
-        connect_timeout_seconds=30,
-        command_timeout_seconds=30,
-        wait_seconds=60,
-    )
+    manager = patient_manager(redis_server)
     await manager.initialize()
     yield manager
     await manager.close()

@@ -33,6 +33,17 @@ class HandClock:
         return self.seconds
 
 
+def patient_manager(server: RedisServer) -> RedisManager:
+    """Return a client to which a machine that is busy does not look like a Redis that is away."""
+    return RedisManager(
+        "127.0.0.1",
+        server.port,
+        connect_timeout_seconds=30,
+        command_timeout_seconds=30,
+        wait_seconds=60,
+    )
+
+
 async def lend_store(request: pytest.FixtureRequest) -> AsyncIterator[KeyValueStore]:
     if request.param == "memory":
         store = MemoryKeyValue()
@@ -41,7 +52,7 @@ async def lend_store(request: pytest.FixtureRequest) -> AsyncIterator[KeyValueSt
         return
     server: RedisServer = request.getfixturevalue("redis_server")
     server.command("FLUSHALL")
-    manager = RedisManager("127.0.0.1", server.port)
+    manager = patient_manager(server)
     if request.param == "redis":
         await manager.initialize()
         yield manager.key_value
