@@ -18,6 +18,7 @@ from kumiai.storage import (
     LocalBlobStore,
     RunRepository,
     SweptStore,
+    TrainingHistoryRepository,
     UpdateInbox,
     blob_listing,
 )
@@ -242,6 +243,23 @@ async def test_a_database_that_knows_no_run_sweeps_nothing(
 
     assert told.count == 1
     assert len(await found(blobs)) == 1
+
+
+async def test_what_a_deleted_run_has_left_goes_without_waiting_for_a_sweep_of_all(
+    sweeper: BlobSweeper, database: DatabaseManager, blobs: SweptStore
+) -> None:
+    runs = RunRepository(database)
+    lease = await begin_run(runs, blobs)
+    await put(blobs, model_namespace("run-2"), "another run's")
+    early = await sweeper.sweep(grace_seconds=ALL, run_id=RUN)
+    await runs.finish(lease, "finished", "done")
+    await TrainingHistoryRepository(database).delete(RUN)
+
+    report = await sweeper.sweep(grace_seconds=ALL, run_id=RUN)
+
+    assert early.count == 0
+    assert (report.seen, report.count, report.size_bytes) == (1, 1, len("model 0"))
+    assert await found(blobs) == ["models/run-2 another run's"]
 
 
 async def test_an_upload_goes_when_it_is_old_and_nobody_holds_it(

@@ -32,7 +32,12 @@ from kumiai.core.errors import ConflictError, IntegrityError, NotFoundError
 from kumiai.storage.blob_listing import StoredBlob
 from kumiai.storage.blobs import BlobStore
 from kumiai.storage.database import DatabaseManager
-from kumiai.storage.namespaces import model_namespace, state_namespace, update_namespace
+from kumiai.storage.namespaces import (
+    model_namespace,
+    run_namespaces,
+    state_namespace,
+    update_namespace,
+)
 from kumiai.storage.rows import parsed, table_of
 from kumiai.storage.tables import AcceptedUpdate, FLModel, Round, TrainingSession
 
@@ -174,13 +179,19 @@ class BlobSweeper:
         self._blobs = blobs
 
     async def sweep(
-        self, *, grace_seconds: float = GRACE_SECONDS, is_dry_run: bool = False
+        self,
+        *,
+        grace_seconds: float = GRACE_SECONDS,
+        is_dry_run: bool = False,
+        run_id: str | None = None,
     ) -> SweepReport:
         """Delete the garbage that is older than the grace.
 
         Args:
             grace_seconds: longer than any upload waits for its row; nothing younger is touched.
             is_dry_run: only tell what would be deleted.
+            run_id: only what this run has left, which this database knew until it was deleted;
+                ``None`` for the garbage of all.
 
         Raises:
             ConflictError: the database knows no run at all, and there is something to delete:
@@ -188,9 +199,10 @@ class BlobSweeper:
             StorageError: the database or the store failed; what is deleted by then stays so.
         """
         report = SweepReport()
-        async for page, needed, known in self._pages():
+        roots = _ROOTS if run_id is None else run_namespaces(run_id)
+        async for page, needed, known in self._pages(roots):
             garbage = [each for each in page if _is_garbage(each, needed, grace_seconds)]
-            if garbage and not known and not is_dry_run:
+            if garbage and not known and not is_dry_run and run_id is None:
                 await self._verify_any_run()
             if not is_dry_run:
                 garbage = await self._blobs.sweep(garbage, older_than_seconds=grace_seconds)
@@ -239,10 +251,10 @@ class BlobSweeper:
         return report
 
     async def _pages(
-        self,
+        self, roots: Sequence[str] = _ROOTS
     ) -> AsyncIterator[tuple[list[StoredBlob], set[_Address], set[str]]]:
         """Give the blobs in pages, with what is needed of their runs and which runs are known."""
-        for root in _ROOTS:
+        for root in roots:
             async for page in self._blobs.list_blobs(root):
                 # After the listing: a row that came before it is seen, a later one's blob is young.
                 needed, known = await self._needed_by(sorted({_run_of(each) for each in page}))

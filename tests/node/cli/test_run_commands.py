@@ -182,6 +182,55 @@ def test_a_run_is_stopped_with_a_reason(
     assert "stopped by operator: enough" in watched.out
 
 
+def test_a_run_that_has_ended_is_deleted(
+    federation: Federation, submit: Callable[..., Outcome]
+) -> None:
+    run_id = submit("--watch", "-o", "json").data["run_id"]
+
+    tried = federation.invoke("run", "delete", run_id, "--dry-run")
+    unasked = federation.invoke("run", "delete", run_id)
+    gone = federation.invoke("run", "delete", run_id[:12], "--yes", "-o", "json")
+    shown = federation.invoke("run", "show", run_id)
+
+    assert (tried.code, unasked.code) == (0, 2)
+    assert "nothing was deleted: --dry-run" in tried.err
+    assert "--yes must be given" in unasked.err
+    assert (gone.code, gone.data["run_id"]) == (0, run_id)
+    assert gone.data["count"] + gone.data["left_count"] == 3
+    assert shown.code == 3
+
+
+def test_a_run_that_goes_on_is_not_deleted(
+    federation: Federation, submit: Callable[..., Outcome]
+) -> None:
+    run_id = submit(*ENDLESS, "-o", "json").data["run_id"]
+
+    outcome = federation.invoke("run", "delete", run_id, "--yes")
+
+    assert outcome.code == 1
+    assert "stop it first" in outcome.err
+    assert federation.invoke("run", "show", run_id).code == 0
+
+
+@pytest.mark.parametrize(("typed", "code", "told"), [("n", 1, "nothing was"), ("y", 0, "deleted")])
+def test_deleting_at_a_terminal_asks_first(
+    federation: Federation, submit: Callable[..., Outcome], typed: str, code: int, told: str
+) -> None:
+    run_id = submit("--watch", "-o", "json").data["run_id"]
+    here, there = pty.openpty()
+
+    process = start("--config", federation.config, "run", "delete", run_id, stdin=there)
+    os.write(here, f"{typed}\n".encode())
+    out, err = process.communicate(timeout=60)
+    os.close(there)
+    os.close(here)
+
+    assert process.returncode == code
+    assert f"Delete run {run_id} (small), round 2, with all its models?" in err
+    assert told in out + err
+    assert federation.invoke("run", "show", run_id).code == (0 if code else 3)
+
+
 def test_a_run_that_loses_its_quorum_ends_with_code_five(submit: Callable[..., Outcome]) -> None:
     outcome = submit(
         "--watch",

@@ -1,11 +1,13 @@
-"""``kumiai run``: submit, list, show, watch, logs, stop, explain."""
+"""``kumiai run``: submit, list, describe, show, watch, logs, stop, delete, explain."""
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from kumiai.core.errors import ConfigError
 from kumiai.node.cli.exit_codes import ExitCode, exit_code_of_run
 from kumiai.node.cli.invocation import Invocation, OutputFormat, invocation_of
 from kumiai.node.cli.listing import (
@@ -21,7 +23,15 @@ from kumiai.node.cli.listing import (
     shown_tags,
     tell_cursor,
 )
-from kumiai.node.cli.output import Table, clean, emit, shown_duration, shown_metrics, shown_time
+from kumiai.node.cli.output import (
+    Table,
+    clean,
+    emit,
+    shown_duration,
+    shown_metrics,
+    shown_size,
+    shown_time,
+)
 
 if TYPE_CHECKING:
     from kumiai.node.operator.client import OperatorClient
@@ -215,6 +225,32 @@ def stop(
 
 
 @app.command()
+def delete(
+    ctx: typer.Context,
+    run: Ref,
+    *,
+    yes: Annotated[bool, typer.Option("--yes", help="Delete it without being asked.")] = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Delete a run that has ended, for ever, with its rounds, models and events."""
+    invocation = invocation_of(ctx)
+    with _client(invocation) as client:
+        found = client.run(run)
+        if dry_run:
+            emit(invocation.output, found, _run_table(found))
+            if invocation.output is OutputFormat.TABLE:
+                typer.echo("nothing was deleted: --dry-run", err=True)
+            return
+        if not yes:
+            _confirm_deletion(found)
+        gone = client.delete_run(found["run_id"])
+    note = f"deleted {gone['run_id']} and {gone['count']} blobs, {shown_size(gone['size_bytes'])}"
+    if gone["left_count"]:
+        note += f"; {gone['left_count']} that are young go with a later sweep"
+    emit(invocation.output, gone, Table((), (), note=note))
+
+
+@app.command()
 def explain(ctx: typer.Context, run: Ref) -> None:
     """Say why a run is slow, waiting or failed, and who was left out."""
     invocation = invocation_of(ctx)
@@ -228,6 +264,19 @@ def _client(invocation: Invocation) -> "OperatorClient":
     from kumiai.node.operator.client import OperatorClient
 
     return OperatorClient.of(invocation.settings_for("operator"))
+
+
+def _confirm_deletion(run: dict[str, Any]) -> None:
+    """Ask, or say that nobody can be asked."""
+    if not sys.stdin.isatty():
+        raise ConfigError(
+            f"--yes must be given to delete run {run['run_id']}, got none and no terminal to ask at"
+        )
+    name = f" ({clean(run['name'])})" if run["name"] else ""
+    question = f"Delete run {run['run_id']}{name}, round {run['round']}, with all its models?"
+    if not typer.confirm(question, err=True):
+        typer.echo("nothing was deleted", err=True)
+        raise typer.Exit(ExitCode.FAILED)
 
 
 def _watch(client: "OperatorClient", run_id: str, output: OutputFormat) -> None:

@@ -36,6 +36,7 @@ ADMITTED: Final[Mapping[tuple[str, str], frozenset[Role] | None]] = {
     ("PATCH", "/api/v1/models/{model_id}"): _OPERATORS,
     ("GET", "/api/v1/runs"): _OPERATORS,
     ("PUT", "/api/v1/runs/{run_id}"): _OPERATORS,
+    ("DELETE", "/api/v1/runs/{run_id}"): _OPERATORS,
     ("PUT", "/api/v1/runs/{run_id}/model"): _OPERATORS,
     ("GET", "/api/v1/runs/{ref}"): _OPERATORS,
     ("PATCH", "/api/v1/runs/{ref}"): _OPERATORS,

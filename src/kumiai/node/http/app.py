@@ -12,7 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from kumiai import __version__
 from kumiai.core.clock import Clock
 from kumiai.core.errors import KumiaiError
-from kumiai.node.http import explain, models, operations, runs, stream
+from kumiai.node.http import deletion, explain, models, operations, runs, stream
 from kumiai.node.http.dependencies import ApiDependencies
 from kumiai.node.http.errors import (
     answer_http_error,
@@ -57,7 +57,7 @@ def create_app(parts: ApiDependencies) -> FastAPI:
         observer=RunObserver(parts, metrics),
         started_at=parts.clock.monotonic(),
     )
-    for room in (operations, runs, stream, explain, models):
+    for room in (operations, runs, deletion, stream, explain, models):
         app.include_router(room.new_router())
     app.add_exception_handler(KumiaiError, answer_kumiai_error)
     app.add_exception_handler(HTTPException, answer_http_error)

@@ -12,11 +12,11 @@ from kumiai.node.coordinator.sessions import SessionHub
 from kumiai.node.coordinator.signals import RunSignals
 from kumiai.node.wire.peers import PeerAuthenticator
 from kumiai.storage import (
-    BlobStore,
     DatabaseManager,
     ModelRepository,
     NearReads,
     RunRepository,
+    SweptStore,
     TrainingHistoryRepository,
 )
 
@@ -41,7 +41,7 @@ class ApiDependencies:
     near: NearReads
     history: TrainingHistoryRepository
     models: ModelRepository
-    blobs: BlobStore
+    blobs: SweptStore
     hub: SessionHub
     supervisor: RunSupervisor
     signals: RunSignals

@@ -30,6 +30,7 @@ __all__ = [
     "ClientView",
     "ClientsView",
     "CountsView",
+    "DeletedRunView",
     "DescribeBody",
     "ErrorBody",
     "ErrorView",
@@ -131,6 +132,21 @@ class UploadView(_View):
 
     digest: str
     size_bytes: int
+
+
+class DeletedRunView(_View):
+    """A run that is gone.
+
+    Attributes:
+        count: blobs that went with it.
+        size_bytes: what these took.
+        left_count: blobs that are too young to go at once; the next sweep takes them.
+    """
+
+    run_id: str
+    count: int
+    size_bytes: int
+    left_count: int
 
 
 class RoundView(_View):

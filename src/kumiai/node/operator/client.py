@@ -194,6 +194,10 @@ class OperatorClient:
         """Ask for a run to be stopped."""
         return self._json("POST", _run_path(ref, "stop"), body={"reason": reason})
 
+    def delete_run(self, run_id: str) -> Json:
+        """Delete a run that has ended: the answer of ``DELETE /api/v1/runs/{run_id}``."""
+        return self._json("DELETE", _run_path(run_id))
+
     def submit(self, run_id: str, job: Mapping[str, Any], model_digest: str) -> Json:
         """Create a run; doing it again changes nothing."""
         return self._json(
