@@ -34,6 +34,7 @@ from kumiai.storage.clients import ClientQuery, ClientRegistryRepository
 from kumiai.storage.database import DatabaseManager, Dialect, Isolation, SQLiteSynchronous
 from kumiai.storage.database_health import DatabaseHealth
 from kumiai.storage.descriptions import Changes
+from kumiai.storage.enrolment_tables import EnrolmentRow
 from kumiai.storage.filters import MetricFloor
 from kumiai.storage.history import SessionOrder, SessionQuery, TrainingHistoryRepository
 from kumiai.storage.inbox import UpdateInbox
@@ -116,6 +117,7 @@ __all__ = [
     "Dialect",
     "DistributedLock",
     "DrainSettings",
+    "EnrolmentRow",
     "EvaluationRecord",
     "EventLevel",
     "EventRecord",
