@@ -107,6 +107,7 @@ async def test_a_sum_that_overflows_never_becomes_a_model(federation: Federation
     run = await federation.wait_for(run_id, "failed")
 
     assert "model of round 2 must be finite" in run["reason"]
+    assert run["end_kind"] == "diverged"
     assert run["round"] == 2
     assert np.isfinite((await federation.model(run_id))["w"]).all()
 

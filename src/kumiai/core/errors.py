@@ -11,6 +11,7 @@
     │   └── CodecError         bytes do not parse as named arrays
     ├── ConflictError          the present state forbids the act
     │   └── FencedError        another coordinator leads this run now
+    ├── DivergedError          a new model has numbers that are NaN or infinite
     ├── UpdateRejectedError    a client's update cannot enter the sum
     ├── TransportError         the other side cannot be reached; trying again may help
     └── StorageError           the database or blob store failed
@@ -28,6 +29,7 @@ __all__ = [
     "ConflictError",
     "DeadlineError",
     "DeniedError",
+    "DivergedError",
     "FencedError",
     "IntegrityError",
     "KumiaiError",
@@ -83,6 +85,10 @@ class ConflictError(KumiaiError):
 
 class FencedError(ConflictError):
     """Another coordinator leads this run now: stop at once, change nothing."""
+
+
+class DivergedError(KumiaiError):
+    """A new model has numbers that are NaN or infinite: going on would not make it better."""
 
 
 class UpdateRejectedError(KumiaiError):

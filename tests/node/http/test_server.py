@@ -144,6 +144,7 @@ def test_a_request_without_tls_has_no_certificate() -> None:
         (errors.NotFoundError, 404, "not_found"),
         (errors.DeniedError, 403, "denied"),
         (errors.CertificateError, 403, "denied"),
+        (errors.DivergedError, 500, "diverged"),
         (errors.DeadlineError, 504, "deadline"),
         (errors.QuorumLostError, 504, "quorum_lost"),
         (errors.IntegrityError, 400, "integrity"),

@@ -15,7 +15,7 @@ import numpy as np
 
 from kumiai.core.arrays import NamedArrays, layout_of
 from kumiai.core.codec import decode, encode
-from kumiai.core.errors import KumiaiError
+from kumiai.core.errors import DivergedError, KumiaiError
 from kumiai.learning import (
     Strategy,
     mean_of_updates,
@@ -103,7 +103,7 @@ class Aggregator:
 
         Raises:
             StorageError: a blob can not be read or written; calling again is safe.
-            KumiaiError: the new model has numbers that are NaN or infinite.
+            DivergedError: the new model has numbers that are NaN or infinite.
         """
         work = _Work(self._blobs, run, job, round_number, base_digest, tuple(updates))
         made = await asyncio.get_running_loop().run_in_executor(
@@ -180,7 +180,7 @@ class _Work:
         # Each update was finite; a sum of large ones, or a power of one, need not be.
         for name, array in arrays.items():
             if count := nonfinite_count(array):
-                raise KumiaiError(
+                raise DivergedError(
                     f"{what} of round {self.round_number} must be finite, got {count} of "
                     f"{array.size} numbers of {name!r} that are NaN or infinite; a client's "
                     "update was too large, or the strategy's learning rate is"

@@ -28,6 +28,7 @@ STATUSES: Final[Mapping[str, int]] = {
     "conflict": 409,
     "deadline": 504,
     "denied": 403,
+    "diverged": 500,
     "integrity": 400,
     "internal": 500,
     "not_found": 404,
