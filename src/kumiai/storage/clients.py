@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
-from sqlalchemy import ColumnElement, Select, bindparam, case, delete, func, select, update
+from sqlalchemy import Select, bindparam, case, delete, func, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.sql.dml import ReturningInsert
@@ -14,7 +14,8 @@ from kumiai.core.ids import verify_name
 from kumiai.storage.bulk import insert_rows, now_of
 from kumiai.storage.change_notes import CLIENTS, ChangeNotes, NoNotes
 from kumiai.storage.database import DatabaseManager
-from kumiai.storage.descriptions import Changes, change_row, described_values, verify_tag
+from kumiai.storage.described import described_as
+from kumiai.storage.descriptions import Changes, change_row, described_values
 from kumiai.storage.filters import has_entry, in_period
 from kumiai.storage.paging import Order, Page, bytewise, fetch_page, name_of_list
 from kumiai.storage.records import ClientRecord, ClientState, NewClient
@@ -335,7 +336,7 @@ def _order(connection: AsyncConnection, order: ClientOrder) -> Order:
 def _filtered(
     connection: AsyncConnection, statement: Select[Any], query: ClientQuery
 ) -> Select[Any]:
-    conditions: list[ColumnElement[bool]] = []
+    conditions = described_as(connection, _SEARCHABLE, tags=query.tags, search=query.search)
     if query.states is not None:
         conditions.append(_CLIENTS.c.state.in_(sorted(query.states)))
     if query.app is not None:
@@ -343,9 +344,6 @@ def _filtered(
             has_entry(connection, _CLIENTS.c.apps_json, verify_name("app", query.app))
         )
     conditions += in_period(_CLIENTS.c.last_seen_at, query.seen_from, query.seen_before)
-    conditions += [_SEARCHABLE.has_tag(connection, verify_tag(tag)) for tag in sorted(query.tags)]
-    if query.search is not None:
-        conditions.append(_SEARCHABLE.matches(connection, query.search))
     return statement.where(*conditions)
 
 

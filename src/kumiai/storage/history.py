@@ -16,8 +16,9 @@ from kumiai.core.ids import verify_name
 from kumiai.storage.bulk import insert_rows
 from kumiai.storage.change_notes import ChangeNotes, NoNotes, subject_of_run
 from kumiai.storage.database import DatabaseManager
-from kumiai.storage.descriptions import Changes, change_row, verify_tag
-from kumiai.storage.filters import MetricFloor, in_period, metric_value, metrics_text
+from kumiai.storage.described import DescribedQuery
+from kumiai.storage.descriptions import Changes, change_row
+from kumiai.storage.filters import metric_value, metrics_text
 from kumiai.storage.namespaces import run_namespaces
 from kumiai.storage.paging import Order, Page, bytewise, fetch_page, name_of_list
 from kumiai.storage.records import (
@@ -48,28 +49,17 @@ _EVALUATION_COLUMNS: Final = (
 )  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
-class SessionQuery:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionQuery(DescribedQuery):
     """Which sessions, and in which order; a filter that is left out lets everything through.
 
     Attributes:
         states: in one of these; an empty collection lets nothing through.
         app: of this study.
-        name: of exactly this name.
-        tags: with all of these.
-        search: words, each the beginning of one in the name, the description or a tag.
-        created_from, created_before: seconds since 1970 UTC; the first is included.
-        metric: some round's model was evaluated to at least this.
     """
 
     states: Collection[RunState] | None = None
     app: str | None = None
-    name: str | None = None
-    tags: Collection[str] = ()
-    search: str | None = None
-    created_from: float | None = None
-    created_before: float | None = None
-    metric: MetricFloor | None = None
     order: SessionOrder = "newest"
 
 
@@ -337,21 +327,15 @@ def _order(connection: AsyncConnection, order: SessionOrder) -> Order:
 def _filtered(
     connection: AsyncConnection, statement: Select[Any], query: SessionQuery
 ) -> Select[Any]:
-    conditions: list[ColumnElement[bool]] = []
+    conditions = query.conditions(connection, _SEARCHABLE)
     if query.states is not None:
         conditions.append(_RUNS.c.state.in_(sorted(query.states)))
     if query.app is not None:
         conditions.append(_RUNS.c.app == verify_name("app", query.app))
-    if query.name is not None:
-        conditions.append(_RUNS.c.name == clean(query.name))
-    conditions += in_period(_RUNS.c.created_at, query.created_from, query.created_before)
     if query.metric is not None:
         reached = query.metric.holds(connection, _ROUNDS.c.evaluation_json)
         of_run = select(_ROUNDS.c.round).where(_ROUNDS.c.run_id == _RUNS.c.run_id, reached)
         conditions.append(of_run.exists())
-    conditions += [_SEARCHABLE.has_tag(connection, verify_tag(tag)) for tag in sorted(query.tags)]
-    if query.search is not None:
-        conditions.append(_SEARCHABLE.matches(connection, query.search))
     return statement.where(*conditions)
 
 

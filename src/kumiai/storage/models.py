@@ -5,13 +5,12 @@ Rounds publish models (`kumiai.storage.runs`); this repository never does. A mod
 """
 
 import math
-from collections.abc import AsyncIterator, Collection, Iterable, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 from sqlalchemy import (
     Column,
-    ColumnElement,
     Row,
     Select,
     delete,
@@ -27,8 +26,9 @@ from kumiai.core.errors import ConfigError, ConflictError, NotFoundError
 from kumiai.storage.bulk import insert_rows, now_of
 from kumiai.storage.change_notes import ChangeNotes, NoNotes, subject_of_run
 from kumiai.storage.database import DatabaseManager
-from kumiai.storage.descriptions import Changes, change_row, described_values, verify_tag
-from kumiai.storage.filters import MetricFloor, in_period, metric_value, metrics_text
+from kumiai.storage.described import DescribedQuery
+from kumiai.storage.descriptions import Changes, change_row, described_values
+from kumiai.storage.filters import metric_value, metrics_text
 from kumiai.storage.namespaces import model_namespace, state_namespace, update_namespace
 from kumiai.storage.paging import Order, Page, bytewise, fetch_page, name_of_list
 from kumiai.storage.records import DeletedModel, ModelRecord, NewModel, ReachableBlob
@@ -53,28 +53,17 @@ _BULK_COLUMNS: Final = (
 )  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
-class ModelQuery:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelQuery(DescribedQuery):
     """Which models, and in which order; a filter that is left out lets everything through.
 
     Attributes:
         run_id: of this run.
-        name: of exactly this name.
-        tags: with all of these.
-        search: words, each the beginning of one in the name, the description or a tag.
-        created_from, created_before: seconds since 1970 UTC; the first is included.
-        metric: evaluated to at least this.
         order: ``highest`` and ``lowest`` go by ``order_metric``, and leave out the models that
             have no such metric.
     """
 
     run_id: str | None = None
-    name: str | None = None
-    tags: Collection[str] = ()
-    search: str | None = None
-    created_from: float | None = None
-    created_before: float | None = None
-    metric: MetricFloor | None = None
     order: ModelOrder = "newest"
     order_metric: str | None = None
 
@@ -310,17 +299,11 @@ def _order(connection: AsyncConnection, query: ModelQuery) -> Order:
 def _filtered(
     connection: AsyncConnection, statement: Select[Any], query: ModelQuery
 ) -> Select[Any]:
-    conditions: list[ColumnElement[bool]] = []
+    conditions = query.conditions(connection, _SEARCHABLE)
     if query.run_id is not None:
         conditions.append(_MODELS.c.run_id == clean(query.run_id))
-    if query.name is not None:
-        conditions.append(_MODELS.c.name == clean(query.name))
-    conditions += in_period(_MODELS.c.created_at, query.created_from, query.created_before)
     if query.metric is not None:
         conditions.append(query.metric.holds(connection, _MODELS.c.metrics_json))
-    conditions += [_SEARCHABLE.has_tag(connection, verify_tag(tag)) for tag in sorted(query.tags)]
-    if query.search is not None:
-        conditions.append(_SEARCHABLE.matches(connection, query.search))
     return statement.where(*conditions)
 
 
