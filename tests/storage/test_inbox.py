@@ -309,6 +309,33 @@ async def test_a_writer_that_is_cancelled_leaves_nobody_waiting(
     assert {each.client_id for each in await leading.runs.updates("run-a", 1)} <= {"a"}
 
 
+async def test_a_writer_that_is_cancelled_amid_a_batch_that_failed_leaves_nobody_waiting(
+    database: DatabaseManager, leading: Leading
+) -> None:
+    await leading.open()
+    inbox = UpdateInbox(database)
+    await inbox.start()
+    commits: list[str] = []
+
+    def fail_then_cancel(name: str) -> None:
+        if name == "storage.inbox.commit.before":
+            commits.append(name)
+            if len(commits) == 1:
+                raise StorageError("the whole batch fails")
+            assert inbox._writer is not None
+            inbox._writer.cancel()
+
+    failpoints.install(fail_then_cancel)
+    try:
+        waiting = [asyncio.create_task(inbox.accept(request_of(name))) for name in ("a", "b")]
+        async with asyncio.timeout(10):
+            await asyncio.wait(waiting)
+    finally:
+        failpoints.install(None)
+
+    assert [task.cancelled() for task in waiting] == [True, True]
+
+
 async def test_an_inbox_whose_writer_has_ended_says_so_and_takes_no_more(
     database: DatabaseManager, leading: Leading
 ) -> None:

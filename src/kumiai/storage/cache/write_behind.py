@@ -6,12 +6,11 @@ writers at once share a commit, which costs milliseconds whatever it holds.
 """
 
 import asyncio
-from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
-from kumiai.core.errors import DeadlineError, StorageError
+from kumiai.core.errors import DeadlineError
+from kumiai.storage.batching import BatchWriter
 from kumiai.storage.cache.draining import Handler
 from kumiai.storage.cache.outbox import CacheOutbox, OutboxRow
 from kumiai.storage.cache.patterns import CachePattern, Loader
@@ -26,14 +25,7 @@ Sink = Callable[[str, Any, int], Awaitable[object]]
 """Writes a value under a key; the number grows with each write of a key."""
 
 
-@dataclass(slots=True, eq=False)
-class _Waiting:
-    key: str
-    value: bytes
-    seq: asyncio.Future[int]
-
-
-class WriteBehind:
+class WriteBehind(BatchWriter[tuple[str, bytes], int]):
     """Takes writes into the outbox and reads them back, wherever they are just now.
 
     Args:
@@ -48,6 +40,10 @@ class WriteBehind:
         ValueError: ``batch_limit`` is below 1.
     """
 
+    _name: ClassVar = "write-behind"
+    # The rows of a batch are alike: what fails with one fails with all.
+    _splits_failures: ClassVar = False
+
     def __init__(
         self,
         cache: CachePattern,
@@ -58,38 +54,12 @@ class WriteBehind:
         batch_limit: int = 500,
         room_seconds: float = 10.0,
     ) -> None:
-        if batch_limit < 1:
-            raise ValueError(f"batch_limit must be at least 1, got {batch_limit}")
+        super().__init__(batch_limit=batch_limit)
         self._cache = cache
         self._outbox = outbox
         self._topic = topic
         self._serializer = serializer or JSONSerializer()
-        self._batch_limit = batch_limit
         self._room_seconds = room_seconds
-        # As long as there are callers waiting.
-        self._waiting: deque[_Waiting] = deque()
-        self._wake = asyncio.Event()
-        self._closing = False
-        self._writer: asyncio.Task[None] | None = None
-
-    async def start(self) -> None:
-        """Start taking writes; starting twice does nothing."""
-        if self._writer is None:
-            self._closing = False
-            self._writer = asyncio.create_task(self._write_batches(), name="write-behind")
-
-    async def close(self) -> None:
-        """Take no more, commit what waits, and end; closing twice does nothing."""
-        writer, self._writer = self._writer, None
-        if writer is None:
-            return
-        self._closing = True
-        self._wake.set()
-        try:
-            await asyncio.wait({writer})
-        except asyncio.CancelledError:
-            writer.cancel()
-            raise
 
     async def put(
         self, key: str, value: Any, *, expire: float | None = None, tags: Sequence[str] = ()
@@ -115,7 +85,7 @@ class WriteBehind:
         async def append(_value: Any) -> None:
             # Also when the caller gives up: the cache may be told only once it is known whether
             # the row is there, or a reader would fetch, and keep, what the row replaces.
-            seqs.append(await finished(self._append(key, data)))
+            seqs.append(await finished(self._written((key, data))))
 
         await self._cache.write_through(key, value, append, expire=expire, tags=tags)
         return seqs[0]
@@ -156,55 +126,12 @@ class WriteBehind:
 
         return apply
 
-    async def _append(self, key: str, value: bytes) -> int:
-        if self._writer is None or self._writer.done():
-            raise StorageError(
-                "write-behind must be open, got a write before start(), after close() or its end"
-            )
-        waiting = _Waiting(key, value, asyncio.get_running_loop().create_future())
-        self._waiting.append(waiting)
-        self._wake.set()
-        return await waiting.seq
-
-    async def _write_batches(self) -> None:
-        try:
-            while self._waiting or not self._closing:
-                if not self._waiting:
-                    self._wake.clear()
-                    await self._wake.wait()
-                    continue
-                size = min(len(self._waiting), self._batch_limit)
-                batch = [self._waiting.popleft() for _ in range(size)]
-                try:
-                    await self._settle([each for each in batch if not each.seq.done()])
-                except BaseException:
-                    for each in batch:
-                        each.seq.cancel()
-                    raise
-        finally:
-            # Reached with someone waiting only when the task itself is cancelled.
-            for waiting in self._waiting:
-                waiting.seq.cancel()
-            self._waiting.clear()
-
-    async def _settle(self, batch: list[_Waiting]) -> None:
-        if not batch:
-            return
-        try:
-            await self._wait_for_room(len(batch))
-            async with self._outbox.database.transaction("outbox.append") as connection:
-                token = await self._outbox.add(
-                    connection, self._topic, [(each.key, each.value) for each in batch]
-                )
-        except Exception as error:  # noqa: BLE001 - the outermost loop: each caller must hear
-            for waiting in batch:
-                if not waiting.seq.done():
-                    waiting.seq.set_exception(error)
-            return
-        for waiting, seq in zip(batch, token.seqs, strict=True):
-            if not waiting.seq.done():
-                waiting.seq.set_result(seq)
+    async def _commit(self, writes: Sequence[tuple[str, bytes]]) -> Sequence[int]:
+        await self._wait_for_room(len(writes))
+        async with self._outbox.database.transaction("outbox.append") as connection:
+            token = await self._outbox.add(connection, self._topic, writes)
         self._outbox.wake.set()
+        return token.seqs
 
     async def _wait_for_room(self, count: int) -> None:
         loop = asyncio.get_running_loop()
