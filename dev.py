@@ -343,7 +343,10 @@ def run_group(group: str, arguments: list[str], *, covered: bool) -> tuple[str, 
     # The tests with servers and processes wait as much as they compute.
     cores = min(os.cpu_count() or 1, 4)
     workers = str(cores if group == "unit" else cores + 1)
-    command = [in_venv("pytest"), "-m", f"{group} and not chaos", "-n", workers, *arguments]
+    command = [in_venv("pytest"), "-m", f"{group} and not chaos", "-n", workers]
+    if group != "unit":
+        command.append("--dist=loadgroup")  # tests that share a federation run on one worker
+    command += arguments
     data = coverage_file(group)
     environment = {}
     if covered:

@@ -32,6 +32,8 @@ class Child:
     def __init__(self, pid: int, reader: asyncio.StreamReader, writer: Any, log: Path) -> None:
         self.pid = pid
         self.log = log
+        self.exit_code: int | None = None
+        """Once it is dead; none: it was killed."""
         self._reader = reader
         self._writer = writer
         self._end: asyncio.Task[bytes] = asyncio.create_task(reader.read())
@@ -43,7 +45,8 @@ class Child:
     async def ended(self) -> None:
         """Return when the process is dead."""
         with contextlib.suppress(ConnectionError):
-            await asyncio.shield(self._end)
+            last_word = await asyncio.shield(self._end)
+            self.exit_code = int(last_word) if last_word else None
         self._writer.close()
 
     def send(self, number: signal.Signals) -> None:
@@ -81,14 +84,20 @@ class Zygote:
             raise RuntimeError("the parent of the processes must start; see its standard error")
 
     async def fork(
-        self, arguments: Sequence[str], *, environment: Mapping[str, str], log: Path
+        self,
+        arguments: Sequence[str],
+        *,
+        environment: Mapping[str, str],
+        log: Path,
+        output: Path | None = None,
     ) -> Child:
-        """Start ``kumiai`` with these arguments."""
+        """Start ``kumiai`` with these arguments; its results go to ``output``, else to the log."""
         reader, writer = await asyncio.open_unix_connection(str(self._socket))
         request = {
             "arguments": list(arguments),
             "environment": dict(environment),
             "log": str(log),
+            "output": str(output or log),
         }
         writer.write(json.dumps(request).encode() + b"\n")
         return Child(int(await reader.readline()), reader, writer, log)
@@ -155,10 +164,10 @@ def _become(
     try:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         os.setsid()
-        log = os.open(request["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-        nothing = os.open(os.devnull, os.O_RDONLY)
-        for source, target in ((nothing, 0), (log, 1), (log, 2)):
-            os.dup2(source, target)
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        for name, target in (("output", 1), ("log", 2)):
+            appended = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+            os.dup2(os.open(request[name], appended, 0o600), target)
         os.environ.update(request["environment"])
         sys.argv = ["kumiai", *request["arguments"]]
         exit_with_parent(parent)
@@ -170,7 +179,9 @@ def _become(
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
-        del connection, lines
+        with contextlib.suppress(OSError):
+            connection.sendall(str(code).encode())
+        del lines
         os._exit(code)
 
 

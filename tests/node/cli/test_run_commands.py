@@ -16,7 +16,8 @@ from kumiai.core.codec import decode, encode
 from kumiai.core.digest import digest_of
 from tests.node.cli.program import STUDY, Federation, Outcome, invoke, start
 
-pytestmark = pytest.mark.integration
+# All on one worker: they share one federation.
+pytestmark = [pytest.mark.integration, pytest.mark.xdist_group("cli")]
 
 ENDLESS = ("--set", "cohort.min_clients=9")
 """Waits for clients that never come."""
