@@ -67,6 +67,30 @@ def authority_cert(authority: CertificateManager) -> x509.Certificate:
 
 
 @pytest.fixture
+def issuer_cert(authority: CertificateManager) -> x509.Certificate:
+    (issuer,) = (each for each in authority.list_authorities() if each.kind == "members")
+    return x509.load_pem_x509_certificate(issuer.certificate.encode())
+
+
+@pytest.fixture
+def authority_key(authority: CertificateManager) -> ec.EllipticCurvePrivateKey:
+    """The root's key."""
+    return _key_in(authority.certificate_path.parent, "root")
+
+
+@pytest.fixture
+def issuer_key(authority: CertificateManager) -> ec.EllipticCurvePrivateKey:
+    return _key_in(authority.certificate_path.parent, "issuer")
+
+
+def _key_in(directory: Path, kind: str) -> ec.EllipticCurvePrivateKey:
+    (path,) = directory.glob(f"{kind}-*.key")
+    key = serialization.load_pem_private_key(path.read_bytes(), None)
+    assert isinstance(key, ec.EllipticCurvePrivateKey)
+    return key
+
+
+@pytest.fixture
 def coordinator(authority: CertificateManager, tmp_path: Path) -> IssuedCertificate:
     return authority.issue(
         Role.COORDINATOR,
@@ -115,6 +139,18 @@ def _new_certificate(
     if is_authority is not None:
         constraints = x509.BasicConstraints(ca=is_authority, path_length=None)
         builder = builder.add_extension(constraints, critical=True)
+        usage = x509.KeyUsage(
+            digital_signature=not is_authority,
+            content_commitment=False,
+            key_encipherment=False,
+            data_encipherment=False,
+            key_agreement=False,
+            key_cert_sign=is_authority,
+            crl_sign=is_authority,
+            encipher_only=False,
+            decipher_only=False,
+        )
+        builder = builder.add_extension(usage, critical=True)
     return builder.sign(signer or key, hashes.SHA256())
 
 

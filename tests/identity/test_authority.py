@@ -1,6 +1,7 @@
 import copy
 import itertools
 import json
+import re
 import stat
 import threading
 from collections.abc import Callable, Iterator
@@ -76,7 +77,7 @@ def killed_at() -> Iterator[Callable[[str], None]]:
 # ---------------------------------------------------------------- creating
 
 
-def test_an_authority_is_a_p256_certificate_that_may_sign_members_only(
+def test_a_root_is_a_p256_certificate_that_may_sign_issuers_only(
     authority: CertificateManager, clock: Any
 ) -> None:
     certificate = parsed(authority.certificate_path)
@@ -86,7 +87,7 @@ def test_an_authority_is_a_p256_certificate_that_may_sign_members_only(
     assert isinstance(certificate.public_key().curve, ec.SECP256R1)
     assert isinstance(certificate.signature_hash_algorithm, hashes.SHA256)
     assert constraints.critical
-    assert (constraints.value.ca, constraints.value.path_length) == (True, 0)
+    assert (constraints.value.ca, constraints.value.path_length) == (True, 1)
     assert usage.critical
     assert (usage.value.key_cert_sign, usage.value.crl_sign) == (True, True)
     assert not usage.value.digital_signature
@@ -99,16 +100,47 @@ def test_an_authority_is_a_p256_certificate_that_may_sign_members_only(
     certificate.verify_directly_issued_by(certificate)
 
 
+def test_an_issuer_is_signed_by_the_root_and_may_sign_members_only(
+    authority_cert: x509.Certificate, issuer_cert: x509.Certificate
+) -> None:
+    constraints = extension(issuer_cert, x509.BasicConstraints)
+    usage = extension(issuer_cert, x509.KeyUsage)
+
+    assert isinstance(issuer_cert.public_key(), ec.EllipticCurvePublicKey)
+    assert (constraints.critical, constraints.value.ca) == (True, True)
+    assert constraints.value.path_length == 0
+    assert (usage.critical, usage.value.key_cert_sign) == (True, True)
+    assert issuer_cert.not_valid_after_utc == authority_cert.not_valid_after_utc
+    assert issuer_cert.subject != authority_cert.subject
+    issuer_cert.verify_directly_issued_by(authority_cert)
+
+
+@pytest.mark.parametrize("kind", ["root", "members", "sites"])
+def test_a_key_that_signs_is_named_by_its_serial_number(
+    authority: CertificateManager, tmp_path: Path, kind: str
+) -> None:
+    authority.delegate(out_dir=tmp_path / "sites")
+
+    (record,) = (each for each in authority.list_authorities() if each.kind == kind)
+
+    certificate = x509.load_pem_x509_certificate(record.certificate.encode())
+    name = extension(certificate, x509.SubjectKeyIdentifier).value.digest
+    assert int.from_bytes(name, "big") == certificate.serial_number == record.serial
+
+
 def test_an_authoritys_files_are_private_where_they_must_be(authority: CertificateManager) -> None:
     directory = authority.certificate_path.parent
 
-    modes = {path.name: mode_of(path) for path in directory.iterdir()}
+    modes = {
+        re.sub(r"-[0-9a-f]{12}\.", ".", path.name): mode_of(path) for path in directory.iterdir()
+    }
 
     assert mode_of(directory) == 0o700
     assert modes == {
         ".lock": 0o600,
         "ca.crt": 0o644,
-        "ca.key": 0o600,
+        "root.key": 0o600,
+        "issuer.key": 0o600,
         "ca.crl": 0o644,
         "issued.json": 0o600,
     }
@@ -132,13 +164,13 @@ def test_the_path_of_the_new_authority_is_returned(tmp_path: Path, clock: Any) -
 def test_an_authority_is_not_overwritten(authority: CertificateManager) -> None:
     before = authority.certificate_path.read_bytes()
 
-    with pytest.raises(ConflictError, match=r"got ca.crt, ca.key, issued.json in .*choose another"):
+    with pytest.raises(ConflictError, match=r"got ca\.crt, issued\.json, issuer-\w+\.key, root-"):
         authority.create("hospitals")
 
     assert authority.certificate_path.read_bytes() == before
 
 
-@pytest.mark.parametrize("part", ["ca.crt", "ca.key", "ca.key.sealed", "issued.json"])
+@pytest.mark.parametrize("part", ["ca.crt", "root-1.key", "issuer-1.key.sealed", "issued.json"])
 def test_a_part_of_an_authority_is_not_overwritten(tmp_path: Path, clock: Any, part: str) -> None:
     (tmp_path / part).touch()
 
@@ -180,7 +212,7 @@ def test_an_authority_exists_only_once_all_its_files_do(
 
     with pytest.raises(NotFoundError, match="kumiai ca init"):
         manager.list_issued()
-    with pytest.raises(ConflictError, match=r"ca\.key, issued\.json"):
+    with pytest.raises(ConflictError, match=r"got issued\.json, issuer-"):
         manager.create("f")
 
 
@@ -188,9 +220,9 @@ def test_an_authority_exists_only_once_all_its_files_do(
 
 
 def test_a_clients_certificate_says_who_it_is_and_what_it_may(
-    authority: CertificateManager, client: IssuedCertificate, clock: Any
+    client: IssuedCertificate, issuer_cert: x509.Certificate, clock: Any
 ) -> None:
-    certificate = parsed(client.cert)
+    certificate, issuer = x509.load_pem_x509_certificates(client.cert.read_bytes())
     constraints = extension(certificate, x509.BasicConstraints)
     usage = extension(certificate, x509.KeyUsage)
     names = extension(certificate, x509.SubjectAlternativeName).value
@@ -204,7 +236,7 @@ def test_a_clients_certificate_says_who_it_is_and_what_it_may(
         ExtendedKeyUsageOID.CLIENT_AUTH
     ]
     assert extension(certificate, x509.AuthorityKeyIdentifier).value.key_identifier == (
-        extension(parsed(authority.certificate_path), x509.SubjectKeyIdentifier).value.digest
+        extension(issuer_cert, x509.SubjectKeyIdentifier).value.digest
     )
     assert extension(certificate, x509.SubjectKeyIdentifier).value == (
         x509.SubjectKeyIdentifier.from_public_key(certificate.public_key())
@@ -212,7 +244,8 @@ def test_a_clients_certificate_says_who_it_is_and_what_it_may(
     assert isinstance(certificate.public_key().curve, ec.SECP256R1)
     assert certificate.not_valid_before_utc.timestamp() == int(clock.now() - 300)
     assert certificate.not_valid_after_utc.timestamp() == int(clock.now() + 365 * DAY_SECONDS)
-    certificate.verify_directly_issued_by(parsed(authority.certificate_path))
+    assert issuer == issuer_cert
+    certificate.verify_directly_issued_by(issuer)
 
 
 def test_a_coordinators_certificate_carries_its_hosts_and_serves(
@@ -496,8 +529,9 @@ def test_an_authority_issues_until_its_last_second(
 def test_another_authoritys_key_is_refused(
     authority: CertificateManager, stranger: IssuedCertificate, tmp_path: Path
 ) -> None:
-    other = tmp_path / "other-ca" / "ca.key"
-    (tmp_path / "ca" / "ca.key").write_bytes(other.read_bytes())
+    (own,) = (tmp_path / "ca").glob("issuer-*.key")
+    (other,) = (tmp_path / "other-ca").glob("issuer-*.key")
+    own.write_bytes(other.read_bytes())
 
     with pytest.raises(IntegrityError, match="key must belong to its certificate"):
         authority.issue(Role.CLIENT, "a", out_dir=tmp_path / "a")
@@ -523,7 +557,8 @@ def test_a_lost_index_is_named(authority: CertificateManager, tmp_path: Path) ->
 def test_a_key_that_others_can_read_is_not_used(
     authority: CertificateManager, tmp_path: Path
 ) -> None:
-    (tmp_path / "ca" / "ca.key").chmod(0o640)
+    (key,) = (tmp_path / "ca").glob("issuer-*.key")
+    key.chmod(0o640)
 
     with pytest.raises(CertificateError, match="chmod 600"):
         authority.revocation_list()
@@ -532,7 +567,7 @@ def test_a_key_that_others_can_read_is_not_used(
 def test_a_damaged_key_is_refused_without_being_shown(
     authority: CertificateManager, tmp_path: Path
 ) -> None:
-    key = tmp_path / "ca" / "ca.key"
+    (key,) = (tmp_path / "ca").glob("issuer-*.key")
     key.write_bytes(key.read_bytes().replace(b"PRIVATE KEY-----\nM", b"PRIVATE KEY-----\nX"))
 
     with pytest.raises(IntegrityError, match="key must be an unencrypted private key") as caught:
@@ -542,7 +577,8 @@ def test_a_damaged_key_is_refused_without_being_shown(
 
 
 def test_a_key_of_another_kind_is_refused(authority: CertificateManager, tmp_path: Path) -> None:
-    (tmp_path / "ca" / "ca.key").write_bytes(
+    (key,) = (tmp_path / "ca").glob("issuer-*.key")
+    key.write_bytes(
         ed25519.Ed25519PrivateKey.generate().private_bytes(
             serialization.Encoding.PEM,
             serialization.PrivateFormat.PKCS8,
@@ -572,9 +608,11 @@ def test_a_sealed_authority_works_with_its_passphrase_alone(tmp_path: Path, cloc
     issued = again.issue(Role.CLIENT, "a", out_dir=tmp_path / "a")
 
     assert issued.identity.name == "a"
-    assert not (tmp_path / "ca" / "ca.key").exists()
-    assert b"PRIVATE" not in (tmp_path / "ca" / "ca.key.sealed").read_bytes()
-    assert mode_of(tmp_path / "ca" / "ca.key.sealed") == 0o600
+    keys = sorted((tmp_path / "ca").glob("*.key*"))
+    assert [path.name.partition("-")[0] for path in keys] == ["issuer", "root"]
+    assert all(path.name.endswith(".key.sealed") for path in keys)
+    assert not any(b"PRIVATE" in path.read_bytes() for path in keys)
+    assert [mode_of(path) for path in keys] == [0o600, 0o600]
     with pytest.raises(ConfigError, match="passphrase must be given, got none"):
         CertificateManager(tmp_path / "ca", clock=clock).revocation_list()
     wrong = CertificateManager(tmp_path / "ca", clock=clock, passphrase=b"another passphrase")
@@ -755,19 +793,20 @@ def test_the_list_that_is_returned_is_the_list_that_is_written(
     content = authority.revocation_list()
 
     assert authority.revocation_list_path.read_bytes() == content
-    assert content.startswith(b"-----BEGIN X509 CRL-----")
+    assert content.startswith(b"-----BEGIN CERTIFICATE-----")
+    assert content.count(b"-----BEGIN X509 CRL-----") == 1
 
 
-def test_the_list_is_signed_by_the_authority_and_names_its_key(
-    authority: CertificateManager, authority_cert: x509.Certificate
+def test_the_list_is_signed_by_the_issuer_and_names_its_key(
+    authority: CertificateManager, issuer_cert: x509.Certificate
 ) -> None:
     crl = x509.load_pem_x509_crl(authority.revocation_list())
 
-    assert crl.is_signature_valid(authority_cert.public_key())
-    assert crl.issuer == authority_cert.subject
+    assert crl.is_signature_valid(issuer_cert.public_key())
+    assert crl.issuer == issuer_cert.subject
     assert (
         extension(crl, x509.AuthorityKeyIdentifier).value.key_identifier
-        == extension(authority_cert, x509.SubjectKeyIdentifier).value.digest
+        == extension(issuer_cert, x509.SubjectKeyIdentifier).value.digest
     )
 
 

@@ -1,4 +1,5 @@
 import errno
+import json
 import socket
 import ssl
 import struct
@@ -11,6 +12,7 @@ import grpc
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from kumiai.core.errors import (
     CertificateError,
@@ -77,16 +79,29 @@ def free_port() -> int:
 
 @pytest.fixture
 def issue_at(
-    authority: CertificateManager, authority_cert: x509.Certificate, tmp_path: Path
+    authority: CertificateManager,
+    authority_key: ec.EllipticCurvePrivateKey,
+    issuer_key: ec.EllipticCurvePrivateKey,
+    tmp_path: Path,
 ) -> Callable[..., IssuedCertificate]:
     """Issue for one day from an authority that is in force at any time."""
-    key = serialization.load_pem_private_key(
-        authority.certificate_path.with_name("ca.key").read_bytes(), None
+    issuer, root = authority.list_authorities()
+    span = {"not_before": 0.0, "not_after": 4e9}
+    ageless = signing.new_root_certificate("hospitals", authority_key, serial=root.serial, **span)
+    ageless_issuer = signing.new_issuer_certificate(
+        issuer_key.public_key(),
+        only_sites=False,
+        serial=issuer.serial,
+        root=ageless,
+        root_key=authority_key,
+        **span,
     )
-    ageless = signing.new_authority_certificate(
-        "hospitals", key, serial=1, not_before=0, not_after=4e9
-    )
-    authority.certificate_path.write_bytes(ageless.public_bytes(serialization.Encoding.PEM))
+    index = authority.certificate_path.with_name("issued.json")
+    fields = json.loads(index.read_text())
+    for record, certificate in zip(fields["authorities"], (ageless_issuer, ageless), strict=True):
+        record["certificate"] = certificate.public_bytes(serialization.Encoding.PEM).decode()
+        record["not_after"] = 4e9
+    index.write_text(json.dumps(fields))
 
     def issue(role: Role, *, hosts: Sequence[str] = ()) -> IssuedCertificate:
         return authority.issue(role, "late", hosts=hosts, days=1, out_dir=tmp_path / "late")

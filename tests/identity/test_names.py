@@ -29,7 +29,7 @@ def uri(text: str) -> x509.UniformResourceIdentifier:
 
 
 def test_a_certificate_in_pem_in_der_and_parsed_carries_the_same_identity(
-    client: IssuedCertificate,
+    client: IssuedCertificate, issuer_cert: x509.Certificate
 ) -> None:
     pem = client.cert.read_bytes()
     parsed = x509.load_pem_x509_certificate(pem)
@@ -44,6 +44,7 @@ def test_a_certificate_in_pem_in_der_and_parsed_carries_the_same_identity(
         "site-1",
         parsed.serial_number,
         parsed.not_valid_after_utc.timestamp(),
+        issuer_cert.serial_number,
     )
 
 

@@ -16,6 +16,7 @@ from kumiai.identity import (
     TrustBundle,
     verify_own_certificate,
 )
+from kumiai.identity.trust import chain_of
 
 DAY_SECONDS = 86_400
 
@@ -213,10 +214,91 @@ def test_something_else_is_no_bundle(content: bytes) -> None:
         TrustBundle.load(content)
 
 
-def test_the_issuer_is_the_authority_that_signed(
+def test_the_root_is_found_over_the_issuer(
     client: IssuedCertificate, stranger: IssuedCertificate
 ) -> None:
-    certificate = x509.load_pem_x509_certificate(client.cert.read_bytes())
+    chain = chain_of(client.cert.read_bytes())
     bundle = TrustBundle.load(stranger.ca.read_bytes() + client.ca.read_bytes())
 
-    assert bundle.issuer_of(certificate) == bundle.authorities[1]
+    assert bundle.root_of(chain) == bundle.authorities[1]
+    assert bundle.root_of((*chain, bundle.authorities[1])) == bundle.authorities[1]
+
+
+def test_a_certificate_without_its_issuers_is_told_what_is_missing(
+    client: IssuedCertificate, clock: Any
+) -> None:
+    leaf = x509.load_pem_x509_certificate(client.cert.read_bytes())
+    client.cert.write_bytes(leaf.public_bytes(serialization.Encoding.PEM))
+
+    with pytest.raises(CertificateError, match="or by an issuer of it in the same file"):
+        checked(client, clock)
+
+
+def test_a_certificate_with_another_issuers_is_refused(
+    client: IssuedCertificate, stranger: IssuedCertificate, clock: Any
+) -> None:
+    leaf, _ = chain_of(client.cert.read_bytes())
+    _, other = chain_of(stranger.cert.read_bytes())
+    client.cert.write_bytes(
+        b"".join(each.public_bytes(serialization.Encoding.PEM) for each in (leaf, other))
+    )
+
+    with pytest.raises(CertificateError, match=r"must be followed by its issuer's, got another's"):
+        checked(client, clock)
+
+
+def test_a_member_cannot_sign_members(
+    authority: CertificateManager, client: IssuedCertificate, new_certificate: Any
+) -> None:
+    key = serialization.load_pem_private_key(client.key.read_bytes(), None)
+    names = [x509.UniformResourceIdentifier("kumiai://hospitals/operator/eve")]
+    chain = chain_of(client.cert.read_bytes())
+    forged = new_certificate(names, signer=key, issuer=chain[0].subject)
+
+    with pytest.raises(CertificateError, match="must be followed by its issuer's"):
+        TrustBundle.load(client.ca).root_of((forged, *chain))
+
+
+def test_an_issuer_cannot_make_issuers(
+    authority: CertificateManager,
+    issuer_cert: x509.Certificate,
+    issuer_key: ec.EllipticCurvePrivateKey,
+    new_certificate: Any,
+) -> None:
+    key = ec.generate_private_key(ec.SECP256R1())
+    names = [x509.UniformResourceIdentifier("kumiai://hospitals/operator/eve")]
+    below = new_certificate(
+        None,
+        key=key,
+        signer=issuer_key,
+        issuer=issuer_cert.subject,
+        organisations=["below"],
+        is_authority=True,
+    )
+    forged = new_certificate(names, signer=key, issuer=below.subject)
+
+    with pytest.raises(CertificateError, match="must be followed by its issuer's"):
+        TrustBundle.load(authority.certificate_path).root_of((forged, below, issuer_cert))
+
+
+def test_a_certificate_with_an_issuer_out_of_force_is_refused(tmp_path: Path, clock: Any) -> None:
+    manager = CertificateManager(tmp_path / "ca", clock=clock)
+    manager.create("hospitals")
+    manager.renew_intermediate(days=10)
+    issued = manager.issue(Role.CLIENT, "a", days=365, out_dir=tmp_path / "a")
+    clock.advance(11 * DAY_SECONDS)
+
+    with pytest.raises(CertificateError, match="must be valid now, got one that expired"):
+        checked(issued, clock)
+
+
+def test_a_file_of_too_many_certificates_is_refused(client: IssuedCertificate) -> None:
+    with pytest.raises(CertificateError, match="at most 4 certificates, got 6"):
+        chain_of(client.cert.read_bytes() * 3)
+
+
+def test_a_file_whose_second_certificate_is_damaged_is_refused(client: IssuedCertificate) -> None:
+    damaged = b"-----BEGIN CERTIFICATE-----\nAA==\n-----END CERTIFICATE-----\n"
+
+    with pytest.raises(CertificateError, match="must hold PEM certificates alone"):
+        chain_of(client.cert.read_bytes() + damaged)

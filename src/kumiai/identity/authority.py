@@ -1,52 +1,56 @@
-"""A federation's certificate authority in a directory.
+"""A federation's certificate authority in a directory: roots, issuers, members, revocation.
 
-The directory holds ``ca.crt``; ``ca.key``, or ``ca.key.sealed`` under a passphrase;
-``issued.json``, the index of what was issued; and ``ca.crl``, the list of what was revoked.
-Members get ``<name>.crt``, ``<name>.key`` and a copy of ``ca.crt`` in a directory of their own.
+A root signs issuers, and its key may be taken away; the issuer signs members. The directory holds
+``ca.crt``, the roots that are trusted; ``root-<serial>.key`` and ``issuer-<serial>.key``, sealed
+(``….key.sealed``) under a passphrase; ``issued.json``, the index of what was issued; and
+``ca.crl``, the lists of what was revoked. Members get ``<name>.crt``, ``<name>.key`` and a copy
+of ``ca.crt`` in a directory of their own.
 
-Rules: keys are readable by their owner alone; nothing that exists is overwritten; the index is
-written before the certificate, so that none exists that cannot be revoked; two commands at once
-wait for each other. Every method reads and writes files and waits for the disk.
+Rules: keys are readable by their owner alone; no key and no certificate that exists is
+overwritten; the index is written before the certificate, so that none exists that cannot be
+revoked; two commands at once wait for each other. Every method reads and writes files and waits
+for the disk.
 """
 
-import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NoReturn
 
 from cryptography import x509
-from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from kumiai.core import failpoints
 from kumiai.core.clock import Clock
-from kumiai.core.errors import (
-    CertificateError,
-    ConfigError,
-    ConflictError,
-    IntegrityError,
-    NotFoundError,
-)
+from kumiai.core.errors import ConfigError, ConflictError, NotFoundError
 from kumiai.core.ids import verify_name
 from kumiai.identity import files, sealing, signing
 from kumiai.identity.hosts import verify_hosts
-from kumiai.identity.index import IssuedIndex, IssuedRecord, RevocationReason
-from kumiai.identity.names import Identity, Role, certificate_of, identity_of
+from kumiai.identity.index import (
+    AuthorityKind,
+    AuthorityRecord,
+    IssuedIndex,
+    IssuedRecord,
+    RevocationReason,
+)
+from kumiai.identity.keys import MemberKey, new_key, private_pem_of
+from kumiai.identity.members import member_files
+from kumiai.identity.names import Identity, Role, identity_of, identity_uri
+from kumiai.identity.requests import verify_request
+from kumiai.identity.vault import (
+    CLOCK_SKEW_SECONDS,
+    DAY_SECONDS,
+    PUBLIC,
+    SECRET,
+    Vault,
+    key_label,
+    new_serial,
+    pem_of,
+)
 
-__all__ = ["CertificateManager", "IssuedCertificate"]
-
-CLOCK_SKEW_SECONDS: Final = 300.0
-"""How far clocks of a federation's machines may differ: new certificates are valid from then."""
+__all__ = ["CertificateManager", "IssuedCertificate", "IssuerFiles", "SignedCertificate"]
 
 _AUTHORITY_DAYS_MAX: Final = 36_500
 _MEMBER_DAYS_MAX: Final = 3650
-_LIST_DAYS: Final = 365
-_DAY_SECONDS: Final = 86_400.0
-_SERIAL_BITS: Final = 128
-_SEALED_LABEL: Final = "authority key"
-_PUBLIC: Final = 0o644
-_SECRET: Final = 0o600
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,15 +59,45 @@ class IssuedCertificate:
 
     Attributes:
         identity: whom it speaks for.
-        cert: the certificate, PEM.
+        cert: the certificate and its issuer's, PEM.
         key: its private key, PEM, readable by its owner alone.
-        ca: a copy of the authority's certificate, PEM.
+        ca: a copy of the roots' certificates, PEM.
     """
 
     identity: Identity
     cert: Path
     key: Path
     ca: Path
+
+
+@dataclass(frozen=True, slots=True)
+class SignedCertificate:
+    """A new certificate for a key that lies elsewhere.
+
+    Attributes:
+        identity: whom it speaks for.
+        chain: the certificate and its issuer's, PEM.
+        trust_bundle: the roots' certificates, PEM.
+    """
+
+    identity: Identity
+    chain: bytes
+    trust_bundle: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class IssuerFiles:
+    """Where a new issuer for a coordinator lies.
+
+    Attributes:
+        serial: its serial number.
+        cert: its certificate, PEM.
+        key: its private key, PEM or sealed.
+    """
+
+    serial: int
+    cert: Path
+    key: Path
 
 
 class CertificateManager:
@@ -75,17 +109,14 @@ class CertificateManager:
         Args:
             directory: the authority's own; ``create`` makes it.
             clock: dates certificates and lists.
-            passphrase: seals the authority's key, 12 to 1024 bytes; ``None``: the key lies open,
-                protected by the permissions of its file alone.
+            passphrase: seals the authority's keys, 12 to 1024 bytes; ``None``: they lie open,
+                protected by the permissions of their files alone.
 
         Raises:
             ConfigError: the passphrase is too short or too long.
         """
-        if passphrase is not None:
-            sealing.verify_passphrase(passphrase)
-        self._directory = directory
+        self._vault = Vault(directory, clock=clock, passphrase=passphrase)
         self._clock = clock
-        self._passphrase = passphrase
 
     def __reduce__(self) -> NoReturn:
         """Refuse to be pickled or copied: the passphrase stays in this process.
@@ -97,23 +128,23 @@ class CertificateManager:
 
     @property
     def certificate_path(self) -> Path:
-        """Where the authority's certificate lies."""
-        return self._directory / "ca.crt"
+        """Where the certificates of the trusted roots lie."""
+        return self._vault.certificate_path
 
     @property
     def revocation_list_path(self) -> Path:
-        """Where the list of revoked certificates lies."""
-        return self._directory / "ca.crl"
+        """Where the lists of revoked certificates lie."""
+        return self._vault.revocation_list_path
 
     def create(self, federation: str, *, ca_days: int = 3650) -> Path:
-        """Create the authority, with an empty revocation list.
+        """Create a root, an issuer and an empty revocation list.
 
         Args:
             federation: the federation's name.
-            ca_days: the life of the authority's certificate, 1 to 36 500 days.
+            ca_days: the life of the root and the issuer, 1 to 36 500 days.
 
         Returns:
-            The path of the authority's certificate.
+            The path of the root's certificate.
 
         Raises:
             ConfigError: the name or the days break their rule.
@@ -122,22 +153,13 @@ class CertificateManager:
         """
         verify_name("federation", federation)
         _verify_days("ca_days", ca_days, _AUTHORITY_DAYS_MAX)
-        files.new_private_directory(self._directory)
-        with files.locked(self._directory):
-            self._verify_vacant()
-            now = self._clock.now()
-            key = ec.generate_private_key(ec.SECP256R1())
-            certificate = signing.new_authority_certificate(
-                federation,
-                key,
-                serial=_new_serial(),
-                not_before=now - CLOCK_SKEW_SECONDS,
-                not_after=now + ca_days * _DAY_SECONDS,
-            )
-            self._save_key(key)
-            self._publish_list(IssuedIndex(federation), certificate, key)
+        files.new_private_directory(self._vault.directory)
+        with files.locked(self._vault.directory):
+            self._vault.verify_vacant()
+            index = self._with_new_root(IssuedIndex(federation), ca_days)
+            self._vault.publish_lists(index)
             # Last: an authority exists once its certificate does.
-            files.write_atomic(self.certificate_path, _pem_of(certificate), mode=_PUBLIC)
+            self._vault.publish_trust(index)
         return self.certificate_path
 
     def issue(
@@ -156,7 +178,7 @@ class CertificateManager:
             name: the owner's name. It may hold several certificates; ``ca`` is taken.
             hosts: for a coordinator, and only for it: each DNS name and IP address that clients
                 connect to, ``localhost`` and ``127.0.0.1`` included if they do.
-            days: its life, 1 to 3650 days; cut to the end of the authority's own.
+            days: its life, 1 to 3650 days; cut to the end of the issuer's own.
             out_dir: receives ``<name>.crt``, ``<name>.key`` and ``ca.crt``; created if missing.
 
         Returns:
@@ -165,41 +187,183 @@ class CertificateManager:
         Raises:
             ConfigError: an argument breaks its rule, or the passphrase is wrong.
             ConflictError: one of the files exists already.
-            NotFoundError: there is no authority in the directory.
-            CertificateError: the authority's own certificate is not valid now.
+            NotFoundError: there is no authority in the directory, or its issuer's key is gone.
+            CertificateError: the issuer's own certificate is not valid now.
             IntegrityError: the authority's files are damaged or do not belong together.
             StorageError: a file cannot be read or written.
         """
-        target = _verify_target(out_dir, name)
-        _verify_days("days", days, _MEMBER_DAYS_MAX)
-        _verify_hosts_fit(role, hosts)
-        host_names = verify_hosts(hosts)
+        target = member_files(out_dir, name)
+        order = _Order(role, name, _verified(role, hosts, days), days)
         with files.locked(self._existing_directory()):
-            authority, authority_key, index = self._load()
-            now = self._clock.now()
-            key = ec.generate_private_key(ec.SECP256R1())
-            record = IssuedRecord(
-                serial=_new_serial(),
-                role=role,
-                name=name,
-                hosts=tuple(str(host.value) for host in host_names),
-                not_before=float(int(now - CLOCK_SKEW_SECONDS)),
-                not_after=float(
-                    int(min(now + days * _DAY_SECONDS, authority.not_valid_after_utc.timestamp()))
-                ),
-            )
-            certificate = signing.new_member_certificate(
-                record,
-                host_names,
-                key.public_key(),
-                authority=authority,
-                authority_key=authority_key,
-            )
+            index = self._vault.open_index()
+            key = new_key()
+            certificate, index = self._signed(index, order, key.public_key())
             files.new_private_directory(out_dir)
-            target.verify_vacant(authority)
-            self._save_index(index.with_issued(record))
-        target.save(certificate, key, authority)
+            target.verify_vacant(index.trust_bundle)
+            self._vault.save_index(index)
+        target.save(
+            chain=_chain_of(certificate, index),
+            key=private_pem_of(key),
+            trust_bundle=index.trust_bundle,
+        )
         return IssuedCertificate(identity_of(certificate), target.cert, target.key, target.ca)
+
+    def sign_request(
+        self,
+        csr_pem: bytes,
+        role: Role,
+        name: str,
+        *,
+        hosts: Sequence[str] = (),
+        days: int = 365,
+    ) -> SignedCertificate:
+        """Issue a certificate for a key that its owner keeps.
+
+        Args:
+            csr_pem: the owner's request, PEM, at most 16 KiB; of names it may say what the
+                certificate will, or nothing.
+            role: what the owner is.
+            name: the owner's name.
+            hosts: for a coordinator, and only for it; as for ``issue``.
+            days: its life, 1 to 3650 days; cut to the end of the issuer's own.
+
+        Returns:
+            The identity, the certificate with its issuer's, and the roots.
+
+        Raises:
+            CertificateError: the request is damaged, unproved, weak or for somebody else, or the
+                issuer's own certificate is not valid now.
+            ConfigError, NotFoundError, IntegrityError, StorageError: as for ``issue``.
+        """
+        verify_name("name", name)
+        order = _Order(role, name, _verified(role, hosts, days), days)
+        request = verify_request(csr_pem)
+        with files.locked(self._existing_directory()):
+            index = self._vault.open_index()
+            request.verify_for(name, identity_uri(index.federation, role, name))
+            certificate, index = self._signed(index, order, request.public_key)
+            self._vault.save_index(index)
+        return SignedCertificate(
+            identity_of(certificate), _chain_of(certificate, index), index.trust_bundle
+        )
+
+    def rotate(self, *, ca_days: int = 3650) -> Path:
+        """Make a new root and a new issuer; the old root stays trusted until `retire`.
+
+        Args:
+            ca_days: the life of both, 1 to 36 500 days.
+
+        Returns:
+            The path of the certificates of all trusted roots, which every member needs before
+            it meets a certificate that the new issuer signed.
+
+        Raises:
+            ConflictError: an older root is not retired yet.
+            ConfigError, NotFoundError, CertificateError, IntegrityError, StorageError: as for
+                ``issue``.
+        """
+        _verify_days("ca_days", ca_days, _AUTHORITY_DAYS_MAX)
+        with files.locked(self._existing_directory()):
+            index = self._vault.open_index()
+            if len(index.roots) > 1:
+                raise ConflictError(
+                    f"change of root must be finished before the next, got {len(index.roots)} "
+                    "trusted roots; finish it with `kumiai ca retire`"
+                )
+            index = self._with_new_root(index, ca_days)
+            self._vault.publish_lists(index)
+            self._vault.publish_trust(index)
+        return self.certificate_path
+
+    def retire(self, *, even_if_used: bool = False) -> Path:
+        """Trust the newest root alone: what the older ones have signed is worth nothing then.
+
+        Args:
+            even_if_used: whether to do so although members hold certificates in force under an
+                older root.
+
+        Returns:
+            The path of the newest root's certificate, which every member needs.
+
+        Raises:
+            ConflictError: members hold such certificates, or there is no older root.
+            ConfigError, NotFoundError, CertificateError, IntegrityError, StorageError: as for
+                ``issue``.
+        """
+        with files.locked(self._existing_directory()):
+            index = self._vault.open_index()
+            if len(index.roots) == 1:
+                raise ConflictError(
+                    "an older root must be trusted, got none; `kumiai ca rotate` makes a new one"
+                )
+            after = index.with_newest_root_only()
+            if not even_if_used:
+                _verify_unused(index, after, self._clock.now())
+            self._vault.publish_lists(after)
+            self._vault.publish_trust(after)
+        return self.certificate_path
+
+    def renew_intermediate(self, *, days: int = 3650) -> int:
+        """Make a new issuer under the newest root; what the old one has signed stays good.
+
+        Args:
+            days: its life, 1 to 36 500 days; cut to the root's end.
+
+        Returns:
+            Its serial number.
+
+        Raises:
+            NotFoundError: there is no authority, or the root's key is not here.
+            ConfigError, CertificateError, IntegrityError, StorageError: as for ``issue``.
+        """
+        _verify_days("days", days, _AUTHORITY_DAYS_MAX)
+        with files.locked(self._existing_directory()):
+            index = self._vault.open_index()
+            issuer = self._vault.new_issuer(index.roots[0], AuthorityKind.MEMBERS, days=days)
+            self._vault.publish_lists(index.with_authorities(issuer))
+        return issuer.serial
+
+    def delegate(
+        self, *, out_dir: Path, days: int = 365, passphrase: bytes | None = None
+    ) -> IssuerFiles:
+        """Make an issuer for a coordinator, which may sign sites' clients and nobody else.
+
+        Args:
+            out_dir: receives ``issuer.crt`` and ``issuer.key``; created if missing.
+            days: its life, 1 to 3650 days; cut to the root's end.
+            passphrase: seals its key, 12 to 1024 bytes; ``None``: it lies open.
+
+        Returns:
+            Its serial number and where its files lie.
+
+        Raises:
+            ConflictError: one of the files exists already.
+            NotFoundError: there is no authority, or the root's key is not here.
+            ConfigError, CertificateError, IntegrityError, StorageError: as for ``issue``.
+        """
+        _verify_days("days", days, _MEMBER_DAYS_MAX)
+        if passphrase is not None:
+            sealing.verify_passphrase(passphrase)
+        cert_path, key_path = out_dir / "issuer.crt", out_dir / "issuer.key"
+
+        def save(record: AuthorityRecord, key: ec.EllipticCurvePrivateKey) -> None:
+            pem = private_pem_of(key)
+            if passphrase is not None:
+                pem = sealing.seal(pem, passphrase, label=key_label(record))
+            files.write_atomic(key_path, pem, mode=SECRET)
+
+        with files.locked(self._existing_directory()):
+            index = self._vault.open_index()
+            files.new_private_directory(out_dir)
+            for path in (cert_path, key_path):
+                if path.exists():
+                    raise ConflictError(f"{path} must not exist yet; choose another directory")
+            record = self._vault.new_issuer(
+                index.roots[0], AuthorityKind.SITES, days=days, save=save
+            )
+            self._vault.save_index(index.with_authorities(record))
+        files.write_atomic(cert_path, record.certificate.encode(), mode=PUBLIC)
+        return IssuerFiles(record.serial, cert_path, key_path)
 
     def revoke(
         self,
@@ -208,9 +372,11 @@ class CertificateManager:
         *,
         role: Role | None = None,
     ) -> None:
-        """Revoke a certificate by serial number, or all of one owner's, and publish the list.
+        """Revoke a certificate by serial number, or all of one owner's, and publish the lists.
 
-        Revoking again changes no date and no reason, but publishes the list anew.
+        Revoking again changes no date and no reason, but publishes the lists anew. An issuer is
+        revoked by its serial number, for which its root's key must be here; everything that it
+        has signed is worth nothing then.
 
         Args:
             target: the owner's name, or a serial number.
@@ -218,35 +384,38 @@ class CertificateManager:
             role: the owner's role, where owners of several roles have that name.
 
         Raises:
-            NotFoundError: no such certificate was issued, or there is no authority.
+            NotFoundError: no such certificate was issued, there is no authority, or a root's key
+                is not here.
             ConflictError: owners of several roles have that name.
             ConfigError: the reason is none of ours, or the passphrase is wrong.
             CertificateError, IntegrityError, StorageError: as for ``issue``.
         """
         reason = _verify_reason(reason)
         with files.locked(self._existing_directory()):
-            authority, key, index = self._load()
-            serials = _serials_of(index, target, role)
-            self._publish_list(
-                index.with_revoked(serials, reason, self._clock.now()), authority, key
+            index = self._vault.open_index()
+            serials, roots = _serials_of(index, target, role)
+            self._vault.publish_lists(
+                index.with_revoked(serials, reason, self._clock.now()), roots=roots
             )
 
     def revocation_list(self) -> bytes:
-        """Sign and write a fresh revocation list, valid for a year.
+        """Sign and write fresh revocation lists, valid for a year.
 
         Returns:
-            The list, PEM; its number and its date are higher than any before.
+            The lists, PEM, each after its issuer's certificate; number and date are higher than
+            any before.
 
         Raises:
             NotFoundError, ConfigError, CertificateError, IntegrityError, StorageError: as for
                 ``issue``.
         """
         with files.locked(self._existing_directory()):
-            authority, key, index = self._load()
-            return self._publish_list(index, authority, key)
+            return self._vault.publish_lists(self._vault.open_index())
 
     def list_issued(self) -> tuple[IssuedRecord, ...]:
         """Return every certificate issued, revoked and expired ones too, in the order of issue.
+
+        Those that expired more than a month before the last one was issued are left out.
 
         Raises:
             NotFoundError: there is no authority in the directory.
@@ -254,154 +423,71 @@ class CertificateManager:
             StorageError: the index cannot be read.
         """
         self._existing_directory()
-        return self._load_index().records
+        return self._vault.read_index().records
 
-    @property
-    def _key_path(self) -> Path:
-        return self._directory / "ca.key"
+    def list_authorities(self) -> tuple[AuthorityRecord, ...]:
+        """Return the trusted roots and their issuers, the newest first.
 
-    @property
-    def _sealed_key_path(self) -> Path:
-        return self._directory / "ca.key.sealed"
-
-    @property
-    def _index_path(self) -> Path:
-        return self._directory / "issued.json"
-
-    def _verify_vacant(self) -> None:
-        parts = (self.certificate_path, self._key_path, self._sealed_key_path, self._index_path)
-        present = [path.name for path in parts if path.exists()]
-        if present:
-            raise ConflictError(
-                f"directory must not hold an authority yet, got {', '.join(present)} in "
-                f"{self._directory}; choose another directory, or move the old authority away"
-            )
+        Raises:
+            NotFoundError, IntegrityError, StorageError: as for ``list_issued``.
+        """
+        self._existing_directory()
+        return self._vault.read_index().authorities
 
     def _existing_directory(self) -> Path:
-        if not self.certificate_path.exists():
-            raise NotFoundError(
-                f"authority must exist, got none in {self._directory}; "
-                "create it with `kumiai ca init`"
-            )
-        return self._directory
+        self._vault.verify_exists()
+        return self._vault.directory
 
-    def _load(self) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey, IssuedIndex]:
-        authority = certificate_of(files.read_file(self.certificate_path, "authority"))
-        key = self._load_key()
-        index = self._load_index()
-        if key.public_key() != authority.public_key():
-            raise IntegrityError(
-                f"authority's key must belong to its certificate, got another in "
-                f"{self._directory}; restore both from one backup"
-            )
-        if index.federation != signing.federation_of(authority):
-            raise IntegrityError(
-                f"index must be of federation {signing.federation_of(authority)!r}, "
-                f"got one of {index.federation!r} in {self._directory}"
-            )
-        self._verify_in_force(authority)
-        return authority, key, index
+    def _with_new_root(self, index: IssuedIndex, days: int) -> IssuedIndex:
+        root = self._vault.new_root(index.federation, days)
+        issuer = self._vault.new_issuer(root, AuthorityKind.MEMBERS, days=days)
+        return index.with_authorities(issuer, root)
 
-    def _verify_in_force(self, authority: x509.Certificate) -> None:
-        begin, end = authority.not_valid_before_utc, authority.not_valid_after_utc
-        if not begin.timestamp() <= self._clock.now() <= end.timestamp():
-            raise CertificateError(
-                f"authority's certificate must be valid now, got {begin:%Y-%m-%d %H:%M} to "
-                f"{end:%Y-%m-%d %H:%M} UTC; check this machine's clock, "
-                "or create a new authority with `kumiai ca init`"
-            )
-
-    def _load_index(self) -> IssuedIndex:
-        return IssuedIndex.from_bytes(
-            files.read_file(self._index_path, "index of issued certificates")
+    def _signed(
+        self, index: IssuedIndex, order: "_Order", public_key: MemberKey
+    ) -> tuple[x509.Certificate, IssuedIndex]:
+        """Return a certificate that is signed, and the index that knows it, not yet written."""
+        issuer, now = index.issuers[0], self._clock.now()
+        issuer_certificate = self._vault.certificate_in_force(issuer)
+        record = IssuedRecord(
+            serial=new_serial(),
+            role=order.role,
+            name=order.name,
+            hosts=tuple(str(host.value) for host in order.hosts),
+            not_before=float(int(now - CLOCK_SKEW_SECONDS)),
+            not_after=float(int(min(now + order.days * DAY_SECONDS, issuer.not_after))),
+            issuer=issuer.serial,
         )
-
-    def _save_index(self, index: IssuedIndex) -> None:
-        failpoints.reach("identity.index.before")
-        files.write_atomic(self._index_path, index.to_bytes(), mode=_SECRET)
-        failpoints.reach("identity.index.after")
-
-    def _publish_list(
-        self, index: IssuedIndex, authority: x509.Certificate, key: ec.EllipticCurvePrivateKey
-    ) -> bytes:
-        now = self._clock.now()
-        # Dated back, so that a reader whose clock is behind does not refuse every certificate;
-        # one second more at least, because readers take a list only if it is newer.
-        updated_at = max(int(now - CLOCK_SKEW_SECONDS), index.list_updated_at + 1)
-        index = index.with_list(updated_at)
-        # The number is spent before the list exists, so that no two lists ever share one.
-        self._save_index(index)
-        not_after = min(now + _LIST_DAYS * _DAY_SECONDS, authority.not_valid_after_utc.timestamp())
-        content = signing.new_revocation_list(
-            index, authority=authority, authority_key=key, not_after=not_after
-        ).public_bytes(serialization.Encoding.PEM)
-        files.write_atomic(self.revocation_list_path, content, mode=_PUBLIC)
-        failpoints.reach("identity.list.after")
-        return content
-
-    def _save_key(self, key: ec.EllipticCurvePrivateKey) -> None:
-        if self._passphrase is None:
-            files.write_atomic(self._key_path, _private_pem_of(key), mode=_SECRET)
-        else:
-            sealed = sealing.seal(_private_pem_of(key), self._passphrase, label=_SEALED_LABEL)
-            files.write_atomic(self._sealed_key_path, sealed, mode=_SECRET)
-
-    def _load_key(self) -> ec.EllipticCurvePrivateKey:
-        if self._sealed_key_path.exists():
-            if self._passphrase is None:
-                raise ConfigError(
-                    f"passphrase must be given, got none; {self._sealed_key_path} is sealed"
-                )
-            sealed = files.read_file(self._sealed_key_path, "authority's sealed key")
-            pem = sealing.unseal(sealed, self._passphrase, label=_SEALED_LABEL)
-        else:
-            if self._passphrase is not None:
-                raise ConfigError(
-                    f"passphrase must be left out, got one, but {self._key_path} is not sealed"
-                )
-            files.verify_private(self._key_path, "authority's key")
-            pem = files.read_file(self._key_path, "authority's key")
-        return _private_key_of(pem)
+        certificate = signing.new_member_certificate(
+            record,
+            order.hosts,
+            public_key,
+            issuer=issuer_certificate,
+            issuer_key=self._vault.load_key(issuer),
+        )
+        return certificate, index.with_issued(record, now=now)
 
 
 @dataclass(frozen=True, slots=True)
-class _Target:
-    """The three files that a member gets."""
+class _Order:
+    """Which certificate is wanted."""
 
-    cert: Path
-    key: Path
-    ca: Path
-
-    def verify_vacant(self, authority: x509.Certificate) -> None:
-        for path in (self.cert, self.key):
-            if path.exists():
-                raise ConflictError(
-                    f"{path} must not exist yet; choose another directory, or move it away"
-                )
-        if self.ca.exists() and files.read_file(self.ca, "ca.crt") != _pem_of(authority):
-            raise ConflictError(
-                f"{self.ca} must be this authority's certificate, got another federation's or "
-                "an older one; choose another directory, or move it away"
-            )
-
-    def save(
-        self,
-        certificate: x509.Certificate,
-        key: ec.EllipticCurvePrivateKey,
-        authority: x509.Certificate,
-    ) -> None:
-        files.write_atomic(self.ca, _pem_of(authority), mode=_PUBLIC)
-        files.write_atomic(self.key, _private_pem_of(key), mode=_SECRET)
-        # Last: who finds the certificate finds the rest.
-        files.write_atomic(self.cert, _pem_of(certificate), mode=_PUBLIC)
+    role: Role
+    name: str
+    hosts: tuple[x509.DNSName | x509.IPAddress, ...]
+    days: int
 
 
-def _verify_target(out_dir: Path, name: str) -> _Target:
-    verify_name("name", name)
-    # Without regard to case, because the file system may have none.
-    if name.lower() == "ca":
-        raise ConfigError(f"name must not be 'ca', which is the authority's, got {name!r}")
-    return _Target(out_dir / f"{name}.crt", out_dir / f"{name}.key", out_dir / "ca.crt")
+def _chain_of(certificate: x509.Certificate, index: IssuedIndex) -> bytes:
+    return pem_of(certificate) + index.issuers[0].certificate.encode()
+
+
+def _verified(
+    role: Role, hosts: Sequence[str], days: int
+) -> tuple[x509.DNSName | x509.IPAddress, ...]:
+    _verify_days("days", days, _MEMBER_DAYS_MAX)
+    _verify_hosts_fit(role, hosts)
+    return verify_hosts(hosts)
 
 
 def _verify_days(field: str, days: int, days_max: int) -> None:
@@ -430,7 +516,33 @@ def _verify_reason(reason: RevocationReason | str) -> RevocationReason:
         ) from error
 
 
-def _serials_of(index: IssuedIndex, target: str | int, role: Role | None) -> frozenset[int]:
+def _verify_unused(index: IssuedIndex, after: IssuedIndex, now: float) -> None:
+    kept = {record.serial for record in after.records}
+    used = [
+        record
+        for record in index.records
+        if record.serial not in kept and not record.is_revoked and record.not_after >= now
+    ]
+    if used:
+        names = sorted({f"{record.role} {record.name}" for record in used})
+        more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+        raise ConflictError(
+            f"older root must not be in use, got certificates in force of {', '.join(names[:5])}"
+            f"{more}; issue them anew first, or retire it with --force"
+        )
+
+
+def _serials_of(
+    index: IssuedIndex, target: str | int, role: Role | None
+) -> tuple[frozenset[int], frozenset[int]]:
+    """Return what is to be revoked, and the roots that have to sign a list for it."""
+    issuers = [
+        each
+        for each in index.authorities
+        if each.serial == target and each.kind is not AuthorityKind.ROOT and role is None
+    ]
+    if issuers:
+        return frozenset({issuers[0].serial}), frozenset({issuers[0].root})
     found = [
         record
         for record in index.records
@@ -447,34 +559,4 @@ def _serials_of(index: IssuedIndex, target: str | int, role: Role | None) -> fro
             f"name must be of one role, got {' and '.join(sorted(roles))} named {target!r}; "
             "give the role or a serial number"
         )
-    return frozenset(record.serial for record in found)
-
-
-def _new_serial() -> int:
-    # 128 random bits: RFC 5280 allows 20 octets, and nobody can guess or collide. Never zero.
-    return secrets.randbits(_SERIAL_BITS) + 1
-
-
-def _pem_of(certificate: x509.Certificate) -> bytes:
-    return certificate.public_bytes(serialization.Encoding.PEM)
-
-
-def _private_pem_of(key: ec.EllipticCurvePrivateKey) -> bytes:
-    return key.private_bytes(
-        serialization.Encoding.PEM,
-        serialization.PrivateFormat.PKCS8,
-        serialization.NoEncryption(),
-    )
-
-
-def _private_key_of(pem: bytes) -> ec.EllipticCurvePrivateKey:
-    try:
-        key = serialization.load_pem_private_key(pem, password=None)
-    except (ValueError, TypeError) as error:
-        raise IntegrityError(
-            "authority's key must be an unencrypted private key in PEM, got one that does not "
-            "parse; restore it from a backup"
-        ) from error
-    if not isinstance(key, ec.EllipticCurvePrivateKey):
-        raise IntegrityError("authority's key must be on an elliptic curve, got another kind")
-    return key
+    return frozenset(record.serial for record in found), frozenset()

@@ -12,6 +12,7 @@ from enum import StrEnum
 from typing import Final
 
 from cryptography import x509
+from cryptography.x509.oid import NameOID
 
 from kumiai.core.errors import CertificateError, ConfigError
 from kumiai.core.ids import verify_name
@@ -20,6 +21,12 @@ __all__ = ["Identity", "Role", "certificate_of", "identity_of", "identity_uri"]
 
 CERTIFICATE_SIZE_BYTES_MAX: Final = 64 * 1024
 """A chain of a handful of P-256 certificates is below 5 KiB; more is an attack or a mistake."""
+
+KEY_NAME_SIZE_BYTES: Final = 20
+"""A root's or issuer's key is named by its serial number, in so many bytes."""
+
+SITES_UNIT: Final = "sites"
+"""The organisational unit of an issuer whose certificates are for clients alone."""
 
 _URI: Final = re.compile(r"kumiai://([^/]+)/([^/]+)/([^/]+)")
 _SHOWN_CHARACTERS: Final = 120
@@ -31,6 +38,9 @@ class Role(StrEnum):
     COORDINATOR = "coordinator"
     CLIENT = "client"
     OPERATOR = "operator"
+    DATA_SCIENTIST = "data-scientist"
+    AUDITOR = "auditor"
+    RECOVERY_OPERATOR = "recovery-operator"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +53,7 @@ class Identity:
         name: the owner's name, unique within federation and role.
         serial: the certificate's serial number, > 0; what revocation names.
         not_after: the last second of the certificate's life, seconds since 1970-01-01 UTC.
+        issuer_serial: the serial number of its issuer's certificate; 0 where it names none.
     """
 
     federation: str
@@ -50,6 +61,7 @@ class Identity:
     name: str
     serial: int
     not_after: float
+    issuer_serial: int = 0
 
     @property
     def uri(self) -> str:
@@ -117,6 +129,8 @@ def _identity_in(cert: x509.Certificate) -> Identity:
         uris = _uris_in(cert)
         serial = cert.serial_number
         not_after = cert.not_valid_after_utc.timestamp()
+        issuer_serial = _issuer_serial_in(cert)
+        is_of_sites = _is_of_sites(cert)
     except (ValueError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType) as error:
         raise CertificateError(
             "certificate must have readable names, serial number and dates, got damaged ones"
@@ -129,7 +143,25 @@ def _identity_in(cert: x509.Certificate) -> Identity:
             "use a certificate from this federation's `kumiai ca issue`"
         )
     federation, role, name = _parts_of(uris[0])
-    return Identity(federation, role, name, serial, not_after)
+    if is_of_sites and role is not Role.CLIENT:
+        raise CertificateError(
+            f"certificate of an issuer for sites must be a client's, got {uris[0]}; "
+            "have it issued with `kumiai ca issue`, and look into that issuer's key"
+        )
+    return Identity(federation, role, name, serial, not_after, issuer_serial)
+
+
+def _issuer_serial_in(cert: x509.Certificate) -> int:
+    try:
+        identifier = cert.extensions.get_extension_for_class(x509.AuthorityKeyIdentifier).value
+    except x509.ExtensionNotFound:
+        return 0
+    return int.from_bytes(identifier.key_identifier or b"", "big")
+
+
+def _is_of_sites(cert: x509.Certificate) -> bool:
+    units = cert.issuer.get_attributes_for_oid(NameOID.ORGANIZATIONAL_UNIT_NAME)
+    return any(unit.value == SITES_UNIT for unit in units)
 
 
 def _uris_in(cert: x509.Certificate) -> list[str]:

@@ -1,11 +1,13 @@
 """The certificates and lists that an authority signs, as pure functions of what goes into them.
 
-Keys, serial numbers and times are arguments; ``authority.py`` draws them and keeps the files.
+Keys, serial numbers and times are arguments; who calls draws them and keeps the files.
 
 Profile (RFC 5280, sections 4 and 5): ECDSA on P-256 with SHA-256 throughout, which every TLS
-library accepts (the one inside gRPC refuses Ed25519 certificates). The authority signs members
-directly (path length 0) and carries its federation as organisation. A member carries one URI
-name, a coordinator its hosts besides.
+library accepts (the one inside gRPC refuses Ed25519 certificates). A root (path length 1) signs
+issuers, an issuer (path length 0) signs members, and each carries its federation as organisation.
+A member carries one URI name, a coordinator its hosts besides. The key of a root or an issuer is
+named by its certificate's serial number, so that a member's certificate tells by itself which
+issuer's revocation ends it.
 """
 
 from collections.abc import Iterable, Sequence
@@ -18,17 +20,20 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from kumiai.core.errors import CertificateError
-from kumiai.identity.index import IssuedIndex, IssuedRecord, RevocationReason
-from kumiai.identity.names import Role, identity_uri
+from kumiai.identity.index import IssuedRecord, Revocation, RevocationReason
+from kumiai.identity.keys import MemberKey
+from kumiai.identity.names import KEY_NAME_SIZE_BYTES, SITES_UNIT, Role, identity_uri
 
 __all__ = [
     "federation_of",
-    "new_authority_certificate",
+    "new_issuer_certificate",
     "new_member_certificate",
     "new_revocation_list",
+    "new_root_certificate",
 ]
 
-_AUTHORITY_NAME: Final = "Kumiai federation authority"
+_ROOT_NAME: Final = "Kumiai federation root"
+_ISSUER_NAME: Final = "Kumiai federation issuer"
 
 _REASONS: Final = {
     RevocationReason.KEY_COMPROMISE: x509.ReasonFlags.key_compromise,
@@ -39,7 +44,7 @@ _REASONS: Final = {
 }
 
 
-def new_authority_certificate(
+def new_root_certificate(
     federation: str,
     key: ec.EllipticCurvePrivateKey,
     *,
@@ -47,57 +52,83 @@ def new_authority_certificate(
     not_before: float,
     not_after: float,
 ) -> x509.Certificate:
-    """Return a self-signed certificate for a federation's authority.
+    """Return a self-signed certificate for a federation's root.
 
     Args:
         federation: its valid name.
         key: on P-256.
-        serial: > 0.
+        serial: > 0; its key is named by it, too.
         not_before: seconds since 1970-01-01 UTC; a fraction is cut off.
         not_after: same.
     """
-    name = _subject(federation, _AUTHORITY_NAME)
-    identifier = x509.SubjectKeyIdentifier.from_public_key(key.public_key())
+    name = _subject(federation, _ROOT_NAME)
     return (
-        x509.CertificateBuilder(issuer_name=name, subject_name=name)
-        .public_key(key.public_key())
-        .serial_number(serial)
-        .not_valid_before(_moment(not_before))
-        .not_valid_after(_moment(not_after))
-        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .add_extension(_key_usage(is_authority=True), critical=True)
-        .add_extension(identifier, critical=False)
-        .add_extension(
-            x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(identifier),
-            critical=False,
-        )
+        _authority_builder(name, name, key.public_key(), serial, not_before, not_after)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=1), critical=True)
+        .add_extension(_named_by(serial), critical=False)
         .sign(key, hashes.SHA256())
     )
+
+
+def new_issuer_certificate(
+    public_key: ec.EllipticCurvePublicKey,
+    *,
+    only_sites: bool,
+    serial: int,
+    not_before: float,
+    not_after: float,
+    root: x509.Certificate,
+    root_key: ec.EllipticCurvePrivateKey,
+) -> x509.Certificate:
+    """Return the certificate of an issuer of members.
+
+    Args:
+        public_key: the issuer's, on P-256.
+        only_sites: whether it may issue certificates of sites' clients alone, and none that a
+            server can show.
+        serial: > 0; its key is named by it, too.
+        not_before: seconds since 1970-01-01 UTC; a fraction is cut off.
+        not_after: same; not later than the root's.
+        root: who signs.
+        root_key: the root's key.
+    """
+    federation = federation_of(root)
+    # Several issuers of one federation must have names of their own: a list is found by its name.
+    name = _subject(federation, f"{_ISSUER_NAME} {serial:x}", only_sites=only_sites)
+    builder = (
+        _authority_builder(name, root.subject, public_key, serial, not_before, not_after)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .add_extension(_signed_by(root), critical=False)
+    )
+    if only_sites:
+        # On an authority's certificate it limits what is below: TLS libraries refuse a server's
+        # certificate from this one, whatever the server's own says.
+        builder = builder.add_extension(_extended_key_usage(Role.CLIENT), critical=False)
+    return builder.sign(root_key, hashes.SHA256())
 
 
 def new_member_certificate(
     record: IssuedRecord,
     hosts: Sequence[x509.DNSName | x509.IPAddress],
-    public_key: ec.EllipticCurvePublicKey,
+    public_key: MemberKey,
     *,
-    authority: x509.Certificate,
-    authority_key: ec.EllipticCurvePrivateKey,
+    issuer: x509.Certificate,
+    issuer_key: ec.EllipticCurvePrivateKey,
 ) -> x509.Certificate:
     """Return a member's certificate.
 
     Args:
         record: who it is for, its serial number and dates.
         hosts: what a coordinator answers for.
-        public_key: the member's, on P-256.
-        authority: who signs.
-        authority_key: the authority's key.
+        public_key: the member's.
+        issuer: who signs.
+        issuer_key: the issuer's key.
     """
-    federation = federation_of(authority)
+    federation = federation_of(issuer)
     uri = x509.UniformResourceIdentifier(identity_uri(federation, record.role, record.name))
-    issuer_identifier = authority.extensions.get_extension_for_class(x509.SubjectKeyIdentifier)
     return (
         x509.CertificateBuilder(
-            issuer_name=authority.subject, subject_name=_subject(federation, record.name)
+            issuer_name=issuer.subject, subject_name=_subject(federation, record.name)
         )
         .public_key(public_key)
         .serial_number(record.serial)
@@ -108,47 +139,44 @@ def new_member_certificate(
         .add_extension(_extended_key_usage(record.role), critical=False)
         .add_extension(x509.SubjectAlternativeName([uri, *hosts]), critical=False)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(public_key), critical=False)
-        .add_extension(
-            x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(issuer_identifier.value),
-            critical=False,
-        )
-        .sign(authority_key, hashes.SHA256())
+        .add_extension(_signed_by(issuer), critical=False)
+        .sign(issuer_key, hashes.SHA256())
     )
 
 
 def new_revocation_list(
-    index: IssuedIndex,
+    revoked: Iterable[Revocation],
     *,
-    authority: x509.Certificate,
-    authority_key: ec.EllipticCurvePrivateKey,
+    number: int,
+    updated_at: float,
     not_after: float,
+    issuer: x509.Certificate,
+    issuer_key: ec.EllipticCurvePrivateKey,
 ) -> x509.CertificateRevocationList:
-    """Return the list of the index's revoked certificates, with the index's number and date.
+    """Return the list of what an issuer, or a root, has revoked.
 
     Args:
-        index: what was issued and revoked.
-        authority: who signs.
-        authority_key: the authority's key.
-        not_after: when the list must have been replaced, seconds since 1970-01-01 UTC.
+        revoked: those of its certificates that are.
+        number: higher than that of any list before.
+        updated_at: when it was made, seconds since 1970-01-01 UTC.
+        not_after: when it must have been replaced, same.
+        issuer: who signs.
+        issuer_key: the issuer's key.
     """
-    issuer_identifier = authority.extensions.get_extension_for_class(x509.SubjectKeyIdentifier)
     builder = (
-        x509.CertificateRevocationListBuilder(issuer_name=authority.subject)
-        .last_update(_moment(index.list_updated_at))
+        x509.CertificateRevocationListBuilder(issuer_name=issuer.subject)
+        .last_update(_moment(updated_at))
         .next_update(_moment(not_after))
-        .add_extension(x509.CRLNumber(index.list_number), critical=False)
-        .add_extension(
-            x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(issuer_identifier.value),
-            critical=False,
-        )
+        .add_extension(x509.CRLNumber(number), critical=False)
+        .add_extension(_signed_by(issuer), critical=False)
     )
-    for entry in _revoked_entries(index.records):
-        builder = builder.add_revoked_certificate(entry)
-    return builder.sign(authority_key, hashes.SHA256())
+    for each in revoked:
+        builder = builder.add_revoked_certificate(_entry_of(each))
+    return builder.sign(issuer_key, hashes.SHA256())
 
 
 def federation_of(authority: x509.Certificate) -> str:
-    """Return the name of the federation that the authority's certificate is for.
+    """Return the name of the federation that a root's or issuer's certificate is for.
 
     Raises:
         CertificateError: the certificate names none, or several.
@@ -165,10 +193,41 @@ def federation_of(authority: x509.Certificate) -> str:
     return names[0].value
 
 
-def _subject(federation: str, name: str) -> x509.Name:
+def _authority_builder(  # noqa: PLR0917 - private, and in the order of the certificate's fields
+    subject: x509.Name,
+    issuer: x509.Name,
+    public_key: ec.EllipticCurvePublicKey,
+    serial: int,
+    not_before: float,
+    not_after: float,
+) -> x509.CertificateBuilder:
+    return (
+        x509.CertificateBuilder(issuer_name=issuer, subject_name=subject)
+        .public_key(public_key)
+        .serial_number(serial)
+        .not_valid_before(_moment(not_before))
+        .not_valid_after(_moment(not_after))
+        .add_extension(_key_usage(is_authority=True), critical=True)
+        .add_extension(
+            x509.SubjectKeyIdentifier(serial.to_bytes(KEY_NAME_SIZE_BYTES, "big")), critical=False
+        )
+    )
+
+
+def _named_by(serial: int) -> x509.AuthorityKeyIdentifier:
+    return x509.AuthorityKeyIdentifier(serial.to_bytes(KEY_NAME_SIZE_BYTES, "big"), None, None)
+
+
+def _signed_by(authority: x509.Certificate) -> x509.AuthorityKeyIdentifier:
+    return _named_by(authority.serial_number)
+
+
+def _subject(federation: str, name: str, *, only_sites: bool = False) -> x509.Name:
+    unit = [x509.NameAttribute(NameOID.ORGANIZATIONAL_UNIT_NAME, SITES_UNIT)] if only_sites else []
     return x509.Name(
         [
             x509.NameAttribute(NameOID.ORGANIZATION_NAME, federation),
+            *unit,
             x509.NameAttribute(NameOID.COMMON_NAME, name),
         ]
     )
@@ -197,18 +256,15 @@ def _extended_key_usage(role: Role) -> x509.ExtendedKeyUsage:
     return x509.ExtendedKeyUsage(usages)
 
 
-def _revoked_entries(records: Iterable[IssuedRecord]) -> Iterable[x509.RevokedCertificate]:
-    for record in records:
-        if record.revoked_at is None:
-            continue
-        builder = x509.RevokedCertificateBuilder(
-            serial_number=record.serial, revocation_date=_moment(record.revoked_at)
-        )
-        # RFC 5280 section 5.3.1: "unspecified" is said by leaving the reason out.
-        if record.reason in _REASONS:
-            reason = x509.CRLReason(_REASONS[record.reason])
-            builder = builder.add_extension(reason, critical=False)
-        yield builder.build()
+def _entry_of(revocation: Revocation) -> x509.RevokedCertificate:
+    builder = x509.RevokedCertificateBuilder(
+        serial_number=revocation.serial, revocation_date=_moment(revocation.at)
+    )
+    # RFC 5280 section 5.3.1: "unspecified" is said by leaving the reason out.
+    if revocation.reason in _REASONS:
+        reason = x509.CRLReason(_REASONS[revocation.reason])
+        builder = builder.add_extension(reason, critical=False)
+    return builder.build()
 
 
 def _moment(seconds: float) -> datetime:

@@ -1,13 +1,15 @@
 """Whom this machine trusts, and whether its own certificate is fit to be shown.
 
 Checking one's own certificate before connecting turns the handshake's riddles ("alert 48") into
-sentences with a mend. The checks here are of one link, member to authority; the TLS library does
-the peer's. Reads files.
+sentences with a mend. The chain is short, member to issuer to root, and checked link by link; the
+TLS library does the peer's. Reads files.
 """
 
+import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Final, Self
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
@@ -25,7 +27,10 @@ from kumiai.identity.names import (
 )
 from kumiai.identity.signing import federation_of
 
-__all__ = ["TrustBundle", "verify_own_certificate"]
+__all__ = ["CHAIN_LENGTH_MAX", "TrustBundle", "chain_of", "verify_own_certificate"]
+
+CHAIN_LENGTH_MAX: Final = 4
+"""A member, its issuer, and room for a root and one more that somebody put there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,19 +71,61 @@ class TrustBundle:
             )
         return cls(tuple(authorities))
 
-    def issuer_of(self, certificate: x509.Certificate) -> x509.Certificate:
-        """Return the authority that signed the certificate.
+    @property
+    def serials(self) -> frozenset[int]:
+        """The roots' serial numbers."""
+        return frozenset(root.serial_number for root in self.authorities)
+
+    def root_of(self, chain: Sequence[x509.Certificate]) -> x509.Certificate:
+        """Return the root that vouches for a chain.
+
+        Args:
+            chain: a certificate, then the one that signed it, and so on; without the root.
 
         Raises:
-            CertificateError: none of these did.
+            CertificateError: a link is missing or may not sign, or no root here signed the last.
         """
-        for authority in self.authorities:
-            if _is_signed_by(certificate, authority):
-                return authority
+        for above, (child, parent) in enumerate(itertools.pairwise(chain)):
+            if not _may_sign(parent, below=above) or not _is_signed_by(child, parent):
+                raise CertificateError(
+                    "certificate must be followed by its issuer's, got another's; use the file "
+                    "as it was issued, or put the two together in that order"
+                )
+        for root in self.authorities:
+            if root == chain[-1]:
+                return root
+            if _may_sign(root, below=len(chain) - 1) and _is_signed_by(chain[-1], root):
+                return root
         raise CertificateError(
-            "certificate must be signed by the authority in the ca file, got one of another "
-            "authority; use the certificate, key and ca.crt that were issued together"
+            "certificate must be signed by the authority in the ca file, or by an issuer of it in "
+            "the same file, got another's; use the certificate, key and ca.crt that were issued "
+            "together"
         )
+
+
+def chain_of(pem: bytes) -> tuple[x509.Certificate, ...]:
+    """Return the certificates in a member's file: its own, then those that vouch for it.
+
+    Args:
+        pem: at most 64 KiB.
+
+    Raises:
+        CertificateError: it is too long, does not parse, or holds too many.
+    """
+    certificate_of(pem)  # says what is wrong with the first, and with the size
+    try:
+        chain = tuple(x509.load_pem_x509_certificates(pem))
+    except (ValueError, x509.InvalidVersion) as error:
+        raise CertificateError(
+            "certificate's file must hold PEM certificates alone, got one that does not parse; "
+            "use the file as it was issued"
+        ) from error
+    if len(chain) > CHAIN_LENGTH_MAX:
+        raise CertificateError(
+            f"certificate's file must hold at most {CHAIN_LENGTH_MAX} certificates, "
+            f"got {len(chain)}; use the file as it was issued"
+        )
+    return chain
 
 
 def verify_own_certificate(
@@ -87,7 +134,7 @@ def verify_own_certificate(
     """Return one's own identity if certificate, key and authority are fit for use.
 
     Args:
-        cert_path: the certificate, PEM.
+        cert_path: the certificate and its issuer's, PEM.
         key_path: its private key, PEM, not encrypted.
         ca_path: the authority's certificate, PEM; several during a change of authority.
         clock: tells whether the certificate is in force.
@@ -99,13 +146,15 @@ def verify_own_certificate(
         CertificateError: the certificate is foreign, out of force, for another role or
             federation, its key is another's, or others may read the key.
     """
-    certificate = certificate_of(
+    chain = chain_of(
         files.read_file(cert_path, "certificate", size_bytes_max=CERTIFICATE_SIZE_BYTES_MAX)
     )
-    identity = identity_of(certificate)
-    _verify_key(key_path, certificate)
-    authority = TrustBundle.load(ca_path).issuer_of(certificate)
-    _verify_in_force(certificate, f"certificate {cert_path}", clock)
+    identity = identity_of(chain[0])
+    _verify_key(key_path, chain[0])
+    authority = TrustBundle.load(ca_path).root_of(chain)
+    _verify_in_force(chain[0], f"certificate {cert_path}", clock)
+    for issuer in chain[1:]:
+        _verify_in_force(issuer, f"issuer's certificate in {cert_path}", clock)
     _verify_in_force(authority, f"ca certificate {ca_path}", clock)
     if identity.role is not role:
         raise CertificateError(
@@ -158,6 +207,18 @@ def _is_authority(certificate: x509.Certificate) -> bool:
     except x509.ExtensionNotFound:
         return False
     return constraints.value.ca
+
+
+def _may_sign(authority: x509.Certificate, *, below: int) -> bool:
+    """Whether an authority may have so many others between itself and a member."""
+    try:
+        extensions = authority.extensions
+        constraints = extensions.get_extension_for_class(x509.BasicConstraints).value
+        usage = extensions.get_extension_for_class(x509.KeyUsage).value
+    except (x509.ExtensionNotFound, x509.DuplicateExtension, ValueError):
+        return False
+    limit = constraints.path_length
+    return constraints.ca and usage.key_cert_sign and (limit is None or below <= limit)
 
 
 def _is_signed_by(certificate: x509.Certificate, authority: x509.Certificate) -> bool:

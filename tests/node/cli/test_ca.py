@@ -2,8 +2,10 @@ import json
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from kumiai.identity import Role, identity_of
+from kumiai.identity.requests import new_request
 from tests.node.cli.program import invoke
 
 
@@ -146,7 +148,7 @@ def test_the_authoritys_key_can_be_sealed_by_a_passphrase(folder: Path) -> None:
     assert [made.code, by_file.code, by_environment.code, by_terminal.code] == [0, 0, 0, 0]
     assert wrong.code == 2
     assert [each["name"] for each in listed.data] == ["a"]
-    assert not (folder / "ca" / "ca.key").exists()
+    assert not list((folder / "ca").glob("*.key"))
 
 
 def test_a_passphrase_file_that_is_not_there_is_told(folder: Path) -> None:
@@ -163,3 +165,70 @@ def test_results_are_json_for_programs(authority: Path) -> None:
 
     assert record["role"] == "client"
     assert record["revoked_at"] is None
+
+
+@pytest.fixture
+def request_file(folder: Path) -> Path:
+    key = ec.generate_private_key(ec.SECP256R1())
+    path = folder / "request.csr"
+    path.write_bytes(new_request(key, "site-1"))
+    return path
+
+
+def test_a_request_is_signed_and_no_key_is_made(authority: Path, request_file: Path) -> None:
+    outcome = invoke("ca", "sign", "client", "site-1", str(request_file), "--out", "signed")
+    again = invoke("ca", "sign", "client", "site-1", str(request_file), "--out", "signed")
+
+    assert outcome.out.startswith("signed client site-1; give signed/site-1.crt")
+    assert sorted(path.name for path in Path("signed").iterdir()) == ["ca.crt", "site-1.crt"]
+    assert again.code == 1
+    assert "must not exist yet" in again.err
+
+
+def test_a_request_for_somebody_else_is_refused(authority: Path, request_file: Path) -> None:
+    outcome = invoke("ca", "sign", "client", "site-2", str(request_file), "--out", "signed")
+
+    assert outcome.code == 4
+    assert "request must be for 'site-2'" in outcome.err
+    assert invoke("ca", "list", "-o", "json").data == []
+
+
+def test_a_root_is_changed_step_by_step(authority: Path) -> None:
+    invoke("ca", "issue", "client", "a", "--out", "a")
+
+    rotated = invoke("ca", "rotate")
+    early = invoke("ca", "retire")
+    invoke("ca", "revoke", "a")
+    late = invoke("ca", "retire")
+    listed = invoke("ca", "issuers", "-o", "json").data
+
+    assert "bring ca/ca.crt to the coordinator" in rotated.out
+    assert early.code == 1
+    assert "client a" in early.err
+    assert late.code == 0
+    assert [each["kind"] for each in listed] == ["members", "root"]
+
+
+def test_an_issuer_is_renewed_and_the_old_one_revoked(authority: Path) -> None:
+    old = invoke("ca", "issuers", "-o", "json").data[0]["serial"]
+
+    new = invoke("ca", "renew-intermediate", "-o", "json").data["serial"]
+    revoked = invoke("ca", "revoke", old, "--reason", "key-compromise", "-o", "json").data
+
+    assert new != old
+    assert [(each["serial"], each["reason"]) for each in revoked] == [(old, "key-compromise")]
+    assert "revoked: key-compromise" in invoke("ca", "issuers").out
+
+
+def test_an_issuer_for_a_coordinator_is_made_with_the_lines_of_its_settings(
+    authority: Path,
+) -> None:
+    Path("secret").write_text("another correct horse\n")
+
+    outcome = invoke("ca", "delegate", "--out", "sites", "--issuer-passphrase-file", "secret")
+    missing = invoke("ca", "delegate", "--out", "other", "--issuer-passphrase-file", "none")
+
+    assert '[identity.issuer]\ncertificate = "sites/issuer.crt"' in outcome.out
+    assert b"PRIVATE" not in Path("sites/issuer.key").read_bytes()
+    assert missing.code == 2
+    assert "--issuer-passphrase-file must be readable" in missing.err

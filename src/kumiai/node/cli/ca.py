@@ -1,4 +1,4 @@
-"""``kumiai ca``: init, issue, revoke, list, crl."""
+"""``kumiai ca``: root and issuers, members' certificates, revocation."""
 
 import os
 from pathlib import Path
@@ -12,6 +12,7 @@ from kumiai.node.cli.output import Table, emit, shown_time
 
 if TYPE_CHECKING:
     from kumiai.identity import CertificateManager, IssuedRecord
+    from kumiai.identity.index import AuthorityRecord
 
 __all__ = ["app"]
 
@@ -50,8 +51,8 @@ def init(
     told = {"federation": federation, "ca": str(manager.certificate_path), "dry_run": dry_run}
     verb = "would create" if dry_run else "created"
     note = (
-        f"{verb} the authority of {federation} in {directory}; keep its key offline, back it up, "
-        f"and give {manager.certificate_path.name} to every member"
+        f"{verb} the authority of {federation} in {directory}; back it up, take its root-….key "
+        f"away to where no network is, and give {manager.certificate_path.name} to every member"
     )
     emit(invocation.output, told, Table((), (), note=note))
 
@@ -98,6 +99,147 @@ def issue(
 
 
 @app.command()
+def sign(
+    ctx: typer.Context,
+    role: Annotated[str, typer.Argument(help="coordinator, client or operator.")],
+    name: Annotated[str, typer.Argument(help="The owner's name, such as site-1.")],
+    request: Annotated[
+        Path, typer.Argument(help="The owner's request, from `kumiai site request`.")
+    ],
+    *,
+    out: Annotated[Path, typer.Option(help="Receives NAME.crt and ca.crt.")],
+    directory: Directory = _HERE,
+    host: Annotated[
+        list[str] | None,
+        typer.Option(help="A coordinator's: name or address to connect to; repeatable."),
+    ] = None,
+    days: Annotated[int, typer.Option(help="Its life.")] = 365,
+    passphrase_file: PassphraseFile = None,
+) -> None:
+    """Issue a certificate for a key that stays where it is."""
+    from kumiai.identity.files import new_private_directory, read_file
+    from kumiai.identity.members import member_files
+    from kumiai.identity.requests import REQUEST_SIZE_BYTES_MAX
+
+    invocation = invocation_of(ctx)
+    wanted = _role(role)
+    target = member_files(out, name)
+    csr = read_file(request, "request", size_bytes_max=REQUEST_SIZE_BYTES_MAX)
+    if target.cert.exists():
+        raise ConflictError(f"{target.cert} must not exist yet; choose another directory")
+    manager = _manager(directory, passphrase_file)
+    signed = manager.sign_request(csr, wanted, name, hosts=host or (), days=days)
+    new_private_directory(out)
+    target.save(chain=signed.chain, key=None, trust_bundle=signed.trust_bundle)
+    told = {
+        "role": wanted.value,
+        "name": name,
+        "serial": f"{signed.identity.serial:x}",
+        "certificate": str(target.cert),
+        "ca": str(target.ca),
+    }
+    note = f"signed {wanted.value} {name}; give {target.cert} and {target.ca} to its owner"
+    emit(invocation.output, told, Table((), (), note=note))
+
+
+@app.command()
+def delegate(
+    ctx: typer.Context,
+    *,
+    out: Annotated[Path, typer.Option(help="Receives issuer.crt and issuer.key.")],
+    directory: Directory = _HERE,
+    days: Annotated[int, typer.Option(help="Its life.")] = 365,
+    passphrase_file: PassphraseFile = None,
+    issuer_passphrase_file: Annotated[
+        Path | None, typer.Option(help="Holds the passphrase that seals the new issuer's key.")
+    ] = None,
+) -> None:
+    """Make an issuer for a coordinator, good for sites' clients alone."""
+    invocation = invocation_of(ctx)
+    passphrase = None
+    if issuer_passphrase_file is not None:
+        passphrase = _passphrase_in(issuer_passphrase_file, "--issuer-passphrase-file")
+    manager = _manager(directory, passphrase_file)
+    made = manager.delegate(out_dir=out, days=days, passphrase=passphrase)
+    told = {"serial": f"{made.serial:x}", "certificate": str(made.cert), "key": str(made.key)}
+    note = (
+        f"made the issuer {made.serial:x}; for the coordinator's kumiai.toml:\n\n"
+        f'[identity.issuer]\ncertificate = "{made.cert}"\nkey = "{made.key}"'
+    )
+    emit(invocation.output, told, Table((), (), note=note))
+
+
+@app.command("renew-intermediate")
+def renew_intermediate(
+    ctx: typer.Context,
+    *,
+    directory: Directory = _HERE,
+    days: Annotated[int, typer.Option(help="Its life.")] = 3650,
+    passphrase_file: PassphraseFile = None,
+) -> None:
+    """Make a new issuer under the same root; what the old one signed stays good."""
+    invocation = invocation_of(ctx)
+    serial = _manager(directory, passphrase_file).renew_intermediate(days=days)
+    note = f"made the issuer {serial:x}; it signs from now on, nobody needs to do anything"
+    emit(invocation.output, {"serial": f"{serial:x}"}, Table((), (), note=note))
+
+
+@app.command()
+def rotate(
+    ctx: typer.Context,
+    *,
+    directory: Directory = _HERE,
+    days: Annotated[int, typer.Option(help="Life of the new root and issuer.")] = 3650,
+    passphrase_file: PassphraseFile = None,
+) -> None:
+    """Make a new root and issuer; the old root stays trusted until `ca retire`."""
+    invocation = invocation_of(ctx)
+    path = _manager(directory, passphrase_file).rotate(ca_days=days)
+    note = (
+        f"made a new root; bring {path} to the coordinator, then to every member, issue all "
+        "certificates anew, and finish with `kumiai ca retire`"
+    )
+    emit(invocation.output, {"ca": str(path)}, Table((), (), note=note))
+
+
+@app.command()
+def retire(
+    ctx: typer.Context,
+    *,
+    directory: Directory = _HERE,
+    passphrase_file: PassphraseFile = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Even if certificates under it are in use.")
+    ] = False,
+) -> None:
+    """Trust the newest root alone: finish a change of root."""
+    invocation = invocation_of(ctx)
+    path = _manager(directory, passphrase_file).retire(even_if_used=force)
+    note = f"the newest root alone is trusted; bring {path} to the coordinator and every member"
+    emit(invocation.output, {"ca": str(path)}, Table((), (), note=note))
+
+
+@app.command()
+def issuers(ctx: typer.Context, directory: Directory = _HERE) -> None:
+    """List the roots and the issuers, the newest first."""
+    invocation = invocation_of(ctx)
+    manager = _manager(directory, None, needs_key=False)
+    records = [_told_issuer(record) for record in manager.list_authorities()]
+    rows = [
+        (
+            each["kind"],
+            f"{shown_time(each['not_after'])}",
+            f"revoked: {each['reason']}" if each["revoked_at"] else "good",
+            each["serial"],
+            each["root"],
+        )
+        for each in records
+    ]
+    columns = ("kind", "valid to (UTC)", "state", "serial", "signed by")
+    emit(invocation.output, records, Table(columns, rows))
+
+
+@app.command()
 def revoke(
     ctx: typer.Context,
     target: Annotated[
@@ -114,24 +256,27 @@ def revoke(
     passphrase_file: PassphraseFile = None,
     dry_run: DryRun = False,
 ) -> None:
-    """Revoke a certificate, or all of one owner, and write the revocation list."""
+    """Revoke a certificate, all of one owner, or an issuer, and write the revocation list."""
     invocation = invocation_of(ctx)
     manager = _manager(directory, passphrase_file)
     owner = None if role is None else _role(role)
-    serial_or_name = _target(target, manager.list_issued())
+    serials = {record.serial for record in manager.list_issued()}
+    serials |= {record.serial for record in manager.list_authorities()}
+    serial_or_name = _target(target, serials)
     if not dry_run:
         manager.revoke(serial_or_name, reason, role=owner)
-    revoked = [
-        record
+    told = [
+        _told(record)
         for record in manager.list_issued()
         if serial_or_name in {record.serial, record.name} and owner in {None, record.role}
     ]
+    issuers = [each for each in manager.list_authorities() if each.serial == serial_or_name]
+    told += [_told_issuer(record) for record in issuers]
     verb = "would revoke" if dry_run else "revoked"
     note = (
-        f"{verb} {len(revoked)} of {target}; bring {manager.revocation_list_path} to every "
+        f"{verb} {len(told)} of {target}; bring {manager.revocation_list_path} to every "
         "coordinator's identity.crl"
     )
-    told = [_told(record) for record in revoked]
     emit(invocation.output, told, Table((), (), note=note))
 
 
@@ -188,18 +333,20 @@ def _manager(
 def _passphrase(directory: Path, file: Path | None) -> bytes | None:
     """Return the passphrase from the file, the environment or, for a sealed key, the terminal."""
     if file is not None:
-        try:
-            return file.read_bytes().rstrip(b"\r\n")
-        except OSError as error:
-            raise ConfigError(
-                f"--passphrase-file must be readable, got {error.strerror} for {file}"
-            ) from error
+        return _passphrase_in(file, "--passphrase-file")
     if _PASSPHRASE_VARIABLE in os.environ:
         return os.environ[_PASSPHRASE_VARIABLE].encode()
-    if (directory / "ca.key.sealed").exists():
-        text: str = typer.prompt("passphrase of the authority's key", hide_input=True, err=True)
+    if any(directory.glob("*.key.sealed")):
+        text: str = typer.prompt("passphrase of the authority's keys", hide_input=True, err=True)
         return text.encode()
     return None
+
+
+def _passphrase_in(file: Path, option: str) -> bytes:
+    try:
+        return file.read_bytes().rstrip(b"\r\n")
+    except OSError as error:
+        raise ConfigError(f"{option} must be readable, got {error.strerror} for {file}") from error
 
 
 def _role(text: str) -> Any:
@@ -211,10 +358,20 @@ def _role(text: str) -> Any:
         raise ConfigError(f"role must be one of {', '.join(Role)}, got {text!r}") from None
 
 
-def _target(text: str, records: "tuple[IssuedRecord, ...]") -> str | int:
-    """Return the serial number if the text is one of an issued certificate, else the name."""
-    serials = {f"{record.serial:x}": record.serial for record in records}
-    return serials.get(text.lower(), text)
+def _target(text: str, serials: set[int]) -> str | int:
+    """Return the serial number if the text is one that was given, else the name."""
+    return {f"{serial:x}": serial for serial in serials}.get(text.lower(), text)
+
+
+def _told_issuer(record: "AuthorityRecord") -> dict[str, Any]:
+    return {
+        "kind": record.kind.value,
+        "serial": f"{record.serial:x}",
+        "root": f"{record.root:x}",
+        "not_after": record.not_after,
+        "revoked_at": record.revoked_at,
+        "reason": None if record.reason is None else record.reason.value,
+    }
 
 
 def _told(record: "IssuedRecord") -> dict[str, Any]:
