@@ -202,25 +202,14 @@ class RunLeading(RunReports):
         async with self._database.transaction("open_round") as connection:
             run = await _fence(connection, lease)
             await _verify_next(connection, run, lease.run_id, round, base_digest)
-            row = (
-                await connection.execute(
-                    _ROUNDS.insert()
-                    .values(
-                        run_id=lease.run_id,
-                        round=round,
-                        stage="collecting",
-                        base_digest=base_digest,
-                        target_reports=target_reports,
-                        min_reports=min_reports,
-                        attempt=1,
-                        opened_at=clock_sql(),
-                        deadline_at=clock_sql() + deadline_seconds,
-                    )
-                    .returning(*_ROUNDS.c)
-                )
-            ).one()
-            await connection.execute(
-                update(_RUNS).where(_RUNS.c.run_id == lease.run_id).values(round=round)
+            row = await _insert_round(
+                connection,
+                run_id=lease.run_id,
+                round=round,
+                base_digest=base_digest,
+                target_reports=target_reports,
+                min_reports=min_reports,
+                deadline_at=clock_sql() + deadline_seconds,
             )
             await _assign_training(connection, lease.run_id, round, clients, attempt=1)
             if evaluate_round is not None:
@@ -383,19 +372,16 @@ class RunLeading(RunReports):
         """
         async with self._database.transaction("publish_round") as connection:
             run = await _fence(connection, lease)
-            published = await connection.execute(
-                update(_ROUNDS)
-                .where(_this(lease, round), _ROUNDS.c.stage == "closed")
-                .values(
-                    stage="published",
-                    published_at=clock_sql(),
-                    model_digest=model_digest,
-                    reports=reports,
-                    examples=examples,
-                    metrics_json=json_text(metrics),
-                )
+            is_first = await _mark_published(
+                connection,
+                lease,
+                round,
+                model_digest=model_digest,
+                reports=reports,
+                examples=examples,
+                metrics_json=json_text(metrics),
             )
-            if published.rowcount == 0:
+            if not is_first:
                 await _verify_published(connection, lease, round, model_digest)
                 return
             await connection.execute(
@@ -534,19 +520,7 @@ class RunLeading(RunReports):
                     lease_until=0.0,
                 )
             )
-            await connection.execute(
-                update(_ROUNDS)
-                .where(
-                    _ROUNDS.c.run_id == lease.run_id,
-                    _ROUNDS.c.stage.in_(("collecting", "closed")),
-                )
-                .values(stage="abandoned", closed_at=clock_sql(), close_reason=clean(reason))
-            )
-            await connection.execute(
-                update(_ASSIGNMENTS)
-                .where(_ASSIGNMENTS.c.run_id == lease.run_id, _ASSIGNMENTS.c.state == "assigned")
-                .values(state="cancelled", reason=clean(reason), ended_at=clock_sql())
-            )
+            await _abandon(connection, lease.run_id, clean(reason))
             await add_event_row(
                 connection,
                 lease.run_id,
@@ -625,6 +599,18 @@ async def _verify_stage(
         raise await _wrong_stage(connection, lease, number, wanted)
 
 
+async def _mark_published(
+    connection: AsyncConnection, lease: Lease, number: int, **values: Any
+) -> bool:
+    """Publish the round if it is closed; return whether it was."""
+    done = await connection.execute(
+        update(_ROUNDS)
+        .where(_this(lease, number), _ROUNDS.c.stage == "closed")
+        .values(stage="published", published_at=clock_sql(), **values)
+    )
+    return bool(done.rowcount)
+
+
 async def _verify_published(
     connection: AsyncConnection, lease: Lease, number: int, model_digest: str
 ) -> None:
@@ -659,6 +645,30 @@ async def _verify_next(
             f"base of round {number} of run {run_id} must be the run's model "
             f"{run.model_digest}, got {base_digest}"
         )
+
+
+async def _abandon(connection: AsyncConnection, run_id: str, reason: str) -> None:
+    """End the round that is open, if one is, and what clients still owe."""
+    await connection.execute(
+        update(_ROUNDS)
+        .where(_ROUNDS.c.run_id == run_id, _ROUNDS.c.stage.in_(("collecting", "closed")))
+        .values(stage="abandoned", closed_at=clock_sql(), close_reason=reason)
+    )
+    await connection.execute(
+        update(_ASSIGNMENTS)
+        .where(_ASSIGNMENTS.c.run_id == run_id, _ASSIGNMENTS.c.state == "assigned")
+        .values(state="cancelled", reason=reason, ended_at=clock_sql())
+    )
+
+
+async def _insert_round(connection: AsyncConnection, **values: Any) -> Row[Any]:
+    """Insert a round that collects from now on, and let the run stand at it."""
+    opened = _ROUNDS.insert().values(stage="collecting", attempt=1, opened_at=clock_sql(), **values)
+    row = (await connection.execute(opened.returning(*_ROUNDS.c))).one()
+    await connection.execute(
+        update(_RUNS).where(_RUNS.c.run_id == row.run_id).values(round=row.round)
+    )
+    return row
 
 
 async def _assign_training(

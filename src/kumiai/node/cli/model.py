@@ -70,32 +70,7 @@ def list_models(
             limit=limit or (50 if run is None else 100_000),
             cursor=cursor,
         )
-    models = listing.items
-    rows = [
-        (
-            *(() if run else (model["run_id"], model["name"] or "-")),
-            str(model["round"]),
-            model["digest"][:16],
-            shown_size(model["size_bytes"]),
-            shown_metrics(model["metrics"]),
-            shown_time(model["created_at"]),
-            "yes" if model["is_kept"] else "no",
-            shown_tags(model["tags"]),
-        )
-        for model in models
-    ]
-    columns: tuple[str, ...] = (
-        "round",
-        "digest",
-        "size",
-        "evaluation",
-        "created (UTC)",
-        "kept",
-        "tags",
-    )
-    if run is None:
-        columns = ("run", "name", *columns)
-    emit(invocation.output, models, Table(columns, rows, "" if models else "no such models"))
+    emit(invocation.output, listing.items, _models_table(listing.items, of_one_run=run is not None))
     tell_cursor(listing.cursor)
 
 
@@ -173,6 +148,28 @@ def _client(invocation: Invocation) -> "OperatorClient":
     from kumiai.node.operator.client import OperatorClient
 
     return OperatorClient.of(invocation.settings_for("operator"))
+
+
+def _models_table(models: list[dict[str, Any]], *, of_one_run: bool) -> Table:
+    columns = ("round", "digest", "size", "evaluation", "created (UTC)", "kept", "tags")
+    rows = [
+        (
+            str(model["round"]),
+            model["digest"][:16],
+            shown_size(model["size_bytes"]),
+            shown_metrics(model["metrics"]),
+            shown_time(model["created_at"]),
+            "yes" if model["is_kept"] else "no",
+            shown_tags(model["tags"]),
+        )
+        for model in models
+    ]
+    note = "" if models else "no such models"
+    if of_one_run:
+        return Table(columns, rows, note)
+    runs = [(model["run_id"], model["name"] or "-") for model in models]
+    whole = [(*run, *row) for run, row in zip(runs, rows, strict=True)]
+    return Table(("run", "name", *columns), whole, note)
 
 
 def _model_table(model: dict[str, Any]) -> Table:

@@ -4,7 +4,9 @@ Slower than Redis by less than one thinks, and as durable as the rows it protect
 name grow for ever. Nothing else is needed where no Redis is.
 """
 
-from sqlalchemy import BigInteger, Integer, UniqueConstraint, delete, func, select
+from typing import Any
+
+from sqlalchemy import BigInteger, Integer, Row, Select, UniqueConstraint, delete, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.orm import Mapped, mapped_column
 
@@ -127,52 +129,19 @@ class SQLLocks:
         async with self._database.transaction("lock.acquire") as connection:
             if epoch is not None:
                 await _verify_epoch(connection, epoch_name, epoch)
-            await connection.execute(
-                upsert(connection, _LOCKS)
-                .values(name=name, owner="", token=0, lease_until=0.0)
-                .on_conflict_do_nothing()
-            )
-            lock = (
-                await connection.execute(
-                    select(_LOCKS.c.owner, _LOCKS.c.token, _LOCKS.c.lease_until)
-                    .where(_LOCKS.c.name == name)
-                    .with_for_update()
-                )
-            ).one()
+            lock = await _locked(connection, name)
             # After the lock of the row: the wait for it may have been long.
             now = (await connection.execute(select(clock_sql()))).scalar_one()
             if lock.owner == owner and now < lock.lease_until:
                 return Grant(lock.token)
-            await connection.execute(
-                delete(_WAITERS).where(_WAITERS.c.name == name, _WAITERS.c.alive_until <= now)
-            )
-            queue = list(
-                await connection.scalars(
-                    select(_WAITERS.c.owner).where(_WAITERS.c.name == name).order_by(_WAITERS.c.seq)
-                )
-            )
+            queue = await _queue(connection, name, now)
             if now >= lock.lease_until and (not queue or queue[0] == owner):
                 floor = 0 if epoch is None else epoch.number << 40
                 token = max(lock.token, floor) + 1
-                await connection.execute(
-                    _LOCKS.update()
-                    .where(_LOCKS.c.name == name)
-                    .values(owner=owner, token=token, lease_until=now + ttl_seconds)
-                )
-                await connection.execute(
-                    delete(_WAITERS).where(_WAITERS.c.name == name, _WAITERS.c.owner == owner)
-                )
+                await _grant(connection, name, owner, token, lease_until=now + ttl_seconds)
                 return Grant(token)
             if waits:
-                statement = upsert(connection, _WAITERS).values(
-                    name=name, owner=owner, alive_until=now + ALIVE_SECONDS
-                )
-                await connection.execute(
-                    statement.on_conflict_do_update(
-                        index_elements=[_WAITERS.c.name, _WAITERS.c.owner],
-                        set_={"alive_until": statement.excluded.alive_until},
-                    )
-                )
+                await _wait(connection, name, owner, alive_until=now + ALIVE_SECONDS)
         position = queue.index(owner) if owner in queue else len(queue)
         return Busy(poll_seconds(position, first_seconds=_FIRST_POLL_SECONDS))
 
@@ -262,6 +231,54 @@ class SQLLocks:
         if row.before == 0 and row.lease_seconds <= 0:
             return None
         return int(row.before)
+
+
+async def _locked(connection: AsyncConnection, name: str) -> Row[Any]:
+    """Return the lock, whose row nobody else touches before this transaction ends."""
+    await connection.execute(
+        upsert(connection, _LOCKS)
+        .values(name=name, owner="", token=0, lease_until=0.0)
+        .on_conflict_do_nothing()
+    )
+    locked: Select[Any] = (
+        select(_LOCKS.c.owner, _LOCKS.c.token, _LOCKS.c.lease_until)
+        .where(_LOCKS.c.name == name)
+        .with_for_update()
+    )
+    return (await connection.execute(locked)).one()
+
+
+async def _queue(connection: AsyncConnection, name: str, now: float) -> list[str]:
+    """Return who still waits, the first first."""
+    await connection.execute(
+        delete(_WAITERS).where(_WAITERS.c.name == name, _WAITERS.c.alive_until <= now)
+    )
+    waiting = select(_WAITERS.c.owner).where(_WAITERS.c.name == name).order_by(_WAITERS.c.seq)
+    return list(await connection.scalars(waiting))
+
+
+async def _grant(
+    connection: AsyncConnection, name: str, owner: str, token: int, *, lease_until: float
+) -> None:
+    await connection.execute(
+        _LOCKS.update()
+        .where(_LOCKS.c.name == name)
+        .values(owner=owner, token=token, lease_until=lease_until)
+    )
+    await connection.execute(
+        delete(_WAITERS).where(_WAITERS.c.name == name, _WAITERS.c.owner == owner)
+    )
+
+
+async def _wait(connection: AsyncConnection, name: str, owner: str, *, alive_until: float) -> None:
+    """Take a place in the queue, or keep it."""
+    statement = upsert(connection, _WAITERS).values(name=name, owner=owner, alive_until=alive_until)
+    await connection.execute(
+        statement.on_conflict_do_update(
+            index_elements=[_WAITERS.c.name, _WAITERS.c.owner],
+            set_={"alive_until": statement.excluded.alive_until},
+        )
+    )
 
 
 async def _verify_epoch(connection: AsyncConnection, name: str, epoch: Epoch) -> None:
