@@ -17,6 +17,8 @@ from tests.storage.programs.actor import ACTS, prepare
 POINTS = {f"storage.{act}.commit.{side}" for act in ACTS for side in ("before", "after")}
 LEASES = "cache_drains"
 TABLES = {
+    "audit_record": {"audit_entries", "audit_head", "audit_persons"},
+    "audit_redact": {"audit_entries", "audit_head", "audit_persons"},
     "renew_lease": {"runs"},
     "update_run": {"runs", "events"},
     "delete_run": {"runs", "rounds", "models", "events"},

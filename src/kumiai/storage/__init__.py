@@ -1,6 +1,15 @@
 """What outlives a process: rows in SQL, and blobs by their digest."""
 
-from kumiai.storage.audit_tables import AuditEntryRow
+from kumiai.storage.audit import (
+    AuditEnd,
+    AuditLog,
+    AuditQuery,
+    AuditRecord,
+    AuditScribe,
+    CheckpointRecord,
+    WrittenEntry,
+)
+from kumiai.storage.audit_trail import AuditTrail, NoTrail
 from kumiai.storage.blob_listing import StoredBlob
 from kumiai.storage.blob_sweeping import (
     GRACE_SECONDS_MIN,
@@ -89,7 +98,12 @@ __all__ = [
     "AssignmentKind",
     "AssignmentRecord",
     "AssignmentState",
-    "AuditEntryRow",
+    "AuditEnd",
+    "AuditLog",
+    "AuditQuery",
+    "AuditRecord",
+    "AuditScribe",
+    "AuditTrail",
     "BlobStore",
     "BlobSweeper",
     "BlobWriter",
@@ -103,6 +117,7 @@ __all__ = [
     "ChangeNotes",
     "Changes",
     "CheckReport",
+    "CheckpointRecord",
     "CircuitBreaker",
     "CircuitState",
     "ClientQuery",
@@ -146,6 +161,7 @@ __all__ = [
     "NewClient",
     "NewModel",
     "NewRun",
+    "NoTrail",
     "OutboxDrain",
     "OutboxRow",
     "OutboxState",
@@ -185,5 +201,6 @@ __all__ = [
     "UpdateInbox",
     "UpdateRecord",
     "WriteBehind",
+    "WrittenEntry",
     "verify_fence",
 ]

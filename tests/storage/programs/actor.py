@@ -11,7 +11,9 @@ from typing import Any, Final
 
 from sqlalchemy import text
 
-from kumiai.storage import Changes, DatabaseManager, EvaluationRecord, Lease
+from kumiai.identity.audit import Act as AuditAct
+from kumiai.identity.audit import Actor, AuditScribe, NewEntry
+from kumiai.storage import AuditLog, Changes, DatabaseManager, EvaluationRecord, Lease
 from kumiai.storage.cache.draining import DrainSettings, OutboxDrain
 from kumiai.storage.cache.epoch import EpochKeeper
 from kumiai.storage.cache.outbox import CacheOutbox
@@ -46,6 +48,7 @@ async def prepare(url: str) -> None:
         outbox, _PARKED, _refuse, settings=DrainSettings(attempts_max=1), owner="first"
     ).drain_once()
     await EpochKeeper(database, "epoch").register(5.0)
+    await _log(database).record([NewEntry(AuditAct.RUN_CREATED, Actor("operator", "bob"))])
     await database.close()
 
 
@@ -85,7 +88,19 @@ async def _renew(database: DatabaseManager) -> None:
     await Catalogue(database).runs.renew_lease(Lease("run-b", str(run.leader), run.epoch), 60)
 
 
+def _log(database: DatabaseManager) -> AuditLog:
+    return AuditLog(database, AuditScribe())
+
+
+def _audited(act: AuditAct = AuditAct.RUN_CREATED) -> NewEntry:
+    return NewEntry(act, Actor("operator", "ann"), "run/run-b")
+
+
 ACTS: Final[Mapping[str, Act]] = {
+    "audit_record": lambda database: _log(database).record([_audited()]),
+    "audit_redact": lambda database: _log(database).redact(
+        "operator", "bob", lambda _: _audited(AuditAct.AUDIT_REDACTED)
+    ),
     "renew_lease": _renew,
     "update_run": lambda database: Catalogue(database).history.update(
         "run-a", _DESCRIBED, by="ann"
