@@ -4,9 +4,7 @@ Slower than Redis by less than one thinks, and as durable as the rows it protect
 name grow for ever. Nothing else is needed where no Redis is.
 """
 
-from typing import Any
-
-from sqlalchemy import BigInteger, Integer, Row, Select, UniqueConstraint, delete, func, select
+from sqlalchemy import BigInteger, Integer, UniqueConstraint, delete, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.orm import Mapped, mapped_column
 
@@ -129,15 +127,15 @@ class SQLLocks:
         async with self._database.transaction("lock.acquire") as connection:
             if epoch is not None:
                 await _verify_epoch(connection, epoch_name, epoch)
-            lock = await _locked(connection, name)
+            holder, last_token, lease_until = await _locked(connection, name)
             # After the lock of the row: the wait for it may have been long.
             now = (await connection.execute(select(clock_sql()))).scalar_one()
-            if lock.owner == owner and now < lock.lease_until:
-                return Grant(lock.token)
+            if holder == owner and now < lease_until:
+                return Grant(last_token)
             queue = await _queue(connection, name, now)
-            if now >= lock.lease_until and (not queue or queue[0] == owner):
+            if now >= lease_until and (not queue or queue[0] == owner):
                 floor = 0 if epoch is None else epoch.number << 40
-                token = max(lock.token, floor) + 1
+                token = max(last_token, floor) + 1
                 await _grant(connection, name, owner, token, lease_until=now + ttl_seconds)
                 return Grant(token)
             if waits:
@@ -233,19 +231,20 @@ class SQLLocks:
         return int(row.before)
 
 
-async def _locked(connection: AsyncConnection, name: str) -> Row[Any]:
-    """Return the lock, whose row nobody else touches before this transaction ends."""
+async def _locked(connection: AsyncConnection, name: str) -> tuple[str, int, float]:
+    """Return owner, token and end of the grant; nobody else touches the row from then on."""
     await connection.execute(
         upsert(connection, _LOCKS)
         .values(name=name, owner="", token=0, lease_until=0.0)
         .on_conflict_do_nothing()
     )
-    locked: Select[Any] = (
+    locked = (
         select(_LOCKS.c.owner, _LOCKS.c.token, _LOCKS.c.lease_until)
         .where(_LOCKS.c.name == name)
         .with_for_update()
     )
-    return (await connection.execute(locked)).one()
+    row = (await connection.execute(locked)).one()
+    return row.owner, row.token, row.lease_until
 
 
 async def _queue(connection: AsyncConnection, name: str, now: float) -> list[str]:
