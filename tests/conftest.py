@@ -10,6 +10,7 @@ import kumiai.node.wire  # noqa: F401 - before any test imports grpc
 from kumiai.storage import DatabaseManager
 from kumiai.testing.databases import PostgresServer, SQLiteTemplate
 from kumiai.testing.s3_server import S3Server
+from tests.zygote import Zygote
 
 settings.register_profile("kumiai", deadline=None)  # a busy machine is no failure
 settings.load_profile("kumiai")
@@ -41,6 +42,13 @@ def s3_server() -> Iterator[S3Server]:
     server = S3Server()
     yield server
     server.remove()
+
+
+@pytest.fixture(scope="session")
+def zygote() -> Iterator[Zygote]:
+    """Lend the parent of processes that are killed; to fork one costs no imports."""
+    with Zygote() as zygote:
+        yield zygote
 
 
 @pytest.fixture(scope="session")

@@ -1,8 +1,8 @@
 import asyncio
 import errno
 import fcntl
+import json
 import os
-import signal
 import stat
 import subprocess
 import sys
@@ -17,9 +17,12 @@ from kumiai.core.digest import digest_of
 from kumiai.core.errors import ConflictError, IntegrityError, StorageError
 from kumiai.storage import BlobWriter, LocalBlobStore, local_blobs
 from kumiai.testing.blob_contract import BlobStoreContract
+from kumiai.testing.crash import KILL_AT
+from tests.storage.programs.blob_writer import content_of
+from tests.zygote import Child, Zygote
 
 SPACE = "updates/run-a/1/a"
-BLOB = bytes(range(256)) * 400
+BLOB = content_of(102_400)
 DIGEST = digest_of([BLOB])
 
 
@@ -504,32 +507,16 @@ async def test_a_namespace_that_cannot_be_deleted_is_a_storage_error(
         await store.delete_namespace("updates/run-a")
 
 
-CRASH = """
-import asyncio, os, signal, sys
-from pathlib import Path
-from kumiai.core import failpoints
-from kumiai.storage import LocalBlobStore
-
-BLOB = bytes(range(256)) * 400
-root, digest, point, way = sys.argv[1:]
-
-def die(name):
-    if name == point:
-        os.kill(os.getpid(), signal.SIGKILL)
-
-async def main():
-    store = LocalBlobStore(Path(root))
-    failpoints.install(die)
-    if way == "put":
-        await store.put("updates/run-a", [BLOB])
-    else:
-        writer = await store.begin("updates/run-a", digest, len(BLOB))
-        await writer.write(BLOB[:5000])
-        await writer.write(BLOB[5000:])
-        await writer.commit()
-
-asyncio.run(main())
-"""
+async def killed_writer(zygote: Zygote, folder: Path, point: str, way: str) -> Child:
+    """Let a process write the blob and die at the point."""
+    child = await zygote.fork(
+        [json.dumps({"folder": str(folder / "blobs")}), str(len(BLOB)), way],
+        program="tests.storage.programs.blob_writer",
+        environment={KILL_AT: point},
+        log=folder / "log",
+    )
+    await child.ended()
+    return child
 
 
 @pytest.mark.parametrize("way", ["upload", "put"])
@@ -545,41 +532,40 @@ asyncio.run(main())
     ],
 )
 async def test_a_killed_process_leaves_a_whole_blob_or_none(
-    tmp_path: Path, point: str, is_visible: bool, way: str
+    store: LocalBlobStore,
+    zygote: Zygote,
+    tmp_path: Path,
+    *,
+    point: str,
+    is_visible: bool,
+    way: str,
 ) -> None:
-    killed = subprocess.run(
-        [sys.executable, "-c", CRASH, str(tmp_path), DIGEST, point, way], check=False
-    )
-    store = LocalBlobStore(tmp_path)
+    killed = await killed_writer(zygote, tmp_path, point, way)
 
-    found = await store.find_size("updates/run-a", DIGEST)
-    writer = await store.begin("updates/run-a", DIGEST, len(BLOB))
+    found = await store.find_size(SPACE, DIGEST)
+    writer = await store.begin(SPACE, DIGEST, len(BLOB))
     await writer.write(BLOB[writer.offset :])
     await writer.commit()
 
-    assert killed.returncode == -signal.SIGKILL
+    assert killed.was_killed, killed.last_lines()
     assert (found is not None) == is_visible
-    assert await store.read("updates/run-a", DIGEST, 0, len(BLOB)) == BLOB
-    await store.delete("updates/run-a", DIGEST)
-    assert files(tmp_path) == []
-    await store.close()
+    assert await store.read(SPACE, DIGEST, 0, len(BLOB)) == BLOB
+    await store.delete(SPACE, DIGEST)
+    assert files(tmp_path / "blobs") == []
 
 
 @pytest.mark.parametrize("point", ["storage.blob.write.after", "storage.blob.rename.before"])
 async def test_a_blob_put_again_after_a_kill_uses_up_what_was_left(
-    tmp_path: Path, point: str
+    store: LocalBlobStore, zygote: Zygote, tmp_path: Path, point: str
 ) -> None:
-    command = [sys.executable, "-c", CRASH, str(tmp_path), DIGEST, point, "put"]
-    subprocess.run(command, check=False)
-    left = files(tmp_path)
-    store = LocalBlobStore(tmp_path)
+    await killed_writer(zygote, tmp_path, point, "put")
+    left = files(tmp_path / "blobs")
 
-    await store.put("updates/run-a", [BLOB])
+    await store.put(SPACE, [BLOB])
 
     assert len(left) == 1
-    assert files(tmp_path) == [f"updates/run-a/{DIGEST}"]
-    assert await store.read("updates/run-a", DIGEST, 0, len(BLOB)) == BLOB
-    await store.close()
+    assert files(tmp_path / "blobs") == [f"{SPACE}/{DIGEST}"]
+    assert await store.read(SPACE, DIGEST, 0, len(BLOB)) == BLOB
 
 
 async def test_a_blob_put_while_another_process_uploads_it_goes_its_own_way(

@@ -2,14 +2,13 @@
 
 import asyncio
 import contextlib
+import json
 import os
-import signal
-import subprocess
 import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -27,9 +26,11 @@ from kumiai.storage import S3BlobStore, S3Place, StoredBlob, s3_blobs
 from kumiai.storage.s3_bucket import PART_BYTES, S3Bucket
 from kumiai.storage.s3_uploads import S3Uploads, signature
 from kumiai.testing.blob_contract import BlobStoreContract
-from kumiai.testing.crash import parse
+from kumiai.testing.crash import KILL_AT, parse
 from kumiai.testing.s3_server import S3Server
 from kumiai.testing.tcp_proxy import TcpProxy
+from tests.storage.programs.blob_writer import content_of
+from tests.zygote import Zygote
 
 pytestmark = pytest.mark.integration
 
@@ -434,31 +435,6 @@ async def test_a_closed_store_tries_no_more(tmp_path: Path) -> None:
 
 # ------------------------------------------------------------------------------------ kill -9
 
-CRASH = """
-import asyncio, os, signal, sys, json
-from pathlib import Path
-from kumiai.storage import S3BlobStore, S3Place
-from kumiai.testing.crash import KillHook, parse
-from kumiai.core import failpoints
-
-place, folder, digest, point, way, size = sys.argv[1:]
-content = bytes(range(256)) * (int(size) // 256)
-
-async def main():
-    store = S3BlobStore(S3Place(**json.loads(place)), Path(folder))
-    failpoints.install(KillHook(parse(point)))
-    if way == "put":
-        await store.put("updates/run-a/1/a", [content])
-    else:
-        writer = await store.begin("updates/run-a/1/a", digest, len(content))
-        await writer.write(content[:5000])
-        await writer.write(content[5000:])
-        await writer.commit()
-
-asyncio.run(main())
-"""
-
-
 KILLS = [
     ("storage.blob.write.after", 102400, False),
     ("storage.blob.upload.before", 102400, False),
@@ -473,22 +449,29 @@ POINTS = {step.name for point, _, _ in KILLS for step in parse(point)}
 @pytest.mark.parametrize("way", ["upload", "put"])
 @pytest.mark.parametrize(("point", "size", "is_visible"), KILLS)
 async def test_a_killed_writer_leaves_a_whole_blob_or_none_and_only_what_a_sweep_finds(
-    new_s3_store: NewStore, tmp_path: Path, *, point: str, size: int, is_visible: bool, way: str
+    new_s3_store: NewStore,
+    zygote: Zygote,
+    tmp_path: Path,
+    *,
+    point: str,
+    size: int,
+    is_visible: bool,
+    way: str,
 ) -> None:
-    import json
-    from dataclasses import asdict
-
     store = new_s3_store("other", fresh_seconds=ALL)
-    content = bytes(range(256)) * (size // 256)
+    content = content_of(size)
     digest = digest_of([content])
-    place = json.dumps({name: value for name, value in asdict(store.place).items() if value})
+    place = {name: value for name, value in asdict(store.place).items() if value}
 
-    killed = subprocess.run(
-        [sys.executable, "-c", CRASH, place, str(tmp_path / "one"), digest, point, way, str(size)],
-        check=False,
+    killed = await zygote.fork(
+        [json.dumps({"folder": str(tmp_path / "one"), "place": place}), str(size), way],
+        program="tests.storage.programs.blob_writer",
+        environment={KILL_AT: point},
+        log=tmp_path / "log",
     )
+    await killed.ended()
 
-    assert killed.returncode == -signal.SIGKILL
+    assert killed.was_killed, killed.last_lines()
     found = await store.find_size(SPACE, digest)
     assert found == (size if is_visible else None)
     if is_visible:

@@ -1,9 +1,7 @@
 """kill -9 at each commit that belongs to no round: all of the transaction stands, or nothing."""
 
-import os
-import signal
-import subprocess
-import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,11 +9,12 @@ from sqlalchemy import inspect, text
 
 from kumiai.storage import DatabaseManager
 from kumiai.testing.crash import KILL_AT
-from tests.meta.repository import ROOT
 from tests.storage.programs.actor import ACTS, prepare
+from tests.zygote import Child, Zygote
 
 POINTS = {f"storage.{act}.commit.{side}" for act in ACTS for side in ("before", "after")}
 LEASES = "cache_drains"
+Act = Callable[..., Awaitable[Child]]
 TABLES = {
     "audit_record": {"audit_entries", "audit_head", "audit_persons"},
     "audit_redact": {"audit_entries", "audit_head", "audit_persons"},
@@ -40,15 +39,21 @@ TABLES = {
 """What each act changes, beside the tables of the full-text search."""
 
 
-def act(url: str, name: str, *, kill_at: str = "") -> int:
-    """Let a process do it; return its exit code."""
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.storage.programs.actor", url, name],
-        cwd=ROOT,
-        env={**os.environ, KILL_AT: kill_at},
-        check=False,
-    )
-    return done.returncode
+@pytest.fixture
+def act(zygote: Zygote, database_url: str, tmp_path: Path) -> Act:
+    """Lend a way to let a process do an act, and die where it is told to."""
+
+    async def act(name: str, *, kill_at: str) -> Child:
+        child = await zygote.fork(
+            [database_url, name],
+            program="tests.storage.programs.actor",
+            environment={KILL_AT: kill_at},
+            log=tmp_path / "log",
+        )
+        await child.ended()
+        return child
+
+    return act
 
 
 async def rows_of(url: str, name: str) -> dict[str, list[Any]]:
@@ -75,16 +80,17 @@ def changed(before: dict[str, list[Any]], after: dict[str, list[Any]]) -> set[st
 @pytest.mark.integration
 @pytest.mark.parametrize("name", ACTS)
 async def test_of_a_transaction_all_stands_or_nothing_wherever_the_process_is_killed(
-    database_url: str, name: str
+    database_url: str, act: Act, name: str
 ) -> None:
     await prepare(database_url)
     rows = await rows_of(database_url, name)
 
-    killed_before = act(database_url, name, kill_at=f"storage.{name}.commit.before")
+    killed_before = await act(name, kill_at=f"storage.{name}.commit.before")
     rows_before = await rows_of(database_url, name)
-    killed_after = act(database_url, name, kill_at=f"storage.{name}.commit.after")
+    killed_after = await act(name, kill_at=f"storage.{name}.commit.after")
     rows_after = await rows_of(database_url, name)
 
-    assert (killed_before, killed_after) == (-signal.SIGKILL, -signal.SIGKILL)
+    assert killed_before.was_killed, killed_before.last_lines()
+    assert killed_after.was_killed, killed_after.last_lines()
     assert changed(rows, rows_before) == set()
     assert changed(rows, rows_after) == TABLES[name]

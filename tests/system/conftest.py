@@ -2,7 +2,7 @@
 
 import re
 import statistics
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +11,7 @@ import pytest
 from kumiai.testing.databases import SQLiteTemplate
 from tests.system import study
 from tests.system.federation import SITES, Federation, Mortal, Trace, trace_of
-from tests.system.zygote import Zygote
+from tests.zygote import Zygote
 
 JOB = {
     "run": {"app": "wandering", "rounds": 3, "seed": 7},
@@ -59,13 +59,6 @@ def pytest_terminal_summary(
             f"{statistics.median(seconds):.2f} s (median), {seconds[-1]:.2f} s at most "
             f"({recoveries[-1][1]}), counted from their start"
         )
-
-
-@pytest.fixture(scope="session")
-def zygote() -> Iterator[Zygote]:
-    """Lend the parent of all processes that are killed."""
-    with Zygote() as zygote:
-        yield zygote
 
 
 @pytest.fixture

@@ -30,7 +30,7 @@ from kumiai.node.study import initial_model
 from kumiai.storage import DatabaseManager, RunRecord, RunRepository
 from kumiai.testing.crash import KILL_AT, POINTS
 from tests.system import study
-from tests.system.zygote import Child, Zygote
+from tests.zygote import Child, Zygote
 
 SITES = ("site-1", "site-2", "site-3")
 _ENDED = {"finished", "failed", "stopped"}

@@ -18,7 +18,7 @@ from kumiai.testing.databases import PostgresServer
 from kumiai.testing.redis_server import RedisServer
 from kumiai.testing.s3_server import S3Server
 from tests.node.cli.program import STUDY
-from tests.system.zygote import Zygote
+from tests.zygote import Zygote
 
 SITES = ("site-1", "site-2", "site-3")
 PREFIX = "federation"

@@ -14,7 +14,7 @@ from kumiai.identity import client_context
 from kumiai.storage import S3BlobStore
 from tests.node.cli.program import STUDY
 from tests.system.platform import PREFIX, SITES, Platform
-from tests.system.zygote import Zygote
+from tests.zygote import Zygote
 
 # All on one worker: they share one federation.
 pytestmark = pytest.mark.xdist_group("platform")

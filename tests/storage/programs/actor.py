@@ -21,7 +21,7 @@ from kumiai.storage.cache.sql_locks import SQLLocks
 from kumiai.testing.crash import install_from_environment
 from tests.storage.catalogue import Catalogue
 
-__all__ = ["ACTS", "prepare"]
+__all__ = ["ACTS", "main", "prepare"]
 
 Act = Callable[[DatabaseManager], Awaitable[object]]
 
@@ -127,12 +127,12 @@ ACTS: Final[Mapping[str, Act]] = {
 }
 
 
-async def _main(url: str, act: str) -> None:
+async def _act(url: str, act: str) -> None:
     database = await _connected(url)
     install_from_environment()
     await ACTS[act](database)
     await database.close()
 
 
-if __name__ == "__main__":
-    asyncio.run(_main(*sys.argv[1:]))
+def main() -> None:
+    asyncio.run(_act(*sys.argv[1:]))

@@ -8,6 +8,7 @@ however it came about.
 
 import asyncio
 import contextlib
+import importlib
 import json
 import os
 import select
@@ -22,7 +23,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, NoReturn, Self
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 _ONE_THREAD = dict.fromkeys(("MKL_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
 
 
@@ -41,6 +42,11 @@ class Child:
     @property
     def is_running(self) -> bool:
         return not self._end.done()
+
+    @property
+    def was_killed(self) -> bool:
+        """Whether it is dead without having ended by itself."""
+        return not self.is_running and self.exit_code is None
 
     async def ended(self) -> None:
         """Return when the process is dead."""
@@ -71,7 +77,7 @@ class Zygote:
         self._folder = Path(tempfile.mkdtemp(prefix="kumiai-"))
         self._socket = self._folder / "zygote"
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.system.zygote", str(self._socket)],
+            [sys.executable, "-m", "tests.zygote", str(self._socket)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             cwd=ROOT,
@@ -90,10 +96,15 @@ class Zygote:
         environment: Mapping[str, str],
         log: Path,
         output: Path | None = None,
+        program: str = "kumiai.testing.crash",
     ) -> Child:
-        """Start ``kumiai`` with these arguments; its results go to ``output``, else to the log."""
+        """Start ``kumiai``, or the ``main`` of another module, with these arguments.
+
+        Its results go to ``output``, else to the log.
+        """
         reader, writer = await asyncio.open_unix_connection(str(self._socket))
         request = {
+            "program": program,
             "arguments": list(arguments),
             "environment": dict(environment),
             "log": str(log),
@@ -158,7 +169,6 @@ def _become(
 ) -> NoReturn:
     """Be the program that was asked for; ``connection`` stays open until the end."""
     from kumiai.node.local.parent_watch import exit_with_parent
-    from kumiai.testing import crash
 
     code = 1
     try:
@@ -171,7 +181,7 @@ def _become(
         os.environ.update(request["environment"])
         sys.argv = ["kumiai", *request["arguments"]]
         exit_with_parent(parent)
-        crash.main()
+        code = importlib.import_module(request["program"]).main() or 0
     except SystemExit as ending:
         code = ending.code if isinstance(ending.code, int) else int(ending.code is not None)
     except BaseException:  # noqa: BLE001 - there is nobody else to tell
