@@ -1,30 +1,26 @@
 """Which blobs are needed, which are garbage, and the sweeping away of the latter.
 
-A blob is needed when a row reaches it:
+A blob is needed when a row reaches it, as `kumiai.storage.reachability` says, and it is no
+version of a model that the job's ``keep_versions`` lets go. All else in the folders of runs, and
+what is left of uploads, is garbage once it is older than the grace.
 
-- ``models/<run>``: the initial model and the versions that the job's ``keep_versions`` keeps.
-- ``updates/<run>/<round>/<client>``: the accepted updates of a round of a live run that is not
-  published yet.
-- ``states/<run>/<round>``: the strategy's state of a live run.
-
-All else below these names, and what is left of uploads, is garbage once it is older than the
-grace. The grace is what protects the blobs that no row reaches yet: every write puts its blob
-first, which sets the blob's age back to zero, and commits its row then, which must not take as
-long as the grace. Strategy of a sweep: list a page of blobs, only then ask the rows about their
-runs, and leave the last look at the age to the store, which takes it where nobody can publish
-between the look and the deletion. So any number of sweeps may run beside each other and beside
-running federations.
+The grace is what protects the blobs that no row reaches yet: every write puts its blob first,
+which sets the blob's age back to zero, and commits its row then, which must not take as long as
+the grace. Strategy of a sweep: list a page of blobs, only then ask the rows about their runs, and
+leave the last look at the age to the store, which takes it where nobody can publish between the
+look and the deletion. So any number of sweeps may run beside each other and beside running
+federations.
 
 A store belongs to one database: blobs of runs that the database does not know are garbage.
 """
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
-from sqlalchemy import Select, and_, func, select
+from sqlalchemy import Select, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from kumiai.core.digest import digest_of
@@ -32,14 +28,11 @@ from kumiai.core.errors import ConflictError, IntegrityError, NotFoundError
 from kumiai.storage.blob_listing import StoredBlob
 from kumiai.storage.blobs import BlobStore
 from kumiai.storage.database import DatabaseManager
-from kumiai.storage.namespaces import (
-    model_namespace,
-    run_namespaces,
-    state_namespace,
-    update_namespace,
-)
+from kumiai.storage.namespaces import run_namespaces
+from kumiai.storage.reachability import last_published, reached_by
+from kumiai.storage.records import ReachableBlob
 from kumiai.storage.rows import parsed, table_of
-from kumiai.storage.tables import AcceptedUpdate, FLModel, Round, TrainingSession
+from kumiai.storage.tables import TrainingSession
 
 __all__ = [
     "GRACE_SECONDS",
@@ -47,7 +40,6 @@ __all__ = [
     "BlobProblem",
     "BlobSweeper",
     "CheckReport",
-    "NeededBlob",
     "RunUsage",
     "SweepReport",
     "SweptStore",
@@ -57,11 +49,7 @@ GRACE_SECONDS = 24 * 3600.0
 GRACE_SECONDS_MIN = 900.0
 
 _RUNS = table_of(TrainingSession)
-_ROUNDS = table_of(Round)
-_UPDATES = table_of(AcceptedUpdate)
-_MODELS = table_of(FLModel)
 
-_LIVE = ("submitted", "running")
 _ROOTS = ("models", "states", "updates", "probes")
 _RUNS_PAGE = 50
 _PROBLEMS_MAX = 100
@@ -103,29 +91,10 @@ class SweptStore(BlobStore, Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class NeededBlob:
-    """A blob that a row reaches.
-
-    Attributes:
-        run_id: whose it is.
-        what: it is, for people: ``model of round 3``.
-        namespace: where it must be.
-        digest: its address.
-        size_bytes: what it must take; ``None``: no row says.
-    """
-
-    run_id: str
-    what: str
-    namespace: str
-    digest: str
-    size_bytes: int | None
-
-
-@dataclass(frozen=True, slots=True)
 class BlobProblem:
     """A needed blob that is not as it must be."""
 
-    blob: NeededBlob
+    blob: ReachableBlob
     problem: Literal["missing", "wrong size", "wrong bytes"]
 
     def __str__(self) -> str:
@@ -285,29 +254,31 @@ class BlobSweeper:
             yield page
             last = page[-1]
 
-    async def _needed_by(self, run_ids: Collection[str]) -> tuple[list[NeededBlob], set[str]]:
+    async def _needed_by(self, run_ids: Collection[str]) -> tuple[list[ReachableBlob], set[str]]:
         """Return what these runs need, and which of them the database knows."""
-        needed: list[NeededBlob] = []
+        needed: list[ReachableBlob] = []
         known: set[str] = set()
         ids = list(run_ids)
         for start in range(0, len(ids), _RUNS_PAGE):
             # One snapshot: the step that publishes a model drops the need for its updates.
+            some = ids[start : start + _RUNS_PAGE]
             async with self._database.reading() as connection:
-                some = ids[start : start + _RUNS_PAGE]
-                runs = await _runs(connection, some)
-                known.update(run["run_id"] for run in runs)
-                needed += await _needed_models(connection, runs)
-                live = [run for run in runs if run["state"] in _LIVE]
-                needed += await _needed_updates(connection, live)
-                needed += _needed_states(live)
+                let_go = await _let_go_rounds(connection, some)
+                reached = await reached_by(connection, some)
+            known.update(let_go)
+            needed += [
+                blob
+                for blob in reached
+                if not blob.may_be_let_go or blob.round > let_go[blob.run_id]
+            ]
         return needed, known
 
-    async def _is_still_needed(self, blob: NeededBlob) -> bool:
+    async def _is_still_needed(self, blob: ReachableBlob) -> bool:
         needed, _ = await self._needed_by([blob.run_id])
         return any((each.namespace, each.digest) == (blob.namespace, blob.digest)
                    for each in needed)  # fmt: skip
 
-    async def _problem_of(self, blob: NeededBlob, *, reads_data: bool) -> BlobProblem | None:
+    async def _problem_of(self, blob: ReachableBlob, *, reads_data: bool) -> BlobProblem | None:
         size_bytes = await self._blobs.find_size(blob.namespace, blob.digest)
         if size_bytes is None:
             return BlobProblem(blob, "missing")
@@ -321,7 +292,7 @@ class BlobSweeper:
                 return BlobProblem(blob, "missing")
         return None
 
-    def _has_right_bytes(self, blob: NeededBlob) -> bool:
+    def _has_right_bytes(self, blob: ReachableBlob) -> bool:
         try:
             with self._blobs.open_buffer(blob.namespace, blob.digest) as view:
                 return digest_of([view]) == blob.digest
@@ -344,105 +315,15 @@ def _run_of(blob: StoredBlob) -> str:
     return blob.namespace.partition("/")[2].partition("/")[0]
 
 
-async def _runs(connection: AsyncConnection, run_ids: Sequence[str]) -> list[dict[str, Any]]:
-    newest = (
-        select(func.max(_ROUNDS.c.round))
-        .where(_ROUNDS.c.run_id == _RUNS.c.run_id, _ROUNDS.c.stage == "published")
-        .scalar_subquery()
-    )
-    statement: Select[Any] = select(
-        _RUNS.c.run_id,
-        _RUNS.c.state,
-        _RUNS.c.job_json,
-        _RUNS.c.state_digest,
-        newest.label("newest"),
-    ).where(_RUNS.c.run_id.in_(run_ids))
-    return [parsed(row) for row in await connection.execute(statement)]
+async def _let_go_rounds(connection: AsyncConnection, run_ids: Sequence[str]) -> dict[str, int]:
+    """Return of each run that is known the last round whose model the job lets go; 0: none."""
+    told = (_RUNS.c.run_id, _RUNS.c.job_json, last_published.label("newest"))
+    statement: Select[Any] = select(*told).where(_RUNS.c.run_id.in_(run_ids))
+    rows = [parsed(row) for row in await connection.execute(statement)]
+    return {row["run_id"]: _let_go_round(row["job"], row["newest"] or 0) for row in rows}
 
 
-async def _needed_models(
-    connection: AsyncConnection, runs: Sequence[dict[str, Any]]
-) -> list[NeededBlob]:
-    by_id = {run["run_id"]: run for run in runs}
-    # Only a round lets its model go; one that was entered from elsewhere has no round.
-    of_the_model = and_(
-        _ROUNDS.c.run_id == _MODELS.c.run_id,
-        _ROUNDS.c.round == _MODELS.c.round,
-        _ROUNDS.c.stage == "published",
-    )
-    statement = (
-        select(
-            _MODELS.c.run_id,
-            _MODELS.c.round,
-            _MODELS.c.digest,
-            _MODELS.c.size_bytes,
-            _ROUNDS.c.round.label("published"),
-        )
-        .select_from(_MODELS.outerjoin(_ROUNDS, of_the_model))
-        .where(_MODELS.c.run_id.in_(by_id))
-    )
-    return [
-        NeededBlob(
-            row.run_id,
-            f"model of round {row.round}",
-            model_namespace(row.run_id),
-            row.digest,
-            row.size_bytes,
-        )
-        for row in await connection.execute(statement)
-        if not row.published or row.published > _forgotten_round(by_id[row.run_id])
-    ]
-
-
-def _forgotten_round(run: dict[str, Any]) -> int:
-    """Return the last round whose model the job's ``keep_versions`` lets go; 0: none."""
-    table = run["job"].get("run")
+def _let_go_round(job: Mapping[str, Any], newest: int) -> int:
+    table = job.get("run")
     kept = table.get("keep_versions") if isinstance(table, dict) else None
-    if not isinstance(kept, int):
-        return 0
-    return int(run["newest"] or 0) - kept
-
-
-async def _needed_updates(
-    connection: AsyncConnection, live: Sequence[dict[str, Any]]
-) -> list[NeededBlob]:
-    of_the_round = and_(_ROUNDS.c.run_id == _UPDATES.c.run_id, _ROUNDS.c.round == _UPDATES.c.round)
-    statement = (
-        select(
-            _UPDATES.c.run_id,
-            _UPDATES.c.round,
-            _UPDATES.c.client_id,
-            _UPDATES.c.digest,
-            _UPDATES.c.size_bytes,
-        )
-        .select_from(_UPDATES.join(_ROUNDS, of_the_round))
-        .where(
-            _UPDATES.c.run_id.in_([run["run_id"] for run in live]),
-            _ROUNDS.c.stage.in_(("collecting", "closed")),
-        )
-    )
-    return [
-        NeededBlob(
-            row.run_id,
-            f"update of client {row.client_id} in round {row.round}",
-            update_namespace(row.run_id, row.round, row.client_id),
-            row.digest,
-            row.size_bytes,
-        )
-        for row in await connection.execute(statement)
-    ]
-
-
-def _needed_states(live: Sequence[dict[str, Any]]) -> list[NeededBlob]:
-    return [
-        NeededBlob(
-            run["run_id"],
-            f"strategy state of round {run['newest']}",
-            # The last published round's: only it publishes a model and a state.
-            state_namespace(run["run_id"], run["newest"]),
-            run["state_digest"],
-            None,
-        )
-        for run in live
-        if run["state_digest"] is not None
-    ]
+    return newest - kept if isinstance(kept, int) else 0

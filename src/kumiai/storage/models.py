@@ -9,17 +9,7 @@ from collections.abc import AsyncIterator, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
-from sqlalchemy import (
-    Column,
-    Row,
-    Select,
-    delete,
-    func,
-    literal,
-    null,
-    select,
-    tuple_,
-)
+from sqlalchemy import Select, delete, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from kumiai.core.errors import ConfigError, ConflictError, NotFoundError
@@ -29,12 +19,13 @@ from kumiai.storage.database import DatabaseManager
 from kumiai.storage.described import DescribedQuery
 from kumiai.storage.descriptions import Changes, change_row, described_values
 from kumiai.storage.filters import metric_value, metrics_text
-from kumiai.storage.namespaces import model_namespace, state_namespace, update_namespace
+from kumiai.storage.namespaces import model_namespace
 from kumiai.storage.paging import Order, Page, bytewise, fetch_page, name_of_list
+from kumiai.storage.reachability import reachable_pages
 from kumiai.storage.records import DeletedModel, ModelRecord, NewModel, ReachableBlob
 from kumiai.storage.rows import clean, columns_of, parsed, table_of
 from kumiai.storage.search import Searchable
-from kumiai.storage.tables import AcceptedUpdate, FLModel, Round, TrainingSession
+from kumiai.storage.tables import FLModel, TrainingSession
 
 __all__ = ["ModelOrder", "ModelQuery", "ModelRepository"]
 
@@ -42,8 +33,6 @@ ModelOrder = Literal["newest", "oldest", "name", "highest", "lowest"]
 
 _MODELS = table_of(FLModel)
 _RUNS = table_of(TrainingSession)
-_ROUNDS = table_of(Round)
-_UPDATES = table_of(AcceptedUpdate)
 _COLUMNS = columns_of(FLModel)
 _SEARCHABLE = Searchable(_MODELS, _MODELS.c.model_id)
 _LIVE: Final = ("submitted", "running")
@@ -235,32 +224,19 @@ class ModelRepository:
             is_unreachable=others is None,
         )
 
-    async def reachable_digests(
+    def reachable_digests(
         self, *, page_rows: int = 1000
     ) -> AsyncIterator[tuple[ReachableBlob, ...]]:
         """Yield every blob that a row speaks of, page by page.
 
-        Those are all models, the strategies' states that live runs go on from, and the updates
-        of rounds that are not published yet. Each page is read for itself: a row that is
-        committed while the pages are read may be missing, so whoever deletes what is not
+        Which those are says `kumiai.storage.reachability`. Each page is read for itself: a row
+        that is committed while the pages are read may be missing, so whoever deletes what is not
         reached spares what is young.
 
         Args:
             page_rows: how many rows one query returns at most, >= 1.
         """
-        for statement, keys in _reached():
-            place: tuple[Any, ...] | None = None
-            while True:
-                page = statement.order_by(*keys).limit(page_rows)
-                if place is not None:
-                    page = page.where(tuple_(*keys) > place)
-                async with self._database.reading() as connection:
-                    rows = (await connection.execute(page)).all()
-                if rows:
-                    yield tuple(_blob(row) for row in rows)
-                if len(rows) < page_rows:
-                    break
-                place = tuple(getattr(rows[-1], key.name) for key in keys)
+        return reachable_pages(self._database, page_rows=page_rows)
 
 
 def _values(model: NewModel, now: float) -> tuple[Any, ...]:
@@ -305,65 +281,6 @@ def _filtered(
     if query.metric is not None:
         conditions.append(query.metric.holds(connection, _MODELS.c.metrics_json))
     return statement.where(*conditions)
-
-
-def _reached() -> tuple[tuple[Select[Any], tuple[Column[Any], ...]], ...]:
-    """Return a statement for each kind of blob, with the columns that order its rows."""
-    last_published = (
-        select(func.max(_ROUNDS.c.round))
-        .where(_ROUNDS.c.run_id == _RUNS.c.run_id, _ROUNDS.c.stage == "published")
-        .scalar_subquery()
-    )
-    models = select(
-        literal("model").label("kind"),
-        _MODELS.c.run_id,
-        _MODELS.c.round,
-        _MODELS.c.digest,
-        _MODELS.c.size_bytes,
-    )
-    states = select(
-        literal("state").label("kind"),
-        _RUNS.c.run_id,
-        last_published.label("round"),
-        _RUNS.c.state_digest.label("digest"),
-        null().label("size_bytes"),
-    ).where(_RUNS.c.state.in_(_LIVE), _RUNS.c.state_digest.is_not(None))
-    of_round = (_ROUNDS.c.run_id == _UPDATES.c.run_id) & (_ROUNDS.c.round == _UPDATES.c.round)
-    updates = (
-        select(
-            literal("update").label("kind"),
-            _UPDATES.c.run_id,
-            _UPDATES.c.round,
-            _UPDATES.c.client_id,
-            _UPDATES.c.digest,
-            _UPDATES.c.size_bytes,
-        )
-        .select_from(_UPDATES.join(_ROUNDS, of_round))
-        .where(_ROUNDS.c.stage.in_(("collecting", "closed")))
-    )
-    return (
-        (models, (_MODELS.c.run_id, _MODELS.c.round)),
-        (states, (_RUNS.c.run_id,)),
-        (updates, (_UPDATES.c.run_id, _UPDATES.c.round, _UPDATES.c.client_id)),
-    )
-
-
-def _blob(row: Row[Any]) -> ReachableBlob:
-    match row.kind:
-        case "model":
-            namespace = model_namespace(row.run_id)
-        case "state":
-            namespace = state_namespace(row.run_id, row.round)
-        case _:
-            namespace = update_namespace(row.run_id, row.round, row.client_id)
-    return ReachableBlob(
-        namespace=namespace,
-        digest=row.digest,
-        kind=row.kind,
-        run_id=row.run_id,
-        round=row.round,
-        size_bytes=row.size_bytes,
-    )
 
 
 def _missing(model_id: str) -> NotFoundError:

@@ -290,9 +290,10 @@ class ReachableBlob:
     """A blob that a row speaks of.
 
     Attributes:
+        round: that it came from.
+        client_id: whose update it is.
         size_bytes: ``None`` where no row tells.
-        round: that it came from. The bytes of a model that is neither the run's first nor its
-            last may have been let go on purpose.
+        may_be_let_go: the job's ``keep_versions`` decides whether its bytes are kept.
     """
 
     namespace: str
@@ -300,7 +301,20 @@ class ReachableBlob:
     kind: BlobKind
     run_id: str
     round: int
+    client_id: str | None
     size_bytes: int | None
+    may_be_let_go: bool
+
+    @property
+    def what(self) -> str:
+        """What it is, for people: ``model of round 3``."""
+        match self.kind:
+            case "model":
+                return f"model of round {self.round}"
+            case "state":
+                return f"strategy state of round {self.round}"
+            case "update":
+                return f"update of client {self.client_id} in round {self.round}"
 
 
 @dataclass(frozen=True, slots=True)
