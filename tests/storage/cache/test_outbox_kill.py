@@ -1,13 +1,11 @@
 """kill -9 of a process that writes late, at any point: what it has acknowledged arrives."""
 
 import asyncio
+import contextlib
 import os
 import signal
-import subprocess
-import sys
-import threading
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -20,8 +18,8 @@ from kumiai.storage.cache.outbox import CacheOutbox
 from kumiai.storage.cache.patterns import CachePattern
 from kumiai.storage.cache.write_behind import WriteBehind
 from kumiai.testing.crash import KILL_AT
-from tests.meta.repository import ROOT
 from tests.storage.cache.programs.late_writer import SETTINGS, TOPIC, FileSink
+from tests.zygote import Child, Zygote
 
 KEYS = 8
 POINTS = [
@@ -37,35 +35,37 @@ POINTS = [
 class Lives:
     """One process after the other on the same database, each killed; what they acknowledged."""
 
-    def __init__(self, url: str, sink: Path) -> None:
+    def __init__(self, zygote: Zygote, url: str, folder: Path) -> None:
         self.url = url
-        self.sink = sink
+        self.sink = folder / "sink"
         self.acknowledged: list[tuple[str, int, int]] = []
-        self._first = 0
+        self._zygote = zygote
+        self._folder = folder
+        self._count = 0
 
-    def live(self, *, kill_at: str = "", seconds: float = 30.0, writes: int | None = None) -> int:
-        """Run until the point, so many acknowledged writes, or the time; return the exit code."""
+    async def live(self, *, kill_at: str = "", writes: int | None = None) -> Child:
+        """Run until the point or so many acknowledged writes; return what was killed."""
         # Far beyond what the last life can have had under way.
-        first, self._first = self._first, self._first + 1_000_000
-        arguments = [self.url, str(self.sink), str(first), str(KEYS)]
-        process = subprocess.Popen(
-            [sys.executable, "-m", "tests.storage.cache.programs.late_writer", *arguments],
-            cwd=ROOT,
-            env={**os.environ, KILL_AT: kill_at},
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        timer = threading.Timer(seconds, process.kill)
-        timer.start()
-        with process:
-            assert process.stdout is not None
-            for count, line in enumerate(process.stdout, start=1):
+        first, self._count = self._count * 1_000_000, self._count + 1
+        told = self._folder / f"told-{self._count}"
+        os.mkfifo(told)
+        async with _lines_of(told) as lines, asyncio.timeout(30):
+            child = await self._zygote.fork(
+                [self.url, str(self.sink), str(first), str(KEYS)],
+                program="tests.storage.cache.programs.late_writer",
+                environment={KILL_AT: kill_at},
+                log=self._folder / "log",
+                output=told,
+            )
+            count = 0
+            async for line in lines:
                 key, value, seq = line.split()
-                self.acknowledged.append((key, int(value), int(seq)))
+                self.acknowledged.append((key.decode(), int(value), int(seq)))
+                count += 1
                 if count == writes:
-                    process.kill()
-        timer.cancel()
-        return process.returncode
+                    child.send(signal.SIGKILL)
+            await child.ended()
+        return child
 
     async def drain(self) -> None:
         database = DatabaseManager(self.url)
@@ -98,9 +98,24 @@ class Lives:
             yield key, int(value), int(seq)
 
 
+@contextlib.asynccontextmanager
+async def _lines_of(fifo: Path) -> AsyncIterator[asyncio.StreamReader]:
+    """Lend what is written into a named pipe, to its end."""
+    reader = asyncio.StreamReader()
+    # Not blocking: the writer does not exist yet.
+    pipe = os.fdopen(os.open(fifo, os.O_RDONLY | os.O_NONBLOCK), "rb")
+    transport, _ = await asyncio.get_running_loop().connect_read_pipe(
+        lambda: asyncio.StreamReaderProtocol(reader), pipe
+    )
+    try:
+        yield reader
+    finally:
+        transport.close()
+
+
 @pytest.fixture
-def lives(database_url: str, tmp_path: Path) -> Lives:
-    return Lives(database_url, tmp_path / "sink")
+def lives(zygote: Zygote, database_url: str, tmp_path: Path) -> Lives:
+    return Lives(zygote, database_url, tmp_path)
 
 
 @pytest.mark.integration
@@ -111,10 +126,10 @@ async def test_no_acknowledged_write_is_lost_wherever_the_process_is_killed(live
     print(f"seed {seed}")
     chance = np.random.default_rng(seed)
     for point in POINTS:
-        code = lives.live(kill_at=f"{point}:{chance.integers(2, 30)}")
-        assert code == -signal.SIGKILL
+        child = await lives.live(kill_at=f"{point}:{chance.integers(2, 30)}")
+        assert child.was_killed, child.last_lines()
     while len(lives.acknowledged) < 10_000:
-        lives.live(writes=int(chance.integers(200, 2500)))
+        await lives.live(writes=int(chance.integers(200, 2500)))
 
     await lives.drain()
 
@@ -129,8 +144,9 @@ async def test_no_acknowledged_write_is_lost_wherever_the_process_is_killed(live
 async def test_what_was_acknowledged_before_a_kill_arrives_after_it(
     lives: Lives, point: str
 ) -> None:
-    assert lives.live(kill_at=f"{point}:20") == -signal.SIGKILL
-    lives.live(writes=100)
+    child = await lives.live(kill_at=f"{point}:20")
+    assert child.was_killed, child.last_lines()
+    await lives.live(writes=100)
 
     await lives.drain()
 
@@ -140,7 +156,7 @@ async def test_what_was_acknowledged_before_a_kill_arrives_after_it(
 
 @pytest.mark.integration
 async def test_a_write_that_was_acknowledged_too_early_would_be_missed(lives: Lives) -> None:
-    lives.live(writes=20)
+    await lives.live(writes=20)
     key, value, seq = lives.acknowledged[-1]
     lives.acknowledged.append((key, value + 1, seq + 1_000_000))
 

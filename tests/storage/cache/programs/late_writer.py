@@ -31,7 +31,7 @@ class FileSink:
         os.write(self.file, f"{key} {value} {seq}\n".encode())
 
 
-async def main(url: str, sink: Path, first: int, keys: int) -> None:
+async def _write_late(url: str, sink: Path, first: int, keys: int) -> None:
     database = DatabaseManager(url)
     await database.connect()
     outbox = CacheOutbox(database, capacity=2000)
@@ -51,5 +51,6 @@ async def main(url: str, sink: Path, first: int, keys: int) -> None:
     await asyncio.gather(*(write(f"key-{index}") for index in range(keys)))
 
 
-if __name__ == "__main__":
-    asyncio.run(main(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])))
+def main() -> None:
+    url, sink, first, keys = sys.argv[1:]
+    asyncio.run(_write_late(url, Path(sink), int(first), int(keys)))
