@@ -130,7 +130,7 @@ def _identity_in(cert: x509.Certificate) -> Identity:
         serial = cert.serial_number
         not_after = cert.not_valid_after_utc.timestamp()
         issuer_serial = _issuer_serial_in(cert)
-        is_of_sites = _is_of_sites(cert)
+        for_sites = is_of_sites(cert.issuer)
     except (ValueError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType) as error:
         raise CertificateError(
             "certificate must have readable names, serial number and dates, got damaged ones"
@@ -143,7 +143,7 @@ def _identity_in(cert: x509.Certificate) -> Identity:
             "use a certificate from this federation's `kumiai ca issue`"
         )
     federation, role, name = _parts_of(uris[0])
-    if is_of_sites and role is not Role.CLIENT:
+    if for_sites and role is not Role.CLIENT:
         raise CertificateError(
             f"certificate of an issuer for sites must be a client's, got {uris[0]}; "
             "have it issued with `kumiai ca issue`, and look into that issuer's key"
@@ -159,8 +159,9 @@ def _issuer_serial_in(cert: x509.Certificate) -> int:
     return int.from_bytes(identifier.key_identifier or b"", "big")
 
 
-def _is_of_sites(cert: x509.Certificate) -> bool:
-    units = cert.issuer.get_attributes_for_oid(NameOID.ORGANIZATIONAL_UNIT_NAME)
+def is_of_sites(issuer: x509.Name) -> bool:
+    """Whether a name is that of an issuer whose certificates are for clients alone."""
+    units = issuer.get_attributes_for_oid(NameOID.ORGANIZATIONAL_UNIT_NAME)
     return any(unit.value == SITES_UNIT for unit in units)
 
 

@@ -42,8 +42,18 @@ from kumiai.storage.change_notes import ChangeNotes
 from kumiai.storage.clients import ClientQuery, ClientRegistryRepository
 from kumiai.storage.database import DatabaseManager, Dialect, Isolation, SQLiteSynchronous
 from kumiai.storage.database_health import DatabaseHealth
+from kumiai.storage.denials import DeniedSites, SiteDenials
 from kumiai.storage.descriptions import Changes
 from kumiai.storage.enrolment_tables import EnrolmentRow
+from kumiai.storage.enrolments import (
+    Claim,
+    EnrolmentRepository,
+    EnrolmentState,
+    NewInvitation,
+    SiteCertificate,
+    SiteRecord,
+    SiteState,
+)
 from kumiai.storage.filters import MetricFloor
 from kumiai.storage.history import SessionOrder, SessionQuery, TrainingHistoryRepository
 from kumiai.storage.inbox import UpdateInbox
@@ -120,6 +130,7 @@ __all__ = [
     "CheckpointRecord",
     "CircuitBreaker",
     "CircuitState",
+    "Claim",
     "ClientQuery",
     "ClientRecord",
     "ClientRegistration",
@@ -129,10 +140,13 @@ __all__ = [
     "DatabaseManager",
     "DeletedModel",
     "DeletedRun",
+    "DeniedSites",
     "Dialect",
     "DistributedLock",
     "DrainSettings",
+    "EnrolmentRepository",
     "EnrolmentRow",
+    "EnrolmentState",
     "EvaluationRecord",
     "EventLevel",
     "EventRecord",
@@ -159,6 +173,7 @@ __all__ = [
     "ModelRepository",
     "NearReads",
     "NewClient",
+    "NewInvitation",
     "NewModel",
     "NewRun",
     "NoTrail",
@@ -189,6 +204,10 @@ __all__ = [
     "ServedBy",
     "SessionOrder",
     "SessionQuery",
+    "SiteCertificate",
+    "SiteDenials",
+    "SiteRecord",
+    "SiteState",
     "StoreFullError",
     "StoreSize",
     "StoredBlob",
