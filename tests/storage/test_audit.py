@@ -235,8 +235,8 @@ async def test_checkpoints_and_signers_are_kept_once(log: AuditLog) -> None:
     newest = await log.find_newest_checkpoint()
     assert newest is not None
     assert (newest.size, newest.note) == (5, "note 5")
-    assert [point.size for point in await log.checkpoints()] == [3, 5]
-    assert [point.size for point in await log.checkpoints(above=3)] == [5]
+    assert [point.size async for point in log.checkpoints()] == [3, 5]
+    assert [point.size async for point in log.checkpoints(above=3)] == [5]
     assert await log.signers() == ["document"]
 
 
@@ -259,3 +259,17 @@ async def test_an_entry_that_the_database_refuses_ends_the_transaction(
 
     with pytest.raises(StorageError):
         await log.record([created("b")])
+
+
+async def test_many_checkpoints_are_read_in_batches(
+    database: DatabaseManager, log: AuditLog
+) -> None:
+    rows = [{"size": n // 2 + 1, "key_id": f"k{n % 2}"} for n in range(1001)]
+    async with database.transaction() as connection:
+        await connection.execute(
+            text("INSERT INTO audit_checkpoints VALUES (:size, :key_id, 1.0, 'note')"), rows
+        )
+
+    found = [(point.size, point.key_id) async for point in log.checkpoints()]
+
+    assert found == [(row["size"], row["key_id"]) for row in rows]

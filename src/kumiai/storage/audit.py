@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
-from sqlalchemy import Row, Select, bindparam, delete, func, select, text, update
+from sqlalchemy import Row, Select, bindparam, delete, func, select, text, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from kumiai.core.errors import NotFoundError
@@ -46,6 +46,7 @@ _SIGNERS = table_of(AuditSignerRow)
 _COLUMNS = columns_of(AuditEntryRow)
 _NAME: Final = "log"
 _BATCH_ROWS: Final = 2000
+_CHECKPOINTS_AT_ONCE: Final = 500
 
 _LOCKED_HEAD = select(_HEAD.c.size, _HEAD.c.chain, _HEAD.c.frontier).with_for_update()
 _UNLOCKED_HEAD = select(_HEAD.c.size, _HEAD.c.chain, _HEAD.c.frontier)
@@ -405,15 +406,22 @@ class AuditLog:
             )
             await connection.execute(statement.on_conflict_do_nothing())
 
-    async def checkpoints(self, *, above: int = 0, limit: int = 500) -> list[CheckpointRecord]:
-        """Return the checkpoints of more than ``above`` entries, the smallest first."""
-        statement = (
-            select(_CHECKPOINTS)
-            .where(_CHECKPOINTS.c.size > above)
-            .order_by(_CHECKPOINTS.c.size, _CHECKPOINTS.c.key_id)
-            .limit(limit)
-        )
-        return [CheckpointRecord(**parsed(row)) for row in await self._rows(statement)]
+    async def checkpoints(self, *, above: int = 0) -> AsyncIterator[CheckpointRecord]:
+        """Yield the checkpoints of more than ``above`` entries, the smallest first."""
+        place = (above + 1, "")
+        while True:
+            statement = (
+                select(_CHECKPOINTS)
+                .where(tuple_(_CHECKPOINTS.c.size, _CHECKPOINTS.c.key_id) > place)
+                .order_by(_CHECKPOINTS.c.size, _CHECKPOINTS.c.key_id)
+                .limit(_CHECKPOINTS_AT_ONCE)
+            )
+            rows = await self._rows(statement)
+            for row in rows:
+                yield CheckpointRecord(**parsed(row))
+            if len(rows) < _CHECKPOINTS_AT_ONCE:
+                return
+            place = (rows[-1].size, rows[-1].key_id)
 
     async def find_newest_checkpoint(self) -> CheckpointRecord | None:
         """Return the checkpoint of the most entries."""

@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from kumiai.core.errors import ConflictError, NotFoundError
 from kumiai.core.ids import verify_name
+from kumiai.storage.audit_trail import AuditTrail, NoTrail
 from kumiai.storage.bulk import insert_rows
 from kumiai.storage.change_notes import ChangeNotes, NoNotes, subject_of_run
 from kumiai.storage.database import DatabaseManager
@@ -76,13 +77,21 @@ class TrainingHistoryRepository:
     Args:
         database: connected, its schema at this version.
         notes: hears of what is changed.
+        trail: takes the entries of the audit log that some calls are given.
 
     Every method raises ``StorageError`` when the database fails.
     """
 
-    def __init__(self, database: DatabaseManager, *, notes: ChangeNotes | None = None) -> None:
+    def __init__(
+        self,
+        database: DatabaseManager,
+        *,
+        notes: ChangeNotes | None = None,
+        trail: AuditTrail | None = None,
+    ) -> None:
         self._database = database
         self._notes = notes or NoNotes()
+        self._trail = trail or NoTrail()
 
     async def get(self, run_id: str) -> RunRecord:
         """Return the session of exactly this identifier.
@@ -135,6 +144,7 @@ class TrainingHistoryRepository:
         *,
         expected_version: int | None = None,
         by: str | None = None,
+        entry: Any = None,
     ) -> RunRecord:
         """Change what people wrote about a session, whatever its state.
 
@@ -143,6 +153,7 @@ class TrainingHistoryRepository:
             changes: of description and tags.
             expected_version: the ``row_version`` that the caller has read; ``None`` for any.
             by: who does so, for the session's events; ``None`` writes none.
+            entry: of the audit log, written with it; ``None``: none is kept.
 
         Raises:
             NotFoundError: there is no such session.
@@ -164,13 +175,19 @@ class TrainingHistoryRepository:
                 text = f"described by {by}"
                 await add_event_row(connection, run_id, kind="run_described", text=text)
             note = await self._notes.note(connection, subject_of_run(run_id))
+            if changed and entry is not None:
+                await self._trail.append(connection, entry)
         await self._notes.heard(note)
         return RunRecord(**parsed(row))
 
-    async def delete(self, run_id: str) -> DeletedRun:
+    async def delete(self, run_id: str, *, entry: Any = None) -> DeletedRun:
         """Delete a session that has ended, with its rounds, models, reports and events.
 
         Its blobs stay where they are; the answer says where, for whoever collects them.
+
+        Args:
+            run_id: exactly.
+            entry: of the audit log, written with it; ``None``: none is kept.
 
         Raises:
             NotFoundError: there is no such session.
@@ -189,6 +206,8 @@ class TrainingHistoryRepository:
                 )
             await connection.execute(delete(_RUNS).where(of_this))
             note = await self._notes.note(connection, subject_of_run(run_id))
+            if entry is not None:
+                await self._trail.append(connection, entry)
         await self._notes.heard(note)
         return DeletedRun(run_id, run_namespaces(run_id))
 

@@ -13,6 +13,7 @@ from sqlalchemy import Select, delete, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from kumiai.core.errors import ConfigError, ConflictError, NotFoundError
+from kumiai.storage.audit_trail import AuditTrail, NoTrail
 from kumiai.storage.bulk import insert_rows, now_of
 from kumiai.storage.change_notes import ChangeNotes, NoNotes, subject_of_run
 from kumiai.storage.database import DatabaseManager
@@ -63,13 +64,21 @@ class ModelRepository:
     Args:
         database: connected, its schema at this version.
         notes: hears of what is changed.
+        trail: takes the entries of the audit log that some calls are given.
 
     Every method raises ``StorageError`` when the database fails.
     """
 
-    def __init__(self, database: DatabaseManager, *, notes: ChangeNotes | None = None) -> None:
+    def __init__(
+        self,
+        database: DatabaseManager,
+        *,
+        notes: ChangeNotes | None = None,
+        trail: AuditTrail | None = None,
+    ) -> None:
         self._database = database
         self._notes = notes or NoNotes()
+        self._trail = trail or NoTrail()
 
     async def get(self, model_id: str) -> ModelRecord:
         """Return the model.
@@ -153,9 +162,20 @@ class ModelRepository:
         return count
 
     async def update(
-        self, model_id: str, changes: Changes, *, expected_version: int | None = None
+        self,
+        model_id: str,
+        changes: Changes,
+        *,
+        expected_version: int | None = None,
+        entry: Any = None,
     ) -> ModelRecord:
         """Change what people wrote about a model.
+
+        Args:
+            model_id: exactly.
+            changes: of description and tags.
+            expected_version: the ``row_version`` that the caller has read; ``None`` for any.
+            entry: of the audit log, written with it; ``None``: none is kept.
 
         Raises:
             NotFoundError: there is no such model.
@@ -163,7 +183,7 @@ class ModelRepository:
             ConfigError: the description is too long, or a tag is none.
         """
         async with self._database.transaction("update_model") as connection:
-            row, _ = await change_row(
+            row, changed = await change_row(
                 connection,
                 _MODELS,
                 (_MODELS.c.model_id, clean(model_id)),
@@ -173,11 +193,17 @@ class ModelRepository:
                 expected_version=expected_version,
             )
             note = await self._notes.note(connection, subject_of_run(row.run_id))
+            if changed and entry is not None:
+                await self._trail.append(connection, entry)
         await self._notes.heard(note)
         return ModelRecord(**parsed(row))
 
-    async def delete(self, model_id: str) -> DeletedModel:
+    async def delete(self, model_id: str, *, entry: Any = None) -> DeletedModel:
         """Delete a model's row, and tell whether its bytes are still reached by another.
+
+        Args:
+            model_id: exactly.
+            entry: of the audit log, written with it; ``None``: none is kept.
 
         Raises:
             NotFoundError: there is no such model.
@@ -216,6 +242,8 @@ class ModelRepository:
             )
             others = (await connection.execute(same.limit(1))).one_or_none()
             note = await self._notes.note(connection, subject_of_run(row.run_id))
+            if entry is not None:
+                await self._trail.append(connection, entry)
         await self._notes.heard(note)
         return DeletedModel(
             model_id=row.model_id,

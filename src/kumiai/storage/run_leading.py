@@ -353,6 +353,7 @@ class RunLeading(RunReports):
         reports: int,
         examples: int,
         metrics: Metrics,
+        entry: Any = None,
     ) -> None:
         """Publish the closed round's model; the same model again changes nothing.
 
@@ -365,6 +366,7 @@ class RunLeading(RunReports):
             reports: updates in the sum.
             examples: examples in the sum.
             metrics: weighted means of the updates' training metrics.
+            entry: of the audit log, written with it; ``None``: none is kept.
 
         Raises:
             FencedError: another leads.
@@ -405,6 +407,8 @@ class RunLeading(RunReports):
                 round=round,
                 data={"reports": reports, "examples": examples, "metrics": dict(metrics)},
             )
+            if entry is not None:
+                await self._trail.append(connection, entry)
 
     async def record_evaluation(
         self,
@@ -494,6 +498,7 @@ class RunLeading(RunReports):
         reason: str,
         *,
         end_kind: str | None = None,
+        entry: Any = None,
     ) -> None:
         """End the run, with all that is still open, and release the lease.
 
@@ -502,6 +507,7 @@ class RunLeading(RunReports):
             state: how it ends.
             reason: why, in words.
             end_kind: of the error that it failed with.
+            entry: of the audit log, written with it; ``None``: none is kept.
 
         Raises:
             FencedError: another leads, or this was done before.
@@ -529,6 +535,8 @@ class RunLeading(RunReports):
                 level="error" if state == "failed" else "info",
                 round=run.round,
             )
+            if entry is not None:
+                await self._trail.append(connection, entry)
 
 
 def _held(lease: Lease) -> Any:

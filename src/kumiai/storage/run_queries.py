@@ -18,6 +18,7 @@ from sqlalchemy import (
 )
 
 from kumiai.core.errors import ConflictError, NotFoundError
+from kumiai.storage.audit_trail import AuditTrail, NoTrail
 from kumiai.storage.database import DatabaseManager
 from kumiai.storage.records import (
     AssignmentKind,
@@ -189,8 +190,9 @@ _PROGRESS = SingleRead(
 class RunQueries:
     """Questions about runs; see `kumiai.storage.runs.RunRepository` for the whole."""
 
-    def __init__(self, database: DatabaseManager) -> None:
+    def __init__(self, database: DatabaseManager, *, trail: AuditTrail | None = None) -> None:
         self._database = database
+        self._trail = trail or NoTrail()
 
     async def get(self, run_id: str) -> RunRecord:
         """Return the run of this identifier, or the only one that begins with it.

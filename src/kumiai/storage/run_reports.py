@@ -40,8 +40,12 @@ _STANDING = (_RUNS.c.state, _RUNS.c.stop_requested, _RUNS.c.round)
 class RunReports(RunQueries):
     """Writes that need no lease; see `kumiai.storage.runs.RunRepository` for the whole."""
 
-    async def create(self, new: NewRun) -> tuple[RunRecord, bool]:
+    async def create(self, new: NewRun, *, entry: Any = None) -> tuple[RunRecord, bool]:
         """Create a run with its initial model as round 0.
+
+        Args:
+            new: the run.
+            entry: of the audit log, written with it; ``None``: none is kept.
 
         Returns:
             The run, and whether this call created it: a submission that is repeated with the
@@ -69,10 +73,17 @@ class RunReports(RunQueries):
                 text=f"submitted by {new.submitted_by}",
                 round=0,
             )
+            if entry is not None:
+                await self._trail.append(connection, entry)
         return RunRecord(**parsed(inserted)), True
 
-    async def request_stop(self, run_id: str, reason: str) -> RunRecord:
+    async def request_stop(self, run_id: str, reason: str, *, entry: Any = None) -> RunRecord:
         """Ask the leader to stop the run; the first reason stays.
+
+        Args:
+            run_id: exactly.
+            reason: why.
+            entry: of the audit log, written with it; ``None``: none is kept.
 
         Raises:
             NotFoundError: there is no such run.
@@ -92,6 +103,8 @@ class RunReports(RunQueries):
             await add_event_row(
                 connection, run_id, kind="stop_requested", text=reason, round=run.round
             )
+            if entry is not None:
+                await self._trail.append(connection, entry)
             return await self._row_of(connection, run_id)
 
     async def add_event(

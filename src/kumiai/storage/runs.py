@@ -13,6 +13,7 @@ class RunRepository(RunLeading):
 
     Args:
         database: connected, its schema at this version.
+        trail: takes the entries of the audit log that some calls are given.
 
     Every method raises ``StorageError`` when the database fails.
     """

@@ -38,8 +38,8 @@ Detail = Mapping[str, str | int | bool | None]
 
 BODY_BYTES_MAX: Final = 2048
 _DETAIL_BYTES_MAX: Final = 384
-_NAME_CHARS_MAX: Final = 128
-_ADDRESS_CHARS_MAX: Final = 64
+_NAME_BYTES_MAX: Final = 96
+_ADDRESS_BYTES_MAX: Final = 64
 _SEALED_BYTES_MAX: Final = 512
 _INTEGER_MAX: Final = 2**53 - 1
 _VERSION: Final = 1
@@ -117,18 +117,20 @@ class Actor:
         """
         if not _WORD.fullmatch(self.role):
             raise ValueError(f"actor's role must be a short word, got {self.role[:80]!r}")
-        if len(self.name) > _NAME_CHARS_MAX or len(self.address) > _ADDRESS_CHARS_MAX:
-            raise ValueError(
-                f"actor's name must be at most {_NAME_CHARS_MAX} characters and the address "
-                f"{_ADDRESS_CHARS_MAX}, got {len(self.name)} and {len(self.address)}"
-            )
+        for field_name, value, limit in (
+            ("name", self.name, _NAME_BYTES_MAX),
+            ("address", self.address, _ADDRESS_BYTES_MAX),
+        ):
+            if not value.isprintable() or len(value.encode()) > limit:
+                raise ValueError(
+                    f"actor's {field_name} must be at most {limit} printable bytes, "
+                    f"got {len(value)} characters"
+                )
 
     @classmethod
     def of(cls, identity: Identity, address: str = "") -> "Actor":
         """Return the owner of a certificate as the one who acts."""
-        return cls(
-            identity.role.value, identity.name, identity.serial, address[:_ADDRESS_CHARS_MAX]
-        )
+        return cls(identity.role.value, identity.name, identity.serial, address)
 
     @property
     def person(self) -> tuple[str, str] | None:

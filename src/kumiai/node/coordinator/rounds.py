@@ -13,7 +13,7 @@ import hashlib
 import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
 import numpy as np
 import structlog
@@ -22,6 +22,8 @@ from kumiai.core import failpoints
 from kumiai.core.clock import Clock
 from kumiai.core.error_kinds import kind_of
 from kumiai.core.errors import FencedError, KumiaiError, QuorumLostError, StorageError
+from kumiai.identity import Role
+from kumiai.identity.audit import Act, Actor, NewEntry, Outcome
 from kumiai.learning import weighted_metrics
 from kumiai.node.coordinator.aggregation import Aggregator
 from kumiai.node.coordinator.collection import (
@@ -52,6 +54,12 @@ from kumiai.storage import (
 )
 
 __all__ = ["EngineTimes", "RoundEngine", "RunDriver", "client_seed", "select_cohort"]
+
+_END_ACTS: Final = {
+    "finished": Act.RUN_FINISHED,
+    "failed": Act.RUN_FAILED,
+    "stopped": Act.RUN_STOPPED,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -346,6 +354,16 @@ class RunDriver:
             reports=len(updates),
             examples=new.examples,
             metrics=dict(new.metrics),
+            entry=NewEntry(
+                Act.MODEL_PUBLISHED,
+                Actor(Role.COORDINATOR.value, self._lease.leader),
+                f"model/{self._run_id}.{number}",
+                detail={
+                    "digest": new.digest,
+                    "examples": new.examples,
+                    "reports": len(updates),
+                },
+            ),
         )
         failpoints.reach("coordinator.round.published")
         if new.central_failure is not None:
@@ -449,12 +467,26 @@ class RunDriver:
         end_kind: str | None = None,
     ) -> None:
         failpoints.reach("coordinator.run.before_finish")
-        await self._engine.runs.finish(self._lease, state, reason, end_kind=end_kind)
+        await self._engine.runs.finish(
+            self._lease, state, reason, end_kind=end_kind, entry=self._end_entry(state, end_kind)
+        )
         failpoints.reach("coordinator.run.finished")
         self._engine.directory.cancel(self._run_id, None, f"the run has {state}")
         self._log.info("run ended", state=state, reason=reason, kind=end_kind)
         # Not before: until then the updates of an open round may still be needed.
         await self._drop_all_but_models()
+
+    def _end_entry(
+        self, state: Literal["finished", "failed", "stopped"], end_kind: str | None
+    ) -> NewEntry:
+        # Without the reason: it may quote what a study at a site has said.
+        return NewEntry(
+            _END_ACTS[state],
+            Actor(Role.COORDINATOR.value, self._lease.leader),
+            f"run/{self._run_id}",
+            Outcome.FAILED if state == "failed" else Outcome.DONE,
+            {} if end_kind is None else {"kind": end_kind},
+        )
 
     async def _drop_all_but_models(self) -> None:
         try:

@@ -1,0 +1,236 @@
+"""Proofs out of the stored log, and the check of all of it.
+
+What is read for a proof is a few hundred rows at most, however long the log is: the storage
+keeps the nodes of the tree over 256 entries and their multiples.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from kumiai.core.errors import CertificateError, IntegrityError, NotFoundError
+from kumiai.identity import TrustBundle
+from kumiai.identity.audit import (
+    KEPT_LEVELS,
+    AuditEntry,
+    CertifiedKey,
+    Checkpoint,
+    EntryProof,
+    Frontier,
+    LogVerifier,
+    consistency_ranges,
+    folded,
+    inclusion_ranges,
+    leaf_hash,
+    open_note,
+    subtrees,
+)
+from kumiai.storage import AuditLog, AuditRecord, CheckpointRecord
+
+__all__ = ["AuditEvidence", "TrustedKeys", "VerifiedLog"]
+
+
+class TrustedKeys:
+    """The keys that coordinators of the federation have certified."""
+
+    def __init__(self, documents: Iterable[str], trust: TrustBundle) -> None:
+        """Read certified keys; each is verified when it is first used.
+
+        Args:
+            documents: of `CertifiedKey.to_json`.
+            trust: the federation's authorities.
+
+        Raises:
+            IntegrityError: one is no such document.
+        """
+        self._keys = [CertifiedKey.from_json(document) for document in documents]
+        self._trust = trust
+
+    def open(self, note: str) -> Checkpoint:
+        """Return the checkpoint of a note that one of the keys has signed.
+
+        Raises:
+            IntegrityError: none has, or the key was not certified.
+            CertificateError: whoever certified it was no coordinator of the federation then.
+        """
+        checkpoint, key = open_note(note, self._keys)
+        try:
+            key.verify(self._trust, at=checkpoint.at_us / 1e6)
+        except CertificateError as error:
+            raise CertificateError(f"checkpoint of {checkpoint.size} entries: {error}") from error
+        return checkpoint
+
+    def prove(self, proof: EntryProof) -> tuple[AuditEntry, Checkpoint]:
+        """Return what a proof proves.
+
+        Raises:
+            IntegrityError, CertificateError: nothing.
+        """
+        entry, checkpoint, _ = proof.verify(self._keys)
+        self.open(proof.note)
+        return entry, checkpoint
+
+
+@dataclass(frozen=True, slots=True)
+class VerifiedLog:
+    """What was found right.
+
+    Attributes:
+        size: how many entries there are.
+        signed_size: how many of them a signature vouches for.
+        checkpoint_count: how many signed checkpoints were compared.
+    """
+
+    size: int
+    signed_size: int
+    checkpoint_count: int
+
+
+class AuditEvidence:
+    """What the stored log can prove."""
+
+    def __init__(self, log: AuditLog) -> None:
+        """Read this log."""
+        self._log = log
+
+    async def inclusion(self, sequence: int, size: int) -> tuple[bytes, ...]:
+        """Return the path from an entry to the root over ``size`` entries.
+
+        Raises:
+            ValueError: there is no such entry.
+        """
+        return await self._hashes(inclusion_ranges(sequence, size))
+
+    async def consistency(self, first: int, second: int) -> tuple[bytes, ...]:
+        """Return the proof that the tree of ``second`` entries begins with ``first`` of them.
+
+        Raises:
+            ValueError: not 0 < first <= second.
+        """
+        return await self._hashes(consistency_ranges(first, second))
+
+    async def prove(self, sequence: int) -> EntryProof:
+        """Return the proof that an entry stands in the log, against the newest checkpoint.
+
+        Raises:
+            NotFoundError: there is no such entry, or none of the checkpoints covers it yet.
+        """
+        record = await self._log.get(sequence)
+        newest = await self._log.find_newest_checkpoint()
+        if newest is None or newest.size <= sequence:
+            raise NotFoundError(
+                f"entry {sequence} of the audit log must be in a signed checkpoint, got none of "
+                "more than "
+                f"{0 if newest is None else newest.size} entries; the coordinator signs every "
+                "minute: try again"
+            )
+        path = await self.inclusion(sequence, newest.size)
+        return EntryProof(record.body.encode(), path, newest.note)
+
+    async def verify(self, keys: TrustedKeys) -> VerifiedLog:
+        """Read everything and compare it with every signature, in bounded memory.
+
+        Raises:
+            IntegrityError: an entry was changed, deleted, moved, put in or cut off; the message
+                names the first.
+            CertificateError: a checkpoint was signed by nobody of the federation.
+        """
+        verifier, signed = LogVerifier(), _Checkpoints(self._log, keys)
+        await signed.start()
+        end = await self._log.end()
+        size = 0 if end is None else end.size
+        async for record in self._log.read(0, size):
+            entry, nodes = verifier.add(record.sequence, record.body.encode(), record.chain)
+            _verify_columns(record, entry)
+            for level, position, found in nodes:
+                await self._verify_node(level, position, found)
+            await signed.check(verifier)
+        verifier.end(size, "the log's own count")
+        signed.end(verifier)
+        if end is not None and verifier.head.chain != end.chain:
+            raise IntegrityError(
+                f"end of the audit log must be that of entry {size - 1}, got another hash in "
+                "audit_head"
+            )
+        return VerifiedLog(size, signed.size, signed.count)
+
+    async def _hashes(self, ranges: list[tuple[int, int]]) -> tuple[bytes, ...]:
+        return tuple(
+            [
+                folded([await self._subtree(*each) for each in subtrees(start, end)])
+                for start, end in ranges
+            ]
+        )
+
+    async def _subtree(self, level: int, position: int) -> bytes:
+        kept = level - level % KEPT_LEVELS
+        first, count = position << (level - kept), 1 << (level - kept)
+        if kept:
+            hashes = await self._log.nodes(kept, first, first + count)
+        else:
+            hashes = [
+                leaf_hash(record.body.encode())
+                async for record in self._log.read(first, first + count)
+            ]
+        if len(hashes) != count:
+            raise IntegrityError(
+                f"audit log must have all entries from {first << kept} to "
+                f"{((first + count) << kept) - 1}, got {len(hashes)} of {count} of their hashes; "
+                "see `kumiai audit verify`"
+            )
+        # Hashes of one level make up a tree as leaves do.
+        edge = Frontier()
+        for each in hashes:
+            edge.append(each)
+        return edge.root()
+
+    async def _verify_node(self, level: int, position: int, found: bytes) -> None:
+        kept = await self._log.nodes(level, position, position + 1)
+        if kept != [found]:
+            raise IntegrityError(
+                f"audit_nodes must hold the hash over the entries {position << level} to "
+                f"{((position + 1) << level) - 1}, got another or none: it was changed"
+            )
+
+
+class _Checkpoints:
+    """The stored checkpoints, in step with a verifier that reads the entries."""
+
+    def __init__(self, log: AuditLog, keys: TrustedKeys) -> None:
+        self._coming = log.checkpoints()
+        self._next: CheckpointRecord | None = None
+        self._keys = keys
+        self.size = 0
+        self.count = 0
+
+    async def start(self) -> None:
+        self._next = await anext(self._coming, None)
+
+    async def check(self, verifier: LogVerifier) -> None:
+        """Compare the checkpoints of exactly as many entries as were read."""
+        while (point := self._next) is not None and point.size == verifier.size:
+            verifier.check(self._opened(point))
+            self.size, self.count = point.size, self.count + 1
+            await self.start()
+
+    def end(self, verifier: LogVerifier) -> None:
+        """Check that no checkpoint is about more entries than there are."""
+        if self._next is not None:
+            verifier.end(self._opened(self._next).size, "a signed checkpoint")
+
+    def _opened(self, point: CheckpointRecord) -> Checkpoint:
+        checkpoint = self._keys.open(point.note)
+        if checkpoint.size != point.size:
+            raise IntegrityError(
+                f"checkpoint of {point.size} entries must be signed for them, got a note for "
+                f"{checkpoint.size}"
+            )
+        return checkpoint
+
+
+def _verify_columns(record: AuditRecord, entry: AuditEntry) -> None:
+    told = (entry.at, entry.act, entry.outcome, entry.subject, entry.person)
+    if told != (record.at, record.act, record.outcome, record.subject, record.person):
+        raise IntegrityError(
+            f"entry {record.sequence} of the audit log must be found by what it says, got other "
+            "columns: they were changed"
+        )

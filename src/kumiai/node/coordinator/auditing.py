@@ -1,0 +1,290 @@
+"""What the coordinator writes into the audit log by itself, and the signing of it.
+
+`AuditRecorder` takes acts that are no database transaction of their own; they are on disk a
+moment later, many in one transaction. `CheckpointKeeper` signs how the log stands, and signs
+nothing that does not continue what it signed before: a database that was rewritten or put back
+gets no signature from a coordinator that knows better.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Final
+
+import structlog
+
+from kumiai.core.clock import Clock
+from kumiai.core.errors import IntegrityError, KumiaiError
+from kumiai.identity.audit import (
+    Act,
+    Actor,
+    CheckpointSigner,
+    Detail,
+    LogHead,
+    NewEntry,
+    Outcome,
+    verify_consistency,
+)
+from kumiai.node.auditing.evidence import AuditEvidence
+from kumiai.node.auditing.kept import KEPT_FILE, KeptCheckpoint
+from kumiai.storage import AuditLog
+
+__all__ = ["AuditRecorder", "AuditTimes", "CheckpointKeeper", "RefusalCounter", "host_of"]
+
+_WAITING_MAX: Final = 10_000
+_AT_ONCE: Final = 500
+_ADDRESSES_MAX: Final = 32
+
+
+@dataclass(frozen=True, slots=True)
+class AuditTimes:
+    """How often the log is signed, and how patient its writer is."""
+
+    checkpoint_seconds: float = 60.0
+    checkpoint_entries: int = 1000
+    look_seconds: float = 1.0
+    refusals_seconds: float = 60.0
+    retry_seconds: float = 1.0
+
+
+def host_of(peer: str) -> str:
+    """Return the address of a peer as gRPC or HTTP names it, without kind and port."""
+    kind, separator, rest = peer.partition(":")
+    host = rest if separator and kind in {"ipv4", "ipv6"} else peer
+    if host.count(":") == 1 or "]:" in host or "%5D:" in host:
+        host = host.rpartition(":")[0]
+    return host.replace("%5B", "").replace("%5D", "").strip("[]")[:64]
+
+
+@dataclass(slots=True)
+class RefusalCounter:
+    """Lets the first refusal of an address through, and counts the others of a minute.
+
+    A flood must not fill the disk: in a minute at most 32 addresses are told apart, with two
+    entries each, and all others share one.
+
+    Attributes:
+        window_seconds: how long a minute is.
+        counts: refusals that were not let through, by address; of the others under "".
+        began_at: on the monotonic clock.
+    """
+
+    window_seconds: float
+    counts: dict[str, int] = field(default_factory=dict)
+    began_at: float = float("-inf")
+
+    def admits(self, entry: NewEntry, now: float) -> bool:
+        """Return whether the refusal is to be written as it is; else it is counted."""
+        if not self.counts:
+            self.began_at = now
+        address = entry.actor.address
+        if address not in self.counts and len(self.counts) < _ADDRESSES_MAX:
+            self.counts[address] = 0
+            return True
+        key = address if address in self.counts else ""
+        self.counts[key] = self.counts.get(key, 0) + 1
+        return False
+
+    def summaries(self, now: float, *, is_last: bool = False) -> list[NewEntry]:
+        """Return what was counted once the minute is over, and begin anew."""
+        if not is_last and now < self.began_at + self.window_seconds:
+            return []
+        counts, self.counts = self.counts, {}
+        return [
+            NewEntry(
+                Act.AUTHENTICATION_REFUSED,
+                Actor("nobody", address=address),
+                "",
+                Outcome.REFUSED,
+                {"repeated": count, "seconds": round(self.window_seconds)},
+            )
+            for address, count in counts.items()
+            if count
+        ]
+
+
+class AuditRecorder:
+    """An `AuditSink` over the log of a database."""
+
+    def __init__(
+        self, log: AuditLog, clock: Clock, coordinator_id: str, times: AuditTimes = AuditTimes()
+    ) -> None:
+        """Record into this log; `serve` writes."""
+        self._log = log
+        self._clock = clock
+        self._me = Actor("coordinator", coordinator_id)
+        self._times = times
+        self._waiting: list[NewEntry] = []
+        self._lost = 0
+        self._refusals = RefusalCounter(times.refusals_seconds)
+        self._wake = asyncio.Event()
+        self._writing = asyncio.Lock()
+        self._logger = structlog.get_logger("kumiai.audit")
+
+    def record(
+        self, act: Act, subject: str, outcome: Outcome, actor: Actor, detail: Detail
+    ) -> None:
+        """Take note; see `kumiai.identity.audit.AuditSink`."""
+        actor = replace(actor, address=host_of(actor.address))
+        entry = NewEntry(act, actor, subject, outcome, detail)
+        is_refusal = outcome is Outcome.REFUSED
+        if is_refusal and not self._refusals.admits(entry, self._clock.monotonic()):
+            return
+        self._add(entry)
+
+    def record_own(self, act: Act, subject: str = "", detail: Detail | None = None) -> None:
+        """Take note of something that this coordinator does by itself."""
+        self.record(act, subject, Outcome.DONE, self._me, detail or {})
+
+    def _add(self, entry: NewEntry) -> None:
+        if len(self._waiting) >= _WAITING_MAX:
+            self._lost += 1
+        else:
+            self._waiting.append(entry)
+        self._wake.set()
+
+    async def serve(self) -> None:
+        """Write what is recorded, until cancelled; a failing database is tried again."""
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._times.look_seconds):
+                    await self._wake.wait()
+            self._wake.clear()
+            for entry in self._refusals.summaries(self._clock.monotonic()):
+                self._add(entry)
+            try:
+                await self.flush()
+            except KumiaiError as error:
+                self._logger.warning("audit log not written", error=str(error))
+                await asyncio.sleep(self._times.retry_seconds)
+
+    async def flush(self, *, is_last: bool = False) -> None:
+        """Write what waits.
+
+        Args:
+            is_last: also what was counted in a minute that is not over.
+
+        Raises:
+            KumiaiError: the database failed; what waits stays.
+        """
+        if is_last:
+            for entry in self._refusals.summaries(self._clock.monotonic(), is_last=True):
+                self._add(entry)
+        async with self._writing:
+            while self._waiting or self._lost:
+                lost = self._lost
+                some = self._waiting[:_AT_ONCE] + self._told_of_lost(lost)
+                await self._log.record(some)
+                del self._waiting[:_AT_ONCE]
+                self._lost -= lost
+
+    def _told_of_lost(self, count: int) -> list[NewEntry]:
+        if not count:
+            return []
+        return [NewEntry(Act.AUDIT_ENTRIES_LOST, self._me, "", Outcome.FAILED, {"count": count})]
+
+
+class CheckpointKeeper:
+    """Signs how the log stands, now and then."""
+
+    def __init__(
+        self,
+        log: AuditLog,
+        signer: CheckpointSigner,
+        clock: Clock,
+        folder: Path,
+        *,
+        times: AuditTimes = AuditTimes(),
+        on_checkpoint: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Sign with this key.
+
+        Args:
+            log: what is signed.
+            signer: of this coordinator.
+            clock: dates checkpoints.
+            folder: keeps the last one; the data directory, not the database.
+            times: how often.
+            on_checkpoint: called after each.
+        """
+        self._log = log
+        self._evidence = AuditEvidence(log)
+        self._signer = signer
+        self._clock = clock
+        self._folder = folder
+        self._times = times
+        self._on_checkpoint = on_checkpoint
+        self._signed_at = clock.monotonic()
+        self._signed_size = 0
+        self._signing = asyncio.Lock()
+        self._logger = structlog.get_logger("kumiai.audit")
+
+    async def open(self) -> None:
+        """Make the key known to whoever reads the log."""
+        certified = self._signer.certified
+        await self._log.add_signer(certified.key_id, certified.to_json())
+        newest = await self._log.find_newest_checkpoint()
+        self._signed_size = newest.size if newest is not None else 0
+
+    async def serve(self) -> None:
+        """Sign every minute or thousand entries, until cancelled."""
+        while True:
+            await asyncio.sleep(self._times.look_seconds)
+            try:
+                await self._look()
+            except KumiaiError as error:
+                self._logger.critical("audit log not signed", error=str(error))
+                await asyncio.sleep(self._times.checkpoint_seconds)
+
+    async def _look(self) -> None:
+        end = await self._log.end()
+        if end is None:
+            return
+        is_time = self._clock.monotonic() - self._signed_at >= self._times.checkpoint_seconds
+        if is_time or end.size - self._signed_size >= self._times.checkpoint_entries:
+            await self.sign()
+
+    async def sign(self) -> None:
+        """Sign how the log stands now, unless that is signed already.
+
+        Raises:
+            IntegrityError: the log does not continue what this coordinator signed before.
+            StorageError: the database or the file failed.
+        """
+        async with self._signing:
+            end = await self._log.end()
+            self._signed_at = self._clock.monotonic()
+            newest = await self._log.find_newest_checkpoint()
+            if end is None or (newest is not None and newest.size == end.size):
+                return
+            now, key = self._clock.now(), self._signer.certified
+            head = LogHead(end.size, end.chain, end.frontier)
+            checkpoint = head.checkpoint(key.origin, int(now * 1e6))
+            await self._verify_continuation(end.size, checkpoint.root)
+            note = self._signer.sign(checkpoint)
+            # Kept first: what is in the database may be lost, and then this one tells.
+            kept = KeptCheckpoint(checkpoint, key, note)
+            await asyncio.to_thread(kept.save, self._folder)
+            await self._log.add_checkpoint(size=end.size, key_id=key.key_id, at=now, note=note)
+            self._signed_size = end.size
+        self._on_checkpoint()
+
+    async def _verify_continuation(self, size: int, root: bytes) -> None:
+        kept = await asyncio.to_thread(KeptCheckpoint.find, self._folder)
+        if kept is None:
+            return
+        before = kept.checkpoint
+        proof: tuple[bytes, ...] = ()
+        try:
+            if 0 < before.size <= size:
+                proof = await self._evidence.consistency(before.size, size)
+            verify_consistency(before.size, size, proof, before.root, root)
+        except IntegrityError as error:
+            raise IntegrityError(
+                f"audit log must continue what was signed at {before.size} entries, got another "
+                f"history: {error}; the database was rewritten, or put back from an older copy: "
+                f"see `kumiai audit verify`, and delete {self._folder / KEPT_FILE} only if you "
+                "know why"
+            ) from error
