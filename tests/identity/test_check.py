@@ -1,90 +1,276 @@
-from collections.abc import Collection
+"""Each way of not getting in has a kind of its own; a good peer gets in."""
+
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519
+from cryptography.x509.oid import ExtendedKeyUsageOID
 from hypothesis import given
 from hypothesis import strategies as st
 
 from kumiai.core.errors import CertificateError
-from kumiai.identity import Identity, IssuedCertificate, RevocationList, Role, verify_peer
+from kumiai.identity import (
+    Denial,
+    Identity,
+    NoDenials,
+    PeerRefusedError,
+    PeerRules,
+    Refusal,
+    Role,
+    TrustBundle,
+    read_peer,
+    verify_peer,
+)
+from kumiai.identity.check import _verify_strong
+from tests.identity.forge import CLIENT, Forged, forge, forge_authority, rsa_key
 
-NOTHING_REVOKED = RevocationList(frozenset(), 1, 0.0, 4e9)
+NOW = 1.7e9
+
+ROOT = forge_authority()
+ISSUER = forge_authority(by=ROOT, serial=2, path_length=0, name="issuer")
+MEMBER = forge(by=ISSUER)
+TRUST = TrustBundle((ROOT.certificate,))
 
 
-def judged(
-    cert: bytes | x509.Certificate | None,
-    now: float,
-    *,
+class Revoked:
+    """A revocation list with these serial numbers."""
+
+    def __init__(self, *serials: int) -> None:
+        self.serials = serials
+
+    def is_revoked(self, serial: int) -> bool:
+        return serial in self.serials
+
+
+class Denied:
+    """Denies everybody, for one reason."""
+
+    def __init__(self, denial: Denial) -> None:
+        self.denial = denial
+
+    def is_denied(self, identity: Identity) -> Denial | None:
+        return self.denial
+
+
+def admitted(
+    *chain: bytes,
+    now: float = NOW,
     federation: str = "hospitals",
-    roles: Collection[Role] = (Role.CLIENT,),
-    revoked: RevocationList | None = NOTHING_REVOKED,
+    revoked: Any = None,
+    denials: Any = None,
+    trust: TrustBundle = TRUST,
 ) -> Identity:
-    return verify_peer(cert, federation=federation, roles=roles, revoked=revoked, now=now)
+    rules = PeerRules(federation, revoked, denials or NoDenials(), clock_skew_seconds=60.0)
+    return verify_peer(read_peer(chain, trust), rules, now)
 
 
-def test_a_good_peer_is_told_by_its_identity(client: IssuedCertificate, clock: Any) -> None:
-    pem = client.cert.read_bytes()
-
-    assert judged(pem, clock.now()) == client.identity
-    assert judged(x509.load_pem_x509_certificate(pem), clock.now()) == client.identity
-    assert judged(pem, clock.now(), roles=set(Role), revoked=None) == client.identity
+def refusal(*chain: bytes, **changes: Any) -> Refusal:
+    with pytest.raises(PeerRefusedError) as caught:
+        admitted(*chain, **changes)
+    return caught.value.refusal
 
 
-@pytest.mark.parametrize("cert", [None, b""])
-def test_no_certificate_is_refused(cert: bytes | None) -> None:
-    with pytest.raises(CertificateError, match="peer must show a certificate, got none"):
-        judged(cert, 0)
+def test_a_good_peer_is_told_by_its_identity() -> None:
+    identity = admitted(MEMBER.pem, ISSUER.pem)
+
+    assert (identity.role, identity.name, identity.serial) == (Role.CLIENT, "site-1", 7)
+    assert admitted(MEMBER.der, ISSUER.der) == identity
+    assert admitted(MEMBER.pem, ISSUER.pem, ROOT.pem) == identity
+    assert admitted(MEMBER.pem, ISSUER.pem, revoked=Revoked(99)) == identity
 
 
-def test_an_unreadable_certificate_is_refused() -> None:
-    with pytest.raises(CertificateError, match="do not parse"):
-        judged(b"junk", 0)
-
-
-@pytest.mark.parametrize("federation", ["banks", "hospital", "Hospitals", ""])
-def test_another_federation_is_refused(
-    client: IssuedCertificate, clock: Any, federation: str
-) -> None:
-    with pytest.raises(CertificateError, match=f"must be of federation '{federation}', got kumiai"):
-        judged(client.cert.read_bytes(), clock.now(), federation=federation)
+def test_a_peer_may_be_signed_by_the_root_itself() -> None:
+    assert admitted(forge(by=ROOT).pem).name == "site-1"
 
 
 @pytest.mark.parametrize(
-    ("roles", "allowed"),
+    "key", [ec.generate_private_key(ec.SECP384R1()), rsa_key(3072)], ids=["P-384", "RSA-3072"]
+)
+def test_other_strong_keys_are_welcome(key: Any) -> None:
+    assert admitted(forge(by=ROOT, key=key).pem)
+
+
+def test_no_certificate_is_refused() -> None:
+    assert refusal() is Refusal.NO_CERTIFICATE
+
+
+def test_a_certificate_that_does_not_parse_is_refused() -> None:
+    assert refusal(b"junk") is Refusal.UNREADABLE
+    assert refusal(MEMBER.pem, b"junk") is Refusal.UNREADABLE
+
+
+@pytest.mark.parametrize("chain", [[MEMBER.pem] * 5, [MEMBER.pem, b"x" * 33_000]])
+def test_an_oversized_chain_is_refused_before_it_is_parsed(chain: list[bytes]) -> None:
+    assert refusal(*chain) is Refusal.OVERSIZED_CHAIN
+
+
+def test_a_self_signed_certificate_is_refused() -> None:
+    assert refusal(forge().pem) is Refusal.SELF_SIGNED
+
+
+def test_a_certificate_of_another_authority_of_the_same_name_is_refused() -> None:
+    other = forge_authority()
+
+    assert refusal(forge(by=other).pem) is Refusal.WRONG_AUTHORITY
+    assert refusal(forge(by=other).pem, other.pem) is Refusal.WRONG_AUTHORITY
+
+
+def test_a_chain_with_a_missing_link_is_refused() -> None:
+    assert refusal(MEMBER.pem) is Refusal.WRONG_AUTHORITY
+    assert refusal(MEMBER.pem, ROOT.pem) is Refusal.WRONG_AUTHORITY
+
+
+@pytest.mark.parametrize(
+    "issuer",
     [
-        ((Role.OPERATOR,), "operator"),
-        ((Role.OPERATOR, Role.COORDINATOR), "coordinator or operator"),
-        ((), "nobody"),
+        forge(by=ROOT, name="member", serial=3),
+        forge(by=ROOT, name="member", serial=3, may_sign=True),
+        forge_authority(by=ROOT, may_sign=False, serial=3),
+        forge(by=ROOT, name="member", serial=3, with_constraints=False, may_sign=True),
+        forge_authority(by=ISSUER, name="second", serial=3, path_length=None),
+    ],
+    ids=["a member", "a member with usage", "no usage", "no constraints", "too deep"],
+)
+def test_who_may_not_sign_makes_no_members(issuer: Forged) -> None:
+    assert refusal(forge(by=issuer).pem, issuer.pem, ISSUER.pem) is Refusal.WRONG_AUTHORITY
+
+
+def test_a_root_that_is_no_longer_trusted_vouches_for_nobody() -> None:
+    assert refusal(MEMBER.pem, ISSUER.pem, trust=TrustBundle((forge_authority().certificate,))) is (
+        Refusal.WRONG_AUTHORITY
+    )
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        rsa_key(2048),
+        ec.generate_private_key(ec.SECP256K1()),
+        ec.generate_private_key(ec.SECP521R1()),
+        ed25519.Ed25519PrivateKey.generate(),
+    ],
+    ids=["RSA-2048", "secp256k1", "P-521", "Ed25519"],
+)
+def test_a_weak_or_unusual_key_is_refused(key: Any) -> None:
+    assert refusal(forge(by=ROOT, key=key).pem) is Refusal.WEAK_KEY
+
+
+def test_a_signature_with_a_broken_hash_is_refused() -> None:
+    class SignedWithSHA1:
+        signature_hash_algorithm = hashes.SHA1()
+
+        def public_key(self) -> Any:
+            return MEMBER.certificate.public_key()
+
+    with pytest.raises(PeerRefusedError, match="got sha1") as caught:
+        _verify_strong(SignedWithSHA1())  # type: ignore[arg-type]
+
+    assert caught.value.refusal is Refusal.WEAK_KEY
+
+
+def test_an_issuers_weak_key_is_refused_like_a_members() -> None:
+    weak = forge_authority(by=ROOT, key=rsa_key(2048), serial=2, path_length=0)
+
+    assert refusal(forge(by=weak).pem, weak.pem) is Refusal.WEAK_KEY
+
+
+@pytest.mark.parametrize(
+    "forged",
+    [
+        forge(by=ROOT, usages=(ExtendedKeyUsageOID.SERVER_AUTH,)),
+        forge(by=ROOT, usages=None),
+        forge(by=ROOT, with_usage=False),
+        forge_authority(by=ROOT),
+    ],
+    ids=["for a server", "for nothing", "without key usage", "an authority's"],
+)
+def test_a_certificate_for_another_use_is_refused(forged: Forged) -> None:
+    assert refusal(forged.pem) is Refusal.WRONG_USAGE
+
+
+@pytest.mark.parametrize(
+    "uris",
+    [
+        (),
+        (CLIENT, CLIENT.replace("site-1", "site-2")),
+        ("https://hospitals/client/site-1",),
+        ("kumiai://hospitals/king/site-1",),
+        ("kumiai://hospitals/client/site-1/",),
     ],
 )
-def test_a_role_without_access_is_refused(
-    client: IssuedCertificate, clock: Any, roles: tuple[Role, ...], allowed: str
-) -> None:
-    with pytest.raises(
-        CertificateError,
-        match=f"must have the role {allowed}, got kumiai://hospitals/client/site-1",
-    ):
-        judged(client.cert.read_bytes(), clock.now(), roles=roles)
+def test_a_certificate_without_exactly_one_name_is_refused(uris: Sequence[str]) -> None:
+    assert refusal(forge(by=ROOT, uris=uris).pem) is Refusal.WRONG_IDENTITY
 
 
-def test_a_peer_may_enter_until_its_certificates_last_second(client: IssuedCertificate) -> None:
-    end = client.identity.not_after
-
-    assert judged(client.cert.read_bytes(), end)
-    with pytest.raises(CertificateError, match=r"expired 2 s ago; .* check both clocks"):
-        judged(client.cert.read_bytes(), end + 2)
+@pytest.mark.parametrize("federation", ["banks", "hospital", "Hospitals", ""])
+def test_another_federation_is_refused(federation: str) -> None:
+    assert refusal(MEMBER.pem, ISSUER.pem, federation=federation) is Refusal.WRONG_FEDERATION
 
 
-def test_a_revoked_peer_is_refused_by_serial_number(client: IssuedCertificate, clock: Any) -> None:
-    serial = client.identity.serial
-    revoked = RevocationList(frozenset({serial}), 1, 0.0, 4e9)
+def test_a_peer_may_enter_within_the_skew_of_its_issuers_clock() -> None:
+    early = forge(by=ROOT, begins=NOW + 60)
 
-    with pytest.raises(CertificateError, match=f"must not be revoked, got serial {serial:x}"):
-        judged(client.cert.read_bytes(), clock.now(), revoked=revoked)
+    assert admitted(early.pem)
+    assert refusal(early.pem, now=NOW - 2) is Refusal.NOT_YET_VALID
 
 
-@given(st.binary(max_size=200))
-def test_no_bytes_get_in_or_raise_another_error(content: bytes) -> None:
+def test_a_peer_may_enter_until_its_certificates_last_second() -> None:
+    late = forge(by=ROOT, ends=NOW)
+
+    assert admitted(late.pem)
+    assert refusal(late.pem, now=NOW + 1) is Refusal.EXPIRED
+
+
+def test_a_member_does_not_outlive_its_issuer() -> None:
+    issuer = forge_authority(by=ROOT, serial=2, path_length=0, ends=NOW)
+
+    assert refusal(forge(by=issuer).pem, issuer.pem, now=NOW + 1) is Refusal.EXPIRED
+
+
+@pytest.mark.parametrize("serial", [7, 2], ids=["its own", "its issuer's"])
+def test_a_revoked_serial_number_is_refused(serial: int) -> None:
+    assert refusal(MEMBER.pem, ISSUER.pem, revoked=Revoked(serial)) is Refusal.REVOKED
+
+
+@pytest.mark.parametrize(
+    ("denial", "kind"),
+    [
+        (Denial.SUSPENDED, Refusal.SUSPENDED),
+        (Denial.REMOVED, Refusal.REMOVED),
+        (Denial.REVOKED, Refusal.REVOKED),
+    ],
+)
+def test_who_is_denied_is_refused_and_told_why(denial: Denial, kind: Refusal) -> None:
+    assert refusal(MEMBER.pem, ISSUER.pem, denials=Denied(denial)) is kind
+
+
+@given(st.lists(st.binary(max_size=200), max_size=5))
+def test_no_bytes_get_in_or_raise_another_error(chain: list[bytes]) -> None:
     with pytest.raises(CertificateError):
-        judged(content, 0.0, roles=set(Role))
+        admitted(*chain)
+
+
+@given(st.integers(0, len(MEMBER.der) - 1), st.integers(1, 255))
+def test_a_changed_byte_of_a_good_certificate_never_makes_another_identity(
+    index: int, mask: int
+) -> None:
+    changed = bytearray(MEMBER.der)
+    changed[index] ^= mask
+
+    with pytest.raises(PeerRefusedError):
+        admitted(bytes(changed), ISSUER.der)
+
+
+def damaged(change: Callable[[bytes], bytes]) -> bytes:
+    return change(MEMBER.der)
+
+
+def test_a_damaged_extension_is_told_as_unreadable() -> None:
+    # The length of the URI name, within the extension's own bytes.
+    broken = damaged(lambda der: der.replace(CLIENT.encode(), b"\xff" * len(CLIENT)))
+    x509.load_der_x509_certificate(broken)
+
+    assert refusal(broken, ISSUER.der) is Refusal.UNREADABLE

@@ -13,15 +13,18 @@ import typer
 from pydantic import BaseModel
 
 import kumiai
+from kumiai.identity import Permission, Refusal
+from kumiai.identity.permissions import PERMISSIONS
 from kumiai.learning import STRATEGY_NAMES, new_strategy
 from kumiai.node.cli.app import app as cli
 from kumiai.node.cli.exit_codes import ExitCode
 from kumiai.node.coordinator.blob_service import TransferMeter
-from kumiai.node.http.access import ADMITTED
+from kumiai.node.http.access import ROUTES
 from kumiai.node.http.errors import STATUSES
 from kumiai.node.http.metrics import ApiMetrics
 from kumiai.node.job import JobSpec
 from kumiai.node.settings import Settings
+from kumiai.node.wire.peers import REMOTE_CALLS
 from tests.meta.repository import ROOT, markdown_files
 
 REFERENCE = ROOT / "docs" / "reference"
@@ -111,7 +114,7 @@ def test_every_strategy_stands_on_its_page_with_its_parameters() -> None:
     }
 
 
-def test_every_route_stands_on_its_page_with_who_may_call_it() -> None:
+def test_every_route_stands_on_its_page_with_what_it_needs() -> None:
     described = {
         cells[0].strip("`"): cells[1]
         for cells in rows(page("http-api.md"))
@@ -119,9 +122,35 @@ def test_every_route_stands_on_its_page_with_who_may_call_it() -> None:
     }
 
     assert described == {
-        f"{method} {path}": "everybody" if roles is None else ", ".join(sorted(roles, reverse=True))
-        for (method, path), roles in ADMITTED.items()
+        f"{method} {path}": "everybody" if permission is None else f"`{permission}`"
+        for (method, path), permission in ROUTES.items()
     }
+
+
+def test_every_permission_stands_on_its_page_with_who_has_it() -> None:
+    described = {
+        cells[0].strip("`"): set(cells[1].split(", "))
+        for cells in rows(sections(page("permissions.md"))["Permissions"])
+    }
+
+    assert described == {
+        permission: {role.value for role in PERMISSIONS if permission in PERMISSIONS[role]}
+        for permission in Permission
+    }
+
+
+def test_every_remote_call_stands_on_its_page_with_what_it_needs() -> None:
+    described = described_defaults(sections(page("permissions.md"))["Remote calls"])
+
+    assert described == dict(REMOTE_CALLS)
+
+
+def test_every_refusal_stands_on_its_page() -> None:
+    described = {
+        cells[0].strip("`") for cells in rows(sections(page("permissions.md"))["Refusals"])
+    }
+
+    assert described == set(Refusal)
 
 
 def test_every_kind_of_error_stands_on_its_page_with_its_status() -> None:

@@ -9,35 +9,83 @@ All functions here are synchronous; those that touch files or sockets say so, an
 an event loop runs them in a thread.
 """
 
+from kumiai.identity.authenticator import Admission, AsyncMTLSAuthenticator, MTLSAuthenticator
 from kumiai.identity.authority import CertificateManager, IssuedCertificate
-from kumiai.identity.check import verify_peer
+from kumiai.identity.check import (
+    PeerCertificate,
+    PeerRefusedError,
+    PeerRules,
+    Refusal,
+    read_peer,
+    verify_peer,
+)
 from kumiai.identity.denials import Denial, Denials, NoDenials
 from kumiai.identity.handshake import diagnose_handshake, explain_handshake
 from kumiai.identity.index import IssuedRecord, RevocationReason
+from kumiai.identity.middleware import (
+    CallGate,
+    MTLSAuthenticationMiddleware,
+    RefusedCall,
+    Requirement,
+    TokenReader,
+)
 from kumiai.identity.names import Identity, Role, identity_of, identity_uri
+from kumiai.identity.permissions import (
+    Permission,
+    Principal,
+    permissions_of,
+    principal_of,
+    roles_with,
+    verify_permission,
+)
+from kumiai.identity.rate_limits import CallLimits, LimitRules
 from kumiai.identity.revocation import RevocationList, RevocationWatcher
-from kumiai.identity.tls import client_context, server_context
+from kumiai.identity.tls import client_context, rotating_server_context, server_context
 from kumiai.identity.trust import TrustBundle, verify_own_certificate
+from kumiai.identity.watching import WatchedFiles
 
 __all__ = [
+    "Admission",
+    "AsyncMTLSAuthenticator",
+    "CallGate",
+    "CallLimits",
     "CertificateManager",
     "Denial",
     "Denials",
     "Identity",
     "IssuedCertificate",
     "IssuedRecord",
+    "LimitRules",
+    "MTLSAuthenticationMiddleware",
+    "MTLSAuthenticator",
     "NoDenials",
+    "PeerCertificate",
+    "PeerRefusedError",
+    "PeerRules",
+    "Permission",
+    "Principal",
+    "Refusal",
+    "RefusedCall",
+    "Requirement",
     "RevocationList",
     "RevocationReason",
     "RevocationWatcher",
     "Role",
+    "TokenReader",
     "TrustBundle",
+    "WatchedFiles",
     "client_context",
     "diagnose_handshake",
     "explain_handshake",
     "identity_of",
     "identity_uri",
+    "permissions_of",
+    "principal_of",
+    "read_peer",
+    "roles_with",
+    "rotating_server_context",
     "server_context",
     "verify_own_certificate",
     "verify_peer",
+    "verify_permission",
 ]

@@ -8,11 +8,13 @@ import ssl
 from pathlib import Path
 from typing import Final, Literal, NoReturn
 
+from kumiai.core.clock import Clock
 from kumiai.core.errors import CertificateError, ConfigError
 from kumiai.identity import files
 from kumiai.identity.names import CERTIFICATE_SIZE_BYTES_MAX
+from kumiai.identity.watching import WatchedFiles
 
-__all__ = ["client_context", "server_context"]
+__all__ = ["client_context", "rotating_server_context", "server_context"]
 
 _VERIFY_MODES: Final = {"required": ssl.CERT_REQUIRED, "optional": ssl.CERT_OPTIONAL}
 
@@ -44,6 +46,45 @@ def server_context(
     # A resumed session skips the certificates: one that has expired since would still get in.
     context.num_tickets = 0
     _arm(context, cert, key, ca)
+    return context
+
+
+def rotating_server_context(
+    cert: Path,
+    key: Path,
+    ca: Path,
+    clock: Clock,
+    *,
+    client_certificate: Literal["required", "optional"],
+) -> ssl.SSLContext:
+    """Return the context of a server that takes up replaced files with its next handshake.
+
+    Connections that are open stay as they are. Files that are not fit for use are not taken up;
+    see `kumiai.identity.watching`.
+
+    Args:
+        cert: as for ``server_context``, like the others.
+        key: see there.
+        ca: see there.
+        clock: paces new tries after files that are not fit for use.
+        client_certificate: see there.
+
+    Raises:
+        NotFoundError, StorageError, CertificateError, ConfigError: as for ``server_context``.
+    """
+    newest = WatchedFiles(
+        (cert, key, ca),
+        lambda: server_context(cert, key, ca, client_certificate=client_certificate),
+        clock,
+    )
+    context = server_context(cert, key, ca, client_certificate=client_certificate)
+
+    def take_up(connection: ssl.SSLObject, _host: str | None, _context: ssl.SSLContext) -> None:
+        # OpenSSL calls this in every handshake, also for clients that name no host, and then
+        # takes certificate, key and authorities from the context that is set here.
+        connection.context = newest.current()
+
+    context.sni_callback = take_up
     return context
 
 

@@ -121,7 +121,7 @@ def examine(settings: Settings, *, clock: Clock, role: str | None = None) -> lis
             findings.append(_client_connection(settings, host, port))
             findings.append(_disk(settings.client.state_dir, "client.state_dir"))
             findings += _site_studies(settings)
-        case Role.OPERATOR:
+        case Role():
             findings += _operator_connection(settings, clock)
         case None:
             findings.append(

@@ -54,6 +54,8 @@ class IdentitySettings(_Table):
     """The certificate of the federation's authority, PEM."""
     crl: Path | None = None
     """The federation's revocation list; the coordinator looks for a newer one every few seconds."""
+    clock_skew_seconds: Annotated[float, Field(ge=0, le=3600)] = 60.0
+    """How far ahead the clock of whoever issued a certificate may be of the coordinator's."""
 
 
 class StorageSettings(_Table):

@@ -2,20 +2,20 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NoReturn
 
 import grpc
 import pytest
 
-from kumiai.core.clock import SystemClock
-from kumiai.identity import CertificateManager, Role
 from kumiai.node.coordinator.blob_service import BlobService, TransferMeter
 from kumiai.node.coordinator.intake import UpdateIntake
 from kumiai.node.coordinator.run_facts import RunFactsCache
 from kumiai.node.coordinator.signals import RunSignals
-from kumiai.node.wire.peers import PeerAuthenticator
+from kumiai.node.wire.channel import PUT
+from kumiai.node.wire.peers import AuthenticationInterceptor
 from kumiai.storage import DatabaseManager, MemoryBlobStore, RunRepository, UpdateInbox
+from tests.node.wire.gate import MEMBER, new_gate
 
 
 class Aborted(Exception):  # noqa: N818 - gRPC's word
@@ -25,12 +25,14 @@ class Aborted(Exception):  # noqa: N818 - gRPC's word
 class Context:
     """One call as gRPC shows it to a handler."""
 
-    def __init__(self, certificate: bytes) -> None:
-        self._certificate = certificate
+    def __init__(self) -> None:
         self.code: grpc.StatusCode | None = None
 
     def auth_context(self) -> dict[str, Any]:
-        return {"x509_pem_cert": [self._certificate]}
+        return {"x509_pem_cert": [MEMBER.pem]}
+
+    def peer(self) -> str:
+        return "ipv4:127.0.0.1:5000"
 
     async def abort(self, code: grpc.StatusCode, details: str) -> NoReturn:
         self.code = code
@@ -44,19 +46,10 @@ async def silence() -> AsyncIterator[bytes]:
 
 
 @pytest.fixture
-def certificate(tmp_path: Path) -> bytes:
-    authority = CertificateManager(tmp_path / "ca", clock=SystemClock())
-    authority.create("test")
-    issued = authority.issue(Role.CLIENT, "site-1", out_dir=tmp_path / "site-1")
-    return issued.cert.read_bytes()
-
-
-@pytest.fixture
 def service() -> BlobService:
     database, blobs = DatabaseManager("sqlite:///never-opened.db"), MemoryBlobStore()
     runs = RunRepository(database)
     return BlobService(
-        authenticator=PeerAuthenticator(federation="test", clock=SystemClock(), revocations=None),
         runs=runs,
         blobs=blobs,
         intake=UpdateIntake(
@@ -72,26 +65,35 @@ def service() -> BlobService:
     )
 
 
-async def test_a_put_that_says_nothing_is_ended(service: BlobService, certificate: bytes) -> None:
-    context: Any = Context(certificate)
+async def put(service: BlobService, context: Context) -> None:
+    """Make a call of a good client, through the gate."""
+
+    async def continuation(_details: Any) -> Any:
+        return grpc.stream_unary_rpc_method_handler(service.put)
+
+    details = SimpleNamespace(method=PUT)
+    handler = await AuthenticationInterceptor(new_gate()).intercept_service(continuation, details)
+    await handler.stream_unary(silence(), context)
+
+
+async def test_a_put_that_says_nothing_is_ended(service: BlobService) -> None:
+    context = Context()
 
     with pytest.raises(Aborted, match="nothing came for"):
         async with asyncio.timeout(5):
-            await service.put(silence(), context)
+            await put(service, context)
 
     assert context.code == grpc.StatusCode.DEADLINE_EXCEEDED
 
 
-async def test_puts_that_were_ended_leave_room_for_others(
-    service: BlobService, certificate: bytes
-) -> None:
-    async def put() -> str:
+async def test_puts_that_were_ended_leave_room_for_others(service: BlobService) -> None:
+    async def told() -> str:
         with pytest.raises(Aborted) as caught:
-            await service.put(silence(), Context(certificate))  # type: ignore[arg-type]
+            await put(service, Context())
         return str(caught.value)
 
-    at_once = await asyncio.gather(*(put() for _ in range(6)))
-    afterwards = await put()
+    at_once = await asyncio.gather(*(told() for _ in range(6)))
+    afterwards = await told()
 
-    assert sum("at a time" in told for told in at_once) == 2
+    assert sum("at a time" in each for each in at_once) == 2
     assert "nothing came for" in afterwards

@@ -14,6 +14,7 @@ from kumiai.identity import CertificateManager, Role
 from kumiai.node.coordinator.server import CoordinatorServer, HttpServer
 from kumiai.node.coordinator.sessions import SessionHub
 from kumiai.node.wire.channel import TlsFiles
+from kumiai.node.wire.peers import AuthenticationInterceptor
 
 
 class Parts:
@@ -42,6 +43,7 @@ class Parts:
     def server(self) -> CoordinatorServer:
         handlers: Any = Handlers()
         supervisor: Any = self
+        gate: Any = None
         return CoordinatorServer(
             listen="127.0.0.1:0",
             tls=self.tls,
@@ -49,6 +51,8 @@ class Parts:
             blobs=handlers,
             hub=SessionHub(SystemClock()),
             supervisor=supervisor,
+            gate=AuthenticationInterceptor(gate),
+            clock=SystemClock(),
             http=HttpServer(
                 start=self.step("http start", 1), ended=never, stop=self.step("http stop")
             ),

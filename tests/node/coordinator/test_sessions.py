@@ -6,7 +6,6 @@ import pytest
 
 from kumiai.core.clock import SystemClock
 from kumiai.core.errors import ConflictError
-from kumiai.identity import Identity, Role
 from kumiai.node.coordinator.orders import TaskKey, TaskOrder
 from kumiai.node.coordinator.sessions import ClientSession, SessionHub
 
@@ -15,7 +14,6 @@ def session(client_id: str, instance_id: str = "one", *apps: str) -> ClientSessi
     return ClientSession(
         client_id=client_id,
         instance_id=instance_id,
-        identity=Identity("test", Role.CLIENT, client_id, 1, 2e9),
         address="127.0.0.1",
         software_version="0",
         apps=apps or ("heart",),

@@ -19,13 +19,16 @@ from kumiai.core.codec import encode
 from kumiai.core.digest import digest_of
 from kumiai.core.ids import new_id
 from kumiai.identity import (
+    Admission,
+    AsyncMTLSAuthenticator,
+    CallGate,
     CertificateManager,
-    Identity,
     IssuedCertificate,
     RevocationWatcher,
     Role,
+    TrustBundle,
+    WatchedFiles,
     client_context,
-    identity_of,
     server_context,
 )
 from kumiai.node.coordinator.aggregation import Aggregator
@@ -36,7 +39,6 @@ from kumiai.node.coordinator.sessions import ClientSession, SessionHub
 from kumiai.node.coordinator.signals import RunSignals
 from kumiai.node.coordinator.tasks import TaskWriter
 from kumiai.node.http import ApiDependencies, create_app, new_http_server
-from kumiai.node.wire.peers import PeerAuthenticator
 from kumiai.storage import (
     ClientRegistryRepository,
     DatabaseManager,
@@ -80,9 +82,15 @@ class Certificates:
         )
         self.operator = self.authority.issue(Role.OPERATOR, "olivia", out_dir=folder / "operator")
         self.client = self.authority.issue(Role.CLIENT, "hospital-a", out_dir=folder / "client")
+        self.scientist = self.issue(Role.DATA_SCIENTIST, "sonia", folder)
+        self.auditor = self.issue(Role.AUDITOR, "aude", folder)
+        self.recoverer = self.issue(Role.RECOVERY_OPERATOR, "remy", folder)
         foreign = CertificateManager(folder / "foreign-ca", clock=SystemClock())
         foreign.create(FEDERATION)
         self.foreigner = foreign.issue(Role.OPERATOR, "olivia", out_dir=folder / "foreign")
+
+    def issue(self, role: Role, name: str, folder: Path) -> IssuedCertificate:
+        return self.authority.issue(role, name, out_dir=folder / role)
 
     def context(self, issued: IssuedCertificate | None) -> ssl.SSLContext:
         """Return the context of a caller, who trusts this authority whoever it is itself."""
@@ -132,13 +140,9 @@ class RunningApi:
         self, client_id: str, *, apps: tuple[str, ...] = ("digits",), phase: str = "idle"
     ) -> ClientSession:
         """Let a client have a session here, as the session service does."""
-        identity = identity_of(self.certificates.client.cert.read_bytes())
         session = ClientSession(
             client_id=client_id,
             instance_id=f"{client_id}-1",
-            identity=Identity(
-                identity.federation, Role.CLIENT, client_id, identity.serial, identity.not_after
-            ),
             address="127.0.0.1:1",
             software_version="0.1.0",
             apps=apps,
@@ -288,7 +292,7 @@ async def running_api(
     certificates: Certificates, database: DatabaseManager, folder: Path, **changes: Any
 ) -> AsyncIterator[RunningApi]:
     """Serve the API over these stores until the block ends."""
-    clock = ShiftedClock()
+    clock, own = ShiftedClock(), certificates.coordinator
     revocations = RevocationWatcher(
         certificates.authority.revocation_list_path, certificates.coordinator.ca, clock
     )
@@ -314,8 +318,15 @@ async def running_api(
             "hub": hub,
             "supervisor": RunSupervisor(engine, leader=COORDINATOR),
             "signals": signals,
-            "authenticator": PeerAuthenticator(
-                federation=FEDERATION, clock=clock, revocations=revocations
+            "gate": CallGate(
+                AsyncMTLSAuthenticator(
+                    Admission(
+                        federation=FEDERATION,
+                        trust=WatchedFiles((own.ca,), lambda: TrustBundle.load(own.ca), clock),
+                        clock=clock,
+                        revocations=revocations,
+                    )
+                )
             ),
             "meter": TransferMeter(),
             "clock": clock,
@@ -325,7 +336,6 @@ async def running_api(
         }
         parts = ApiDependencies(**values)
         app = create_app(parts)
-        own = certificates.coordinator
         server = new_http_server(
             app,
             "127.0.0.1:0",

@@ -8,8 +8,10 @@ import pytest
 from fastapi import APIRouter
 
 from kumiai.core.clock import SystemClock
-from kumiai.identity import IssuedCertificate, Role
-from kumiai.node.http.access import ADMITTED, GuardedRoute
+from kumiai.identity import IssuedCertificate, Requirement, Role
+from kumiai.identity.permissions import PERMISSIONS
+from kumiai.node.http import access
+from kumiai.node.http.access import ROUTES, GuardedRoute
 from kumiai.storage import DatabaseManager
 from kumiai.testing.databases import SQLiteTemplate
 from tests.node.http.api import Certificates, RunningApi, error_of, running_api
@@ -35,7 +37,7 @@ def guarded_routes(api: RunningApi) -> set[tuple[str, str]]:
 
 
 async def test_every_route_is_in_the_table_and_the_table_names_no_other(api: RunningApi) -> None:
-    assert guarded_routes(api) == set(ADMITTED)
+    assert guarded_routes(api) == set(ROUTES)
 
 
 async def test_no_route_came_in_beside_the_guard(api: RunningApi) -> None:
@@ -48,7 +50,7 @@ async def test_no_route_came_in_beside_the_guard(api: RunningApi) -> None:
         else:
             found.append(route)
 
-    assert len(found) == len(ADMITTED)
+    assert len(found) == len(ROUTES)
     assert [route for route in found if not isinstance(route, GuardedRoute)] == []
 
 
@@ -59,29 +61,56 @@ def test_a_route_that_the_table_does_not_name_can_not_be_made() -> None:
         router.get("/api/v1/secrets")(lambda: None)
 
 
-@pytest.mark.parametrize(("method", "path"), sorted(ADMITTED))
+@pytest.mark.parametrize(("method", "path"), sorted(ROUTES))
 async def test_each_route_answers_only_those_whom_the_table_admits(
     api: RunningApi, method: str, path: str
 ) -> None:
-    admitted = ADMITTED[method, path]
+    needed = ROUTES[method, path]
+    certificates = api.certificates
     issued: dict[Role | None, IssuedCertificate | None] = {
         None: None,
-        Role.CLIENT: api.certificates.client,
-        Role.COORDINATOR: api.certificates.coordinator,
-        Role.OPERATOR: api.certificates.operator,
+        Role.CLIENT: certificates.client,
+        Role.COORDINATOR: certificates.coordinator,
+        Role.OPERATOR: certificates.operator,
+        Role.DATA_SCIENTIST: certificates.scientist,
+        Role.AUDITOR: certificates.auditor,
+        Role.RECOVERY_OPERATOR: certificates.recoverer,
     }
+    assert {role for role in issued if role} == set(Role)
 
     for role, certificate in issued.items():
         answer = await api.caller(certificate).request(method, filled(path))
         is_denied = answer.status_code == 403 and answer.json()["error"]["kind"] == "denied"
-        assert is_denied == (admitted is not None and role not in admitted), role
+        may = needed is None or (role is not None and needed in PERMISSIONS[role])
+        assert is_denied == (not may), role
 
 
 async def test_only_health_is_open_and_clients_get_in_nowhere() -> None:
-    is_open = {path for (_, path), roles in ADMITTED.items() if roles is None}
+    is_open = {path for (_, path), needed in ROUTES.items() if needed is None}
 
     assert is_open == {"/healthz", "/readyz"}
-    assert [roles for roles in ADMITTED.values() if roles and Role.CLIENT in roles] == []
+    assert PERMISSIONS[Role.CLIENT] & set(ROUTES.values()) == set()
+
+
+async def test_who_lacks_a_permission_is_told_which_and_who_has_it(api: RunningApi) -> None:
+    answer = await api.caller(api.certificates.auditor).post(f"/api/v1/runs/{RUN}/stop", json={})
+
+    assert error_of(answer)[2] == (
+        "caller must have the permission runs.stop, which the role data-scientist or operator "
+        "has, got auditor 'aude' without it; ask one of these"
+    )
+
+
+async def test_a_handler_that_its_gate_was_not_opened_for_does_not_run(
+    api: RunningApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As if two routes fitted one path, and the gate had looked at the other.
+    wrong = (("GET", access.pattern_of("/api/v1/info"), Requirement(None)), *access.PATTERNS)
+    monkeypatch.setattr(access, "PATTERNS", wrong)
+
+    answer = await api.caller(None).get("/api/v1/info")
+
+    assert error_of(answer)[:2] == (500, "internal")
 
 
 async def test_a_caller_without_a_certificate_is_told_what_is_missing(api: RunningApi) -> None:

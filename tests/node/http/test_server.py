@@ -13,7 +13,7 @@ from kumiai.core.error_kinds import ERRORS_BY_KIND, kind_of
 from kumiai.identity import server_context
 from kumiai.node.http import new_http_server
 from kumiai.node.http.errors import STATUSES, answer_http_error, answer_invalid_request
-from kumiai.node.http.server import _HttpService, certificate_of
+from kumiai.node.http.server import _HttpService
 from kumiai.storage import DatabaseManager
 from kumiai.testing.databases import SQLiteTemplate
 from tests.node.http.api import Certificates, running_api
@@ -131,10 +131,6 @@ async def test_a_connection_without_a_whole_request_is_closed(
         writer.close()
     finally:
         await server.stop()
-
-
-def test_a_request_without_tls_has_no_certificate() -> None:
-    assert certificate_of({"type": "http"}) is None
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ async def test_a_connection_that_makes_no_handshake_is_closed(tmp_path: Path) ->
     options = dict(server_options())
     assert options[HANDSHAKE] == 10_000
     server = grpc.aio.server(options=list({**options, HANDSHAKE: 200}.items()))
-    port = server.add_secure_port("127.0.0.1:0", server_credentials(files))
+    port = server.add_secure_port("127.0.0.1:0", server_credentials(files, SystemClock()))
     await server.start()
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
 

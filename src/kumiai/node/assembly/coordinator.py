@@ -11,9 +11,14 @@ from kumiai.core.arrays import NamedArrays
 from kumiai.core.clock import Clock, SystemClock
 from kumiai.core.errors import ConfigError
 from kumiai.identity import (
+    Admission,
+    AsyncMTLSAuthenticator,
+    CallGate,
     RevocationWatcher,
     Role,
-    server_context,
+    TrustBundle,
+    WatchedFiles,
+    rotating_server_context,
     verify_own_certificate,
 )
 from kumiai.node.assembly.blobs import new_blob_store
@@ -25,6 +30,7 @@ from kumiai.node.coordinator.blob_service import BlobService, TransferMeter
 from kumiai.node.coordinator.evaluations import EvaluationIntake
 from kumiai.node.coordinator.intake import UpdateIntake
 from kumiai.node.coordinator.leadership import RunSupervisor
+from kumiai.node.coordinator.refusals import RefusalLog
 from kumiai.node.coordinator.rounds import RoundEngine
 from kumiai.node.coordinator.run_facts import RunFactsCache
 from kumiai.node.coordinator.server import CoordinatorServer, DataDirectory, HttpServer
@@ -36,7 +42,7 @@ from kumiai.node.coordinator.tasks import TaskWriter
 from kumiai.node.settings import IdentitySettings, Settings
 from kumiai.node.study import Site, run_evaluate
 from kumiai.node.wire.channel import TlsFiles
-from kumiai.node.wire.peers import PeerAuthenticator
+from kumiai.node.wire.peers import AuthenticationInterceptor
 from kumiai.storage import (
     BlobSweeper,
     ClientRegistryRepository,
@@ -102,6 +108,8 @@ def new_coordinator(settings: Settings, coordinator_id: str) -> CoordinatorServe
         blobs=_blob_service(shared),
         hub=shared.hub,
         supervisor=supervisor,
+        gate=AuthenticationInterceptor(shared.gate),
+        clock=shared.clock,
         http=_http_server(shared, supervisor),
         open_stores=shared.stores.open,
         stores_ended=shared.stores.inbox.ended,
@@ -153,7 +161,7 @@ class _Shared:
     settings: Settings
     coordinator_id: str
     clock: Clock
-    authenticator: PeerAuthenticator
+    gate: CallGate
     stores: _Stores
     executors: _Executors
     hub: SessionHub
@@ -177,14 +185,14 @@ class _Shared:
 def _shared(settings: Settings, coordinator_id: str) -> _Shared:
     clock = SystemClock()
     # Certificates and studies first: what can be wrong about them costs no thread and no file.
-    authenticator = _authenticator(settings.identity, clock)
+    gate = _gate(settings.identity, clock)
     evaluator = _central_evaluator(settings)
     stores, executors = _stores(settings), _executors(settings)
     return _Shared(
         settings=settings,
         coordinator_id=coordinator_id,
         clock=clock,
-        authenticator=authenticator,
+        gate=gate,
         stores=stores,
         executors=executors,
         hub=SessionHub(clock),
@@ -202,14 +210,21 @@ def _shared(settings: Settings, coordinator_id: str) -> _Shared:
     )
 
 
-def _authenticator(identity: IdentitySettings, clock: Clock) -> PeerAuthenticator:
+def _gate(settings: IdentitySettings, clock: Clock) -> CallGate:
     own = verify_own_certificate(
-        identity.certificate, identity.key, identity.ca, clock, role=Role.COORDINATOR
+        settings.certificate, settings.key, settings.ca, clock, role=Role.COORDINATOR
     )
     revocations = None
-    if identity.crl is not None:
-        revocations = RevocationWatcher(identity.crl, identity.ca, clock)
-    return PeerAuthenticator(federation=own.federation, clock=clock, revocations=revocations)
+    if settings.crl is not None:
+        revocations = RevocationWatcher(settings.crl, settings.ca, clock)
+    admission = Admission(
+        federation=own.federation,
+        trust=WatchedFiles((settings.ca,), lambda: TrustBundle.load(settings.ca), clock),
+        clock=clock,
+        revocations=revocations,
+        clock_skew_seconds=settings.clock_skew_seconds,
+    )
+    return CallGate(AsyncMTLSAuthenticator(admission), on_refused=RefusalLog(clock).note)
 
 
 def _stores(settings: Settings) -> _Stores:
@@ -263,7 +278,6 @@ def _session_service(shared: _Shared) -> SessionService:
     stores, signals = shared.stores, shared.signals
     return SessionService(
         coordinator_id=shared.coordinator_id,
-        authenticator=shared.authenticator,
         hub=shared.hub,
         runs=stores.runs,
         clients=stores.clients,
@@ -286,7 +300,6 @@ def _blob_service(shared: _Shared) -> BlobService:
         executor=shared.executors.checking,
     )
     return BlobService(
-        authenticator=shared.authenticator,
         runs=stores.runs,
         blobs=stores.blobs,
         intake=intake,
@@ -313,7 +326,7 @@ def _http_server(shared: _Shared, supervisor: RunSupervisor) -> HttpServer:
             hub=shared.hub,
             supervisor=supervisor,
             signals=shared.signals,
-            authenticator=shared.authenticator,
+            gate=shared.gate,
             meter=shared.meter,
             clock=shared.clock,
             coordinator_id=shared.coordinator_id,
@@ -321,8 +334,12 @@ def _http_server(shared: _Shared, supervisor: RunSupervisor) -> HttpServer:
         )
     )
     identity = shared.settings.identity
-    tls = server_context(
-        identity.certificate, identity.key, identity.ca, client_certificate="optional"
+    tls = rotating_server_context(
+        identity.certificate,
+        identity.key,
+        identity.ca,
+        shared.clock,
+        client_certificate="optional",
     )
     return new_http_server(app, shared.settings.coordinator.http_listen, tls)
 

@@ -18,7 +18,6 @@ from google.protobuf.message import DecodeError
 from kumiai.core import failpoints
 from kumiai.core.digest import verify_digest_text
 from kumiai.core.errors import ConflictError, IntegrityError, KumiaiError, NotFoundError
-from kumiai.identity import Identity, Role
 from kumiai.node.coordinator.intake import (
     FinishedUpdate,
     IntakeResult,
@@ -28,7 +27,7 @@ from kumiai.node.coordinator.namespaces import model_namespace, update_namespace
 from kumiai.node.coordinator.orders import verify_named_task
 from kumiai.node.wire import kumiai_pb2 as pb
 from kumiai.node.wire.channel import CHUNK_BYTES, CONTROL_BYTES_MAX, chunk_bytes_for
-from kumiai.node.wire.peers import PeerAuthenticator
+from kumiai.node.wire.peers import caller_of
 from kumiai.storage import AcceptOutcome, BlobStore, BlobWriter, RunRepository
 
 __all__ = ["BlobService", "TransferMeter"]
@@ -60,7 +59,6 @@ class BlobService:
     def __init__(
         self,
         *,
-        authenticator: PeerAuthenticator,
         runs: RunRepository,
         blobs: BlobStore,
         intake: UpdateIntake,
@@ -71,7 +69,6 @@ class BlobService:
 
         A put of which nothing comes for ``stall_seconds`` is ended.
         """
-        self._authenticator = authenticator
         self._runs = runs
         self._blobs = blobs
         self._intake = intake
@@ -85,66 +82,66 @@ class BlobService:
 
     async def put(self, requests: AsyncIterator[bytes], context: _Context) -> bytes:
         """Receive one update."""
-        identity = await self._authenticator.identify(context, {Role.CLIENT})
-        with _one_of(self._puts, identity.name, _PUTS_PER_CLIENT_MAX) as is_free:
+        client_id = caller_of().name
+        with _one_of(self._puts, client_id, _PUTS_PER_CLIENT_MAX) as is_free:
             if not is_free:
                 await context.abort(
                     grpc.StatusCode.RESOURCE_EXHAUSTED,
                     f"a client may send {_PUTS_PER_CLIENT_MAX} updates at a time",
                 )
             try:
-                result = await self._put(identity, requests)
+                result = await self._put(client_id, requests)
             except (KumiaiError, DecodeError, TimeoutError) as error:
-                await self._refuse(error, identity, context)
+                await self._refuse(error, client_id, context)
                 raise
         return result.SerializeToString()
 
     async def stat(self, request: bytes, context: _Context) -> bytes:
         """Tell how many bytes of an update are already here."""
-        identity = await self._authenticator.identify(context, {Role.CLIENT})
+        client_id = caller_of().name
         try:
             stat = pb.StatRequest.FromString(request)
             verify_named_task(stat.run_id, stat.round)
             received = await self._blobs.received_bytes(
-                update_namespace(stat.run_id, stat.round, identity.name),
+                update_namespace(stat.run_id, stat.round, client_id),
                 verify_digest_text(stat.digest),
             )
         except (KumiaiError, DecodeError) as error:
-            await self._refuse(error, identity, context)
+            await self._refuse(error, client_id, context)
             raise
         return pb.StatResult(received_bytes=received).SerializeToString()
 
     async def get(self, request: bytes, context: _Context) -> AsyncIterator[bytes]:
         """Send a model of a run that this client takes part in."""
-        identity = await self._authenticator.identify(context, {Role.CLIENT})
-        with _one_of(self._gets, identity.name, _GETS_PER_CLIENT_MAX) as is_free:
+        client_id = caller_of().name
+        with _one_of(self._gets, client_id, _GETS_PER_CLIENT_MAX) as is_free:
             if not is_free:
                 await context.abort(
                     grpc.StatusCode.RESOURCE_EXHAUSTED,
                     f"a client may read {_GETS_PER_CLIENT_MAX} models at a time",
                 )
             try:
-                async for chunk in self._get(identity, request):
+                async for chunk in self._get(client_id, request):
                     self._meter.sent_bytes += len(chunk)
                     yield chunk
             except (KumiaiError, DecodeError) as error:
-                await self._refuse(error, identity, context)
+                await self._refuse(error, client_id, context)
 
-    async def _get(self, identity: Identity, request: bytes) -> AsyncIterator[bytes]:
+    async def _get(self, client_id: str, request: bytes) -> AsyncIterator[bytes]:
         wanted = pb.GetRequest.FromString(request)
         digest = verify_digest_text(wanted.digest)
         verify_named_task(wanted.run_id, 0)
         namespace = model_namespace(wanted.run_id)
         size = None
-        if await self._may_read(identity.name, digest):
+        if await self._may_read(client_id, digest):
             size = await self._blobs.find_size(namespace, digest)
         if size is None or wanted.offset > size:
-            raise NotFoundError(f"no model {digest[:12]} for client {identity.name!r}")
+            raise NotFoundError(f"no model {digest[:12]} for client {client_id!r}")
         failpoints.reach("coordinator.model.get")
         async for chunk in self._read_ahead(namespace, digest, wanted.offset, size):
             yield chunk
 
-    async def _refuse(self, error: Exception, identity: Identity, context: _Context) -> None:
+    async def _refuse(self, error: Exception, client_id: str, context: _Context) -> None:
         """End the call with what the client may know; our own troubles stay in our log."""
         match error:
             case IntegrityError() | DecodeError():
@@ -159,23 +156,23 @@ class BlobService:
                     f"nothing came for {self._stall_seconds:.0f} s",
                 )
             case _:
-                self._log.error("transfer failed", client=identity.name, error=str(error))
+                self._log.error("transfer failed", client=client_id, error=str(error))
                 await context.abort(
                     grpc.StatusCode.UNAVAILABLE, "the coordinator can not move blobs now"
                 )
 
-    async def _put(self, identity: Identity, requests: AsyncIterator[bytes]) -> pb.PutResult:
+    async def _put(self, client_id: str, requests: AsyncIterator[bytes]) -> pb.PutResult:
         async with asyncio.timeout(self._stall_seconds):
             header = await _header(requests)
-        namespace = update_namespace(header.run_id, header.round, identity.name)
-        if (known := await self._known_result(header, identity.name)) is not None:
+        namespace = update_namespace(header.run_id, header.round, client_id)
+        if (known := await self._known_result(header, client_id)) is not None:
             return known
         size_max = await self._intake.size_limit(header.run_id)
         if not 0 < header.size_bytes <= size_max:
             raise IntegrityError(
                 f"update must be 1 to {size_max} bytes for this model, got {header.size_bytes}"
             )
-        if not self._may_begin((header.run_id, header.round, identity.name), header.digest):
+        if not self._may_begin((header.run_id, header.round, client_id), header.digest):
             return pb.PutResult(
                 outcome=pb.PUT_OUTCOME_REFUSED,
                 reason=f"a client may begin at most {_DIGESTS_PER_TASK_MAX} updates of a round",
@@ -200,7 +197,7 @@ class BlobService:
             FinishedUpdate(
                 run_id=header.run_id,
                 round=header.round,
-                client_id=identity.name,
+                client_id=client_id,
                 digest=header.digest,
                 size_bytes=header.size_bytes,
                 examples=header.examples,
@@ -208,7 +205,7 @@ class BlobService:
             )
         )
         failpoints.reach("coordinator.update.before_ack")
-        self._log_result(header, identity, result)
+        self._log_result(header, client_id, result)
         return pb.PutResult(
             outcome=_outcome(result), reason=result.reason, received_bytes=header.size_bytes
         )
@@ -306,8 +303,8 @@ class BlobService:
         finally:
             await asyncio.gather(*reads, return_exceptions=True)
 
-    def _log_result(self, header: pb.PutHeader, identity: Identity, result: IntakeResult) -> None:
-        log = self._log.bind(run=header.run_id, round=header.round, client=identity.name)
+    def _log_result(self, header: pb.PutHeader, client_id: str, result: IntakeResult) -> None:
+        log = self._log.bind(run=header.run_id, round=header.round, client=client_id)
         if result.is_accepted:
             log.debug("update accepted", size_bytes=header.size_bytes)
         else:

@@ -16,6 +16,7 @@ import grpc
 import grpc.aio
 import structlog
 
+from kumiai.core.clock import Clock
 from kumiai.core.errors import ConfigError, ConflictError, KumiaiError
 from kumiai.core.ids import new_id
 from kumiai.node.coordinator.blob_service import BlobService
@@ -31,6 +32,7 @@ from kumiai.node.wire.channel import (
     server_options,
     verify_only_tls_1_3,
 )
+from kumiai.node.wire.peers import AuthenticationInterceptor
 
 __all__ = ["CoordinatorServer", "DataDirectory", "HttpServer"]
 
@@ -110,6 +112,8 @@ class CoordinatorServer:
         blobs: BlobService,
         hub: SessionHub,
         supervisor: RunSupervisor,
+        gate: AuthenticationInterceptor,
+        clock: Clock,
         http: HttpServer | None,
         open_stores: Callable[[], Awaitable[None]],
         stores_ended: Callable[[], Coroutine[Any, Any, None]],
@@ -124,6 +128,8 @@ class CoordinatorServer:
             blobs: takes and gives their bytes.
             hub: the sessions that are open.
             supervisor: leads runs.
+            gate: lets in who may call, and ends the calls of those who may no longer.
+            clock: paces looks at the certificate's files.
             http: serves operators; ``None``: nobody does.
             open_stores: makes the stores ready.
             stores_ended: returns, or raises why, once the stores no longer take reports.
@@ -135,12 +141,15 @@ class CoordinatorServer:
         self._blobs = blobs
         self._hub = hub
         self._supervisor = supervisor
+        self._gate = gate
+        self._clock = clock
         self._http = http
         self._open_stores = open_stores
         self._stores_ended = stores_ended
         self._close_stores = close_stores
         self._server: grpc.aio.Server | None = None
         self._terminated: asyncio.Task[Any] | None = None
+        self._watching: asyncio.Task[None] | None = None
         self._leading: asyncio.Task[None] | None = None
         self._log = structlog.get_logger("kumiai.coordinator")
         self.port = 0
@@ -161,16 +170,19 @@ class CoordinatorServer:
 
     async def _start(self) -> None:
         await self._open_stores()
-        self._server = grpc.aio.server(options=server_options())
+        self._server = grpc.aio.server(interceptors=[self._gate], options=server_options())
         self._server.add_generic_rpc_handlers(self._handlers())
         try:
-            self.port = self._server.add_secure_port(self._listen, server_credentials(self._tls))
+            self.port = self._server.add_secure_port(
+                self._listen, server_credentials(self._tls, self._clock)
+            )
         except (RuntimeError, OSError) as error:
             raise ConfigError(
                 f"coordinator.listen {self._listen} can not be opened: {error}"
             ) from None
         await self._server.start()
         self._terminated = asyncio.create_task(self._server.wait_for_termination())
+        self._watching = asyncio.create_task(self._gate.watch(), name="open-calls")
         await asyncio.to_thread(verify_only_tls_1_3, _reachable(self._listen), self.port, self._tls)
         if self._http is not None:
             self.http_port = await self._http.start()
@@ -199,10 +211,11 @@ class CoordinatorServer:
 
     def _ends(self) -> dict[str, Coroutine[Any, Any, None]]:
         """Return what waits for the end of each part that runs in the background."""
-        if self._leading is None or self._terminated is None:
+        if self._leading is None or self._terminated is None or self._watching is None:
             return {}
         ends = {
             "the leading of runs": _end_of(self._leading),
+            "the watch over open calls": _end_of(self._watching),
             "the clients' port": _end_of(self._terminated),
             "the inbox of updates": self._stores_ended(),
         }
@@ -231,10 +244,11 @@ class CoordinatorServer:
             if self._http is not None:
                 parts.push_async_callback(self._http.stop)
             parts.callback(self._hub.end_all, "the coordinator is stopping")
-            if self._leading is not None:
-                self._leading.cancel()
-                # Its error, if it ended by one, is for whoever awaits `serve`.
-                await asyncio.wait({self._leading})
+            for task in (self._leading, self._watching):
+                if task is not None:
+                    task.cancel()
+                    # Its error, if it ended by one, is for whoever awaits `serve`.
+                    await asyncio.wait({task})
         self._log.info("coordinator stopped")
 
     async def _end_termination(self) -> None:

@@ -20,7 +20,6 @@ from google.protobuf.message import DecodeError
 from kumiai import __version__
 from kumiai.core.clock import Clock
 from kumiai.core.errors import (
-    CertificateError,
     ConfigError,
     ConflictError,
     KumiaiError,
@@ -28,7 +27,6 @@ from kumiai.core.errors import (
     UpdateRejectedError,
 )
 from kumiai.core.ids import verify_name
-from kumiai.identity import Identity, Role
 from kumiai.node.coordinator.evaluations import EvaluationIntake
 from kumiai.node.coordinator.orders import TaskKey, verify_named_task
 from kumiai.node.coordinator.sessions import ClientSession, SessionHub, order_to_wire
@@ -36,7 +34,7 @@ from kumiai.node.coordinator.signals import RunSignals
 from kumiai.node.coordinator.tasks import TaskWriter
 from kumiai.node.wire import kumiai_pb2 as pb
 from kumiai.node.wire.channel import CONTROL_BYTES_MAX, PROTOCOL_VERSION
-from kumiai.node.wire.peers import PeerAuthenticator
+from kumiai.node.wire.peers import caller_of, refusal_of
 from kumiai.storage import AssignmentKind, ClientRegistryRepository, RunRepository
 
 __all__ = ["SessionService", "SessionTimes"]
@@ -75,7 +73,6 @@ class SessionService:
         self,
         *,
         coordinator_id: str,
-        authenticator: PeerAuthenticator,
         hub: SessionHub,
         runs: RunRepository,
         clients: ClientRegistryRepository,
@@ -87,7 +84,6 @@ class SessionService:
     ) -> None:
         """Work with these; `attach` is the gRPC handler."""
         self._coordinator_id = coordinator_id
-        self._authenticator = authenticator
         self._hub = hub
         self._runs = runs
         self._clients = clients
@@ -100,8 +96,7 @@ class SessionService:
 
     async def attach(self, requests: AsyncIterator[bytes], context: _Context) -> None:
         """Serve one client until either side ends the session."""
-        identity = await self._authenticator.identify(context, {Role.CLIENT})
-        session = await self._greet(identity, requests, context)
+        session = await self._greet(caller_of().name, requests, context)
         log = self._log.bind(client=session.client_id, address=session.address)
         try:
             await self._register(session)
@@ -109,7 +104,10 @@ class SessionService:
             log.info("client attached", apps=list(session.apps), version=session.software_version)
             await self._serve(session, requests, context)
         except asyncio.CancelledError:
-            session.end("the connection was lost")
+            refusal = refusal_of()
+            session.end("the connection was lost" if refusal is None else str(refusal))
+            if refusal is not None:
+                await self._drop(session)
             raise
         except KumiaiError as error:  # not in gRPC's words: they would show the client our insides
             await self._end_for(error, session, context)
@@ -120,7 +118,7 @@ class SessionService:
                 await self._clients.detach(session.client_id, session.instance_id)
 
     async def _greet(
-        self, identity: Identity, requests: AsyncIterator[bytes], context: _Context
+        self, client_id: str, requests: AsyncIterator[bytes], context: _Context
     ) -> ClientSession:
         try:
             async with asyncio.timeout(self._times.hello_seconds):
@@ -139,9 +137,8 @@ class SessionService:
         if (fault := _fault_of(hello)) is not None:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, fault)
         session = ClientSession(
-            client_id=identity.name,
+            client_id=client_id,
             instance_id=hello.instance_id,
-            identity=identity,
             address=context.peer(),
             software_version=hello.software_version[:64],
             apps=tuple(hello.apps),
@@ -225,9 +222,6 @@ class SessionService:
         self, error: BaseException, session: ClientSession, context: _Context
     ) -> None:
         match error:
-            case CertificateError():
-                session.end(str(error))
-                await context.abort(grpc.StatusCode.PERMISSION_DENIED, str(error))
             case DecodeError() | ValueError():
                 session.end("a message could not be read")
                 await context.abort(grpc.StatusCode.INVALID_ARGUMENT, session.end_reason)
@@ -262,13 +256,31 @@ class SessionService:
         session.end("the client ended the session")
 
     async def _watch(self, session: ClientSession) -> None:
-        """End the session of a client that is silent, or whose certificate no longer holds."""
+        """End the session of a client that is silent."""
         while True:
             await asyncio.sleep(min(self._times.heartbeat_seconds, 5.0) / 2)
             silence = self._clock.monotonic() - session.last_heard
             if silence > self._times.silence_seconds:
                 session.end(f"no word for {silence:.0f} s")
-            self._authenticator.verify_again(session.identity)
+
+    async def _drop(self, session: ClientSession) -> None:
+        """Give up the open tasks of a client that is sent away for good: nobody waits for it."""
+        if self._hub.find(session.client_id) is not session:
+            return
+        try:
+            for task in await self._runs.open_assignments(session.client_id):
+                await self._runs.fail_assignment(
+                    task.run_id,
+                    task.round,
+                    task.client_id,
+                    task.kind,
+                    state="failed",
+                    reason=session.end_reason,
+                )
+                self._signals.wake(task.run_id)
+        except KumiaiError as error:
+            # The round's deadline gives them up then.
+            self._log.error("tasks not given up", client=session.client_id, error=str(error))
 
     def _note_progress(self, session: ClientSession, progress: pb.TaskProgress) -> None:
         phase = _PHASES.get(progress.phase, "idle")

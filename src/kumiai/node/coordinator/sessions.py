@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 
 from kumiai.core.clock import Clock
 from kumiai.core.errors import ConflictError
-from kumiai.identity import Identity
 from kumiai.node.coordinator.orders import TaskKey, TaskOrder
 from kumiai.node.wire import kumiai_pb2 as pb
 from kumiai.storage import AssignmentKind
@@ -54,7 +53,6 @@ class ClientSession:
 
     client_id: str
     instance_id: str
-    identity: Identity
     address: str
     software_version: str
     apps: tuple[str, ...]

@@ -1,10 +1,11 @@
-"""Who may call what: one table, and a route class that knows no other way in.
+"""What each route needs: one table, the gate in front of the API, and a route class to match.
 
-A certificate is optional in the handshake because two routes are open to everybody; it is judged
-here, at every request, so that one that was revoked a second ago does not get in over a
-connection that was opened before. A route that is not in the table can not be registered.
+A certificate is optional in the handshake because two routes are open to everybody and tokens
+need none; who calls is decided at every request, before anything of it is read. A route that is
+not in the table can not be registered, and a request that no entry fits reaches no route.
 """
 
+import re
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Annotated, Any, Final, cast
 
@@ -16,45 +17,66 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from kumiai.core.errors import DeniedError, KumiaiError
-from kumiai.identity import Identity, Role
-from kumiai.node.http.dependencies import ApiDependencies
+from kumiai.identity import Permission, Principal, Requirement
 from kumiai.node.http.errors import internal_error
-from kumiai.node.http.server import certificate_of
 
-__all__ = ["ADMITTED", "Caller", "GuardedRoute"]
+__all__ = ["ROUTES", "Caller", "GuardedRoute", "methods_of", "requirement_of"]
 
-_OPERATORS: Final = frozenset({Role.OPERATOR})
-
-ADMITTED: Final[Mapping[tuple[str, str], frozenset[Role] | None]] = {
+ROUTES: Final[Mapping[tuple[str, str], Permission | None]] = {
     ("GET", "/healthz"): None,
     ("GET", "/readyz"): None,
-    ("GET", "/metrics"): frozenset({Role.OPERATOR, Role.COORDINATOR}),
-    ("GET", "/openapi.json"): _OPERATORS,
-    ("GET", "/api/v1/info"): _OPERATORS,
-    ("GET", "/api/v1/clients"): _OPERATORS,
-    ("GET", "/api/v1/models"): _OPERATORS,
-    ("PATCH", "/api/v1/models/{model_id}"): _OPERATORS,
-    ("GET", "/api/v1/runs"): _OPERATORS,
-    ("PUT", "/api/v1/runs/{run_id}"): _OPERATORS,
-    ("DELETE", "/api/v1/runs/{run_id}"): _OPERATORS,
-    ("PUT", "/api/v1/runs/{run_id}/model"): _OPERATORS,
-    ("GET", "/api/v1/runs/{ref}"): _OPERATORS,
-    ("PATCH", "/api/v1/runs/{ref}"): _OPERATORS,
-    ("GET", "/api/v1/runs/{ref}/rounds"): _OPERATORS,
-    ("GET", "/api/v1/runs/{ref}/events"): _OPERATORS,
-    ("GET", "/api/v1/runs/{ref}/stream"): _OPERATORS,
-    ("GET", "/api/v1/runs/{ref}/explain"): _OPERATORS,
-    ("GET", "/api/v1/runs/{ref}/models"): _OPERATORS,
-    ("GET", "/api/v1/runs/{ref}/models/{version}/content"): _OPERATORS,
-    ("POST", "/api/v1/runs/{ref}/stop"): _OPERATORS,
+    ("GET", "/metrics"): Permission.METRICS_READ,
+    ("GET", "/openapi.json"): Permission.INFO_READ,
+    ("GET", "/api/v1/info"): Permission.INFO_READ,
+    ("GET", "/api/v1/clients"): Permission.CLIENTS_READ,
+    ("GET", "/api/v1/models"): Permission.MODELS_READ,
+    ("PATCH", "/api/v1/models/{model_id}"): Permission.MODELS_DESCRIBE,
+    ("GET", "/api/v1/runs"): Permission.RUNS_READ,
+    ("PUT", "/api/v1/runs/{run_id}"): Permission.RUNS_SUBMIT,
+    ("DELETE", "/api/v1/runs/{run_id}"): Permission.RUNS_DELETE,
+    ("PUT", "/api/v1/runs/{run_id}/model"): Permission.RUNS_SUBMIT,
+    ("GET", "/api/v1/runs/{ref}"): Permission.RUNS_READ,
+    ("PATCH", "/api/v1/runs/{ref}"): Permission.RUNS_DESCRIBE,
+    ("GET", "/api/v1/runs/{ref}/rounds"): Permission.RUNS_READ,
+    ("GET", "/api/v1/runs/{ref}/events"): Permission.RUNS_READ,
+    ("GET", "/api/v1/runs/{ref}/stream"): Permission.RUNS_READ,
+    ("GET", "/api/v1/runs/{ref}/explain"): Permission.RUNS_READ,
+    ("GET", "/api/v1/runs/{ref}/models"): Permission.MODELS_READ,
+    ("GET", "/api/v1/runs/{ref}/models/{version}/content"): Permission.MODELS_DOWNLOAD,
+    ("POST", "/api/v1/runs/{ref}/stop"): Permission.RUNS_STOP,
 }
-"""The roles that each route admits; ``None``: everybody, without a certificate too."""
+"""The permission that each route needs; ``None``: everybody may call it, without a certificate."""
 
+_PARAMETER: Final = re.compile(r"\\\{\w+\\\}")
 _Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
 
+def pattern_of(path: str) -> re.Pattern[str]:
+    """Return what the paths of a route look like."""
+    return re.compile(_PARAMETER.sub("[^/]+", re.escape(path)), re.DOTALL)
+
+
+PATTERNS: Final = tuple(
+    (method, pattern_of(path), Requirement(permission))
+    for (method, path), permission in ROUTES.items()
+)
+
+
+def requirement_of(method: str, path: str) -> Requirement | None:
+    """Return what a request needs; ``None`` if no route is listed for it."""
+    for listed, pattern, requirement in PATTERNS:
+        if listed == method and pattern.fullmatch(path):
+            return requirement
+    return None
+
+
+def methods_of(path: str) -> list[str]:
+    """Return the methods that are listed for a path, sorted."""
+    return sorted(method for method, pattern, _ in PATTERNS if pattern.fullmatch(path))
+
+
 class GuardedRoute(APIRoute):
-    """A route that lets in whom the table names, before it reads anything else."""
+    """A route of the table, which the gate has opened for what the table says and nothing else."""
 
     def get_route_handler(self) -> _Handler:
         """Return the handler behind its guard.
@@ -62,18 +84,17 @@ class GuardedRoute(APIRoute):
         Raises:
             LookupError: the table does not name this route.
         """
-        roles_by_method = {}
+        needed = {}
         for method in self.methods or ():
-            if (method, self.path) not in ADMITTED:
-                raise LookupError(f"ADMITTED must name every route, got {method} {self.path}")
-            roles_by_method[method] = ADMITTED[method, self.path]
+            if (method, self.path) not in ROUTES:
+                raise LookupError(f"ROUTES must name every route, got {method} {self.path}")
+            needed[method] = ROUTES[method, self.path]
         handle = super().get_route_handler()
 
         async def guarded(request: Request) -> Response:
             try:
-                roles = roles_by_method[request.method]
-                if roles is not None:
-                    request.state.caller = _identify(request, roles)
+                _verify_opened_for(request, needed[request.method])
+                _verify_same_site(request)
                 return await handle(request)
             except (KumiaiError, HTTPException, RequestValidationError, ClientDisconnect):
                 raise
@@ -87,23 +108,25 @@ class GuardedRoute(APIRoute):
         return guarded
 
 
-async def _caller(request: Request) -> Identity:
-    return cast("Identity", request.state.caller)
+async def _caller(request: Request) -> Principal:
+    return cast("Principal", request.state.caller)
 
 
-Caller = Annotated[Identity, Depends(_caller)]
+Caller = Annotated[Principal, Depends(_caller)]
 """How a route asks who calls."""
 
 
-def _identify(request: Request, roles: frozenset[Role]) -> Identity:
-    parts = cast("ApiDependencies", request.app.state.parts)
-    identity = parts.authenticator.verify(certificate_of(request.scope), roles)
-    _verify_same_site(request)
-    return identity
+def _verify_opened_for(request: Request, permission: Permission | None) -> None:
+    # Two entries of the table may fit one path: what the gate asked for must be this route's.
+    opened = getattr(request.state, "requirement", None)
+    if opened != Requirement(permission):
+        raise LookupError(f"{request.method} {request.url.path} must pass its gate, got {opened}")
 
 
 def _verify_same_site(request: Request) -> None:
     # A browser shows an operator's certificate on behalf of any page that sends a request here.
+    if request.state.requirement.permission is None:
+        return
     origin, host = request.headers.get("origin"), request.headers.get("host")
     if origin is not None and origin != f"https://{host}":
         raise DeniedError(

@@ -12,12 +12,16 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from kumiai import __version__
 from kumiai.core.clock import Clock
 from kumiai.core.errors import KumiaiError
+from kumiai.identity import MTLSAuthenticationMiddleware
 from kumiai.node.http import deletion, explain, models, operations, runs, stream
+from kumiai.node.http.access import methods_of, requirement_of
 from kumiai.node.http.dependencies import ApiDependencies
 from kumiai.node.http.errors import (
     answer_http_error,
     answer_invalid_request,
     answer_kumiai_error,
+    refusal,
+    unlisted,
 )
 from kumiai.node.http.metrics import ApiMetrics, RunObserver
 from kumiai.node.http.models import ModelUploads
@@ -62,6 +66,13 @@ def create_app(parts: ApiDependencies) -> FastAPI:
     app.add_exception_handler(KumiaiError, answer_kumiai_error)
     app.add_exception_handler(HTTPException, answer_http_error)
     app.add_exception_handler(RequestValidationError, answer_invalid_request)
+    app.add_middleware(
+        MTLSAuthenticationMiddleware,
+        gate=parts.gate,
+        required=requirement_of,
+        refuse=refusal,
+        unlisted=lambda _method, path: unlisted(methods_of(path)),
+    )
     app.add_middleware(_BodyLimit)
     app.add_middleware(_Headers)
     app.add_middleware(_Latency, metrics=metrics, clock=parts.clock)

@@ -6,11 +6,11 @@ from typing import Annotated, cast
 from fastapi import Depends, Request
 
 from kumiai.core.clock import Clock
+from kumiai.identity import CallGate
 from kumiai.node.coordinator.blob_service import TransferMeter
 from kumiai.node.coordinator.leadership import RunSupervisor
 from kumiai.node.coordinator.sessions import SessionHub
 from kumiai.node.coordinator.signals import RunSignals
-from kumiai.node.wire.peers import PeerAuthenticator
 from kumiai.storage import (
     DatabaseManager,
     ModelRepository,
@@ -28,6 +28,7 @@ class ApiDependencies:
     """The parts of one coordinator.
 
     Attributes:
+        gate: decides who may make which call.
         coordinator_id: this replica's lasting name.
         near: the same runs, and the clients, for those who only look.
         can_evaluate: whether this coordinator can measure a model itself, which jobs with
@@ -45,7 +46,7 @@ class ApiDependencies:
     hub: SessionHub
     supervisor: RunSupervisor
     signals: RunSignals
-    authenticator: PeerAuthenticator
+    gate: CallGate
     meter: TransferMeter
     clock: Clock
     coordinator_id: str

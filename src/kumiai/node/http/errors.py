@@ -4,7 +4,8 @@
 same error of it again), the message for people.
 """
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import structlog
@@ -14,6 +15,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from kumiai.core.error_kinds import kind_of
+from kumiai.identity import PeerRefusedError, Refusal
 
 __all__ = [
     "STATUSES",
@@ -21,6 +23,8 @@ __all__ = [
     "answer_invalid_request",
     "answer_kumiai_error",
     "internal_error",
+    "refusal",
+    "unlisted",
 ]
 
 STATUSES: Final[Mapping[str, int]] = {
@@ -36,6 +40,8 @@ STATUSES: Final[Mapping[str, int]] = {
     "storage": 503,
 }
 """The status of each kind in `kumiai.core.error_kinds`."""
+
+_TOO_MANY: Final = frozenset({Refusal.RATE_LIMITED, Refusal.LOCKED_OUT})
 
 # Errors that the framework finds before a route is reached.
 _KINDS_BY_STATUS: Final = {403: "denied", 404: "not_found"}
@@ -75,6 +81,25 @@ async def answer_invalid_request(_request: Request, error: Exception) -> JSONRes
 def internal_error() -> JSONResponse:
     """Return the answer for an error that nobody foresaw; the log has the details."""
     return _answer(500, "internal", "internal error; the coordinator's log has the details")
+
+
+def refusal(error: PeerRefusedError) -> JSONResponse:
+    """Return the answer to a caller whom the gate does not let in."""
+    if error.refusal not in _TOO_MANY:
+        return _answer(STATUSES["denied"], "denied", str(error))
+    headers = {"Retry-After": str(math.ceil(error.retry_seconds or 1.0))}
+    return _answer(429, "denied", str(error), headers)
+
+
+def unlisted(methods: Sequence[str]) -> JSONResponse:
+    """Return the answer to a request that no route is listed for.
+
+    Args:
+        methods: by which there is a route for its path.
+    """
+    if not methods:
+        return _answer(404, "not_found", "no such route")
+    return _answer(405, "config", "method not allowed", {"Allow": ", ".join(methods)})
 
 
 def _answer(

@@ -1,4 +1,4 @@
-"""uvicorn inside the coordinator's event loop, with the peer's certificate in the ASGI scope."""
+"""uvicorn inside the coordinator's event loop, with the peer's certificates in the ASGI scope."""
 
 import asyncio
 import contextlib
@@ -17,7 +17,7 @@ from kumiai.core.errors import ConfigError
 from kumiai.node.coordinator.server import HttpServer
 from kumiai.node.settings import split_address
 
-__all__ = ["certificate_of", "new_http_server"]
+__all__ = ["new_http_server"]
 
 _CONNECTIONS_MAX: Final = 1_000
 _BACKLOG: Final = 256
@@ -37,12 +37,6 @@ def new_http_server(
     """
     service = _HttpService(app, listen, ssl_context, idle_seconds)
     return HttpServer(start=service.start, ended=service.ended, stop=service.stop)
-
-
-def certificate_of(scope: Scope) -> bytes | None:
-    """Return the certificate (DER) that the peer of this request showed in its handshake."""
-    certificate = scope.get("extensions", {}).get("tls", {}).get("client_cert_der")
-    return certificate if isinstance(certificate, bytes) else None
 
 
 class _HttpService:
@@ -157,7 +151,7 @@ class _Server(uvicorn.Server):
 
 
 class _CertificateProtocol(H11Protocol):
-    """HTTP/1.1 whose requests carry the certificate of the connection's peer.
+    """HTTP/1.1 whose requests carry the certificates of the connection's peer.
 
     uvicorn does not hand it on. A connection has one peer, so the application is wrapped once
     for each connection. And uvicorn waits for ever for a connection's first request; everybody
@@ -170,8 +164,7 @@ class _CertificateProtocol(H11Protocol):
         super().connection_made(transport)
         self._first_request = self.loop.call_later(self.timeout_keep_alive, self._close_unused)
         tls = transport.get_extra_info("ssl_object")
-        certificate = tls.getpeercert(binary_form=True) if tls is not None else None
-        self.app = _with_certificate(self.app, certificate)
+        self.app = _with_certificates(self.app, _chain_of(tls))
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._first_request is not None:
@@ -184,9 +177,23 @@ class _CertificateProtocol(H11Protocol):
             self.transport.close()
 
 
-def _with_certificate(app: Any, certificate: bytes | None) -> ASGIApp:
+def _chain_of(tls: Any) -> tuple[str, ...]:
+    """Return the certificates (PEM) that the peer showed, its own first."""
+    certificate = tls.getpeercert(binary_form=True) if tls is not None else None
+    if certificate is None:
+        return ()
+    # What the peer sent and not what was verified: that has the root besides. Public in Python
+    # 3.13, and the same call below it since 3.10.
+    shown = tls._sslobj.get_unverified_chain() or ()  # noqa: SLF001
+    return tuple(each.public_bytes() for each in shown)
+
+
+def _with_certificates(app: Any, chain: tuple[str, ...]) -> ASGIApp:
+    tls = {"client_cert_chain": chain}
+
     async def wrapped(scope: Scope, receive: Receive, send: Send) -> None:
-        extensions = {**scope.get("extensions", {}), "tls": {"client_cert_der": certificate}}
-        await app({**scope, "extensions": extensions}, receive, send)
+        await app(
+            {**scope, "extensions": {**scope.get("extensions", {}), "tls": tls}}, receive, send
+        )
 
     return wrapped

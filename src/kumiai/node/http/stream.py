@@ -18,7 +18,7 @@ from fastapi.responses import StreamingResponse
 from pydantic import BaseModel
 
 from kumiai.core.errors import ConfigError, ConflictError, KumiaiError
-from kumiai.identity import Identity
+from kumiai.identity import Principal
 from kumiai.node.http.access import Caller, GuardedRoute
 from kumiai.node.http.dependencies import ApiDependencies, Parts
 from kumiai.node.http.runs import find_run
@@ -131,7 +131,7 @@ class _Follower:
         self,
         parts: ApiDependencies,
         run_id: str,
-        caller: Identity,
+        caller: Principal,
         *,
         after: int,
         closing: asyncio.Event,
@@ -160,7 +160,7 @@ class _Follower:
                     yield _message("end", end)
                     return
                 if self._is_silent():
-                    self._parts.authenticator.verify_again(self._caller)
+                    await self._parts.gate.admit_again(self._caller, act="stream")
                     yield ": still here\n\n"
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(_LOOK_SECONDS):

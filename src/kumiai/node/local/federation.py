@@ -331,7 +331,7 @@ class LocalFederation:
                     "data": self._client_data.get(member.name, {}),
                 }
                 return {"client": client, "log": log}
-            case Role.OPERATOR:
+            case _:
                 return {"operator": {"url": self.url}}
 
     async def _start(self, member: Member, options: ProcessOptions | None) -> ChildProcess:

@@ -8,7 +8,9 @@ from typing import Any
 import grpc
 import grpc.aio
 
+from kumiai.core.clock import Clock
 from kumiai.core.errors import ConfigError
+from kumiai.identity import WatchedFiles, server_context
 
 __all__ = [
     "ATTACH",
@@ -69,12 +71,29 @@ class TlsFiles:
         self.ca = ca
 
 
-def server_credentials(files: TlsFiles) -> grpc.ServerCredentials:
-    """Return credentials that demand a certificate of the federation from every client."""
-    return grpc.ssl_server_credentials(
+def server_credentials(files: TlsFiles, clock: Clock) -> grpc.ServerCredentials:
+    """Return credentials that demand a certificate of the federation from every client.
+
+    Replaced files are taken up with the next handshake; connections that are open stay. Files
+    that do not fit together are not taken up.
+
+    Raises:
+        NotFoundError, StorageError, CertificateError: the files can not be used.
+    """
+    newest = WatchedFiles(
+        (files.certificate, files.key, files.ca), lambda: _configuration(files), clock
+    )
+    # Called by gRPC at each handshake, in a thread of its own.
+    return grpc.dynamic_ssl_server_credentials(newest.value, newest.current, True)  # noqa: FBT003
+
+
+def _configuration(files: TlsFiles) -> grpc.ServerCertificateConfiguration:
+    # Made for its checks: gRPC would take a key that belongs to another certificate, and then
+    # refuse everybody.
+    server_context(files.certificate, files.key, files.ca, client_certificate="required")
+    return grpc.ssl_server_certificate_configuration(
         [(files.key.read_bytes(), files.certificate.read_bytes())],
         root_certificates=files.ca.read_bytes(),
-        require_client_auth=True,
     )
 
 

@@ -1,74 +1,184 @@
-"""Who is at the other end of a call, judged again at every call.
+"""The gate in front of every remote call, and its watch over calls that last.
 
-gRPC has checked the chain during the handshake. What it can not check is done here: the
-federation, the role, the dates (a connection may outlive its certificate) and revocation.
+gRPC has checked the chain during the handshake. Everything else is decided by the same gate as
+for HTTP, before a handler sees the call; handlers ask `caller_of`. A call that is open while its
+caller's certificate expires, is revoked or its owner suspended, is ended within seconds.
 """
 
-from collections.abc import Collection
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any, Final
+from urllib.parse import unquote
 
 import grpc
 import grpc.aio
-import structlog
 
-from kumiai.core.clock import Clock
-from kumiai.core.errors import CertificateError
-from kumiai.identity import Identity, RevocationWatcher, Role, verify_peer
+from kumiai.identity import CallGate, PeerRefusedError, Permission, Principal, Refusal
+from kumiai.node.wire.channel import ATTACH, GET, PUT, STAT
 
-__all__ = ["PeerAuthenticator"]
+__all__ = ["REMOTE_CALLS", "AuthenticationInterceptor", "caller_of", "refusal_of"]
+
+REMOTE_CALLS: Final[Mapping[str, Permission]] = {
+    ATTACH: Permission.ROUNDS_JOIN,
+    PUT: Permission.UPDATES_SUBMIT,
+    STAT: Permission.UPDATES_SUBMIT,
+    GET: Permission.TASKS_FETCH,
+}
+"""What each remote call needs; one that is not here is denied to everybody."""
+
+WATCH_SECONDS: Final = 1.0
+
+_WAITING_HELPS: Final = frozenset({Refusal.RATE_LIMITED})
 
 
-class PeerAuthenticator:
-    """Turns a call's certificate into an identity, or ends the call."""
+@dataclass(eq=False, slots=True)
+class _OpenCall:
+    principal: Principal
+    act: str
+    task: "asyncio.Task[Any]"
+    refusal: PeerRefusedError | None = None
 
-    def __init__(
-        self, *, federation: str, clock: Clock, revocations: RevocationWatcher | None
-    ) -> None:
-        """Accept certificates of this federation that are not revoked."""
-        self._federation = federation
-        self._clock = clock
-        self._revocations = revocations
-        self._log = structlog.get_logger("kumiai.peers")
 
-    def verify(self, certificate: bytes | None, roles: Collection[Role]) -> Identity:
-        """Return who presents this certificate (PEM or DER).
+_CALL: ContextVar[_OpenCall] = ContextVar("kumiai_call")
 
-        Raises:
-            CertificateError: nobody whom these roles admit.
-        """
-        return verify_peer(
-            certificate,
-            federation=self._federation,
-            roles=roles,
-            revoked=self._revocations.current() if self._revocations else None,
-            now=self._clock.now(),
-        )
 
-    def verify_again(self, identity: Identity) -> None:
-        """Check that an identity that was verified earlier still holds.
+def caller_of() -> Principal:
+    """Return who makes the call that is being handled.
 
-        Raises:
-            CertificateError: it was revoked since, or has expired.
-        """
-        revoked = self._revocations.current() if self._revocations else None
-        if revoked is not None and revoked.is_revoked(identity.serial):
-            raise CertificateError(
-                f"the certificate of {identity.name!r} has been revoked; ask the federation's "
-                "operator for a new one"
-            )
-        if identity.not_after < self._clock.now():
-            raise CertificateError(
-                f"the certificate of {identity.name!r} has expired; have a new one issued"
-            )
+    Raises:
+        LookupError: no gate stood in front of it.
+    """
+    return _CALL.get().principal
 
-    async def identify(
-        self, context: "grpc.aio.ServicerContext[bytes, bytes]", roles: Collection[Role]
-    ) -> Identity:
-        """Return who makes this call; a call of anybody else ends here."""
-        certificates = context.auth_context().get("x509_pem_cert", ())
+
+def refusal_of() -> PeerRefusedError | None:
+    """Return why the gate ends the call that is being handled, ``None`` if it does not."""
+    return _CALL.get().refusal
+
+
+class AuthenticationInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc] # untyped
+    """Lets in who may make a remote call, and ends calls of those who may no longer."""
+
+    def __init__(self, gate: CallGate, *, watch_seconds: float = WATCH_SECONDS) -> None:
+        """Let this gate decide; `watch` looks at open calls every so many seconds."""
+        self._gate = gate
+        self._watch_seconds = watch_seconds
+        self._open: set[_OpenCall] = set()
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Any:
+        """Return the call's handler behind the gate."""
+        handler = await continuation(handler_call_details)
+        if handler is None:
+            return None
+        return self._guarded(handler, handler_call_details.method)
+
+    async def watch(self) -> None:
+        """End open calls of callers who may no longer make them; runs until cancelled."""
+        while True:
+            await asyncio.sleep(self._watch_seconds)
+            for call in [each for each in self._open if each.refusal is None]:
+                try:
+                    await self._gate.admit_again(call.principal, act=call.act)
+                except PeerRefusedError as error:
+                    if call in self._open:
+                        call.refusal = error
+                        call.task.cancel()
+
+    def _guarded(self, handler: Any, method: str) -> Any:
+        if handler.response_streaming:
+            inner = handler.stream_stream or handler.unary_stream
+
+            async def respond(request: Any, context: Any) -> None:
+                async with self._admitted(method, context):
+                    answer = inner(request, context)
+                    if not hasattr(answer, "__aiter__"):
+                        await answer
+                        return
+                    # Written here and not yielded: gRPC would wait for the client outside of
+                    # this block, where the call can not be ended with a reason.
+                    async for message in answer:
+                        await context.write(message)
+        else:
+            inner = handler.stream_unary or handler.unary_unary
+
+            async def respond(request: Any, context: Any) -> Any:  # type: ignore[misc]
+                async with self._admitted(method, context):
+                    return await inner(request, context)
+
+        kinds = {
+            (False, False): grpc.unary_unary_rpc_method_handler,
+            (False, True): grpc.unary_stream_rpc_method_handler,
+            (True, False): grpc.stream_unary_rpc_method_handler,
+            (True, True): grpc.stream_stream_rpc_method_handler,
+        }
+        new_handler = kinds[handler.request_streaming, handler.response_streaming]
+        return new_handler(respond, handler.request_deserializer, handler.response_serializer)
+
+    @contextlib.asynccontextmanager
+    async def _admitted(self, method: str, context: Any) -> AsyncIterator[None]:
+        """Run the block for a caller who may; else end the call with the reason."""
+        principal = await self._principal_of(method, context)
+        task = asyncio.current_task()
+        if task is None:
+            raise RuntimeError("a call must be handled by a task")
+        call = _OpenCall(principal, method, task)
+        self._open.add(call)
+        _CALL.set(call)
         try:
-            return self.verify(next(iter(certificates), None), roles)
-        except CertificateError as error:
-            # An attempt that somebody has to see: the certificate is one of our authority.
-            self._log.warning("caller refused", address=context.peer(), reason=str(error))
-            await context.abort(grpc.StatusCode.PERMISSION_DENIED, str(error))
-            raise  # not reached: abort raises; for the type checker
+            yield
+        except asyncio.CancelledError:
+            if call.refusal is None:
+                raise
+            task.uncancel()
+            # Cancelling alone would leave the client waiting; abort tells it.
+            await _end(context, call.refusal)
+        finally:
+            self._open.discard(call)
+
+    async def _principal_of(self, method: str, context: Any) -> Principal:
+        permission = REMOTE_CALLS.get(method)
+        if permission is None:
+            await context.abort(grpc.StatusCode.UNIMPLEMENTED, f"no remote call {method}")
+            raise LookupError(f"REMOTE_CALLS must name every remote call, got {method}")
+        try:
+            return await self._gate.admit(
+                permission, act=method, chain=_chain_of(context), address=_host_of(context.peer())
+            )
+        except PeerRefusedError as error:
+            await _end(context, error)
+            raise
+
+
+async def _end(context: Any, error: PeerRefusedError) -> None:
+    waiting_helps = error.refusal in _WAITING_HELPS
+    code = (
+        grpc.StatusCode.RESOURCE_EXHAUSTED if waiting_helps else grpc.StatusCode.PERMISSION_DENIED
+    )
+    await context.abort(code, str(error))
+
+
+def _chain_of(context: Any) -> tuple[bytes, ...]:
+    """Return the caller's certificates, its own first; gRPC keeps the others apart."""
+    shown = context.auth_context()
+    own = next(iter(shown.get("x509_pem_cert", ())), None)
+    if own is None:
+        return ()
+    others = next(iter(shown.get("x509_pem_cert_chain", ())), b"")
+    begin = b"-----BEGIN CERTIFICATE-----"
+    chain = [begin + each for each in others.split(begin)[1:]]
+    return (own, *(each for each in chain if each.strip() != own.strip()))
+
+
+def _host_of(peer: str) -> str:
+    """Return the host of gRPC's ``ipv4:127.0.0.1:5000`` or ``ipv6:%5B::1%5D:5000``."""
+    kind, _, rest = unquote(peer).partition(":")
+    if kind not in {"ipv4", "ipv6"}:
+        return peer
+    return rest.rpartition(":")[0].strip("[]")

@@ -1,0 +1,186 @@
+"""The two authenticators decide alike, take up new authorities, and lock out nobody who is good."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kumiai.identity import (
+    Admission,
+    AsyncMTLSAuthenticator,
+    CallLimits,
+    Identity,
+    LimitRules,
+    MTLSAuthenticator,
+    PeerRefusedError,
+    Refusal,
+    TrustBundle,
+    WatchedFiles,
+)
+from kumiai.identity.authenticator import REMEMBERED_MAX
+from tests.identity.forge import FEDERATION, forge, forge_authority
+
+ROOT = forge_authority()
+OTHER = forge_authority(serial=2)
+MEMBER = forge(by=ROOT)
+STRANGER = forge(by=OTHER)
+
+
+@dataclass
+class Revocations:
+    """A revocation list that a test changes."""
+
+    serials: set[int] = field(default_factory=set)
+    looks: int = 0
+
+    def current(self) -> Any:
+        self.looks += 1
+        return Frozen(frozenset(self.serials))
+
+
+@dataclass(frozen=True)
+class Frozen:
+    serials: frozenset[int]
+
+    def is_revoked(self, serial: int) -> bool:
+        return serial in self.serials
+
+
+@pytest.fixture
+def ca(tmp_path: Path) -> Path:
+    path = tmp_path / "ca.crt"
+    path.write_bytes(ROOT.pem)
+    return path
+
+
+@pytest.fixture
+def revocations() -> Revocations:
+    return Revocations()
+
+
+@pytest.fixture
+def admission(ca: Path, clock: Any, revocations: Any) -> Admission:
+    return Admission(
+        federation=FEDERATION,
+        trust=WatchedFiles((ca,), lambda: TrustBundle.load(ca), clock),
+        clock=clock,
+        revocations=revocations,
+        limits=CallLimits(clock, LimitRules(failures_max=3, identity_calls_max=4)),
+    )
+
+
+Authenticate = Callable[..., Awaitable[Identity]]
+
+
+@pytest.fixture(params=["sync", "async"])
+def authenticators(request: pytest.FixtureRequest, admission: Admission) -> tuple[Any, Any]:
+    """Lend both calls of one authenticator, each to be awaited."""
+    if request.param == "async":
+        asynchronous = AsyncMTLSAuthenticator(admission)
+        return asynchronous.authenticate, asynchronous.authenticate_again
+    authenticator = MTLSAuthenticator(admission)
+
+    async def authenticate(chain: list[bytes], address: str) -> Identity:
+        return authenticator.authenticate(chain, address)
+
+    async def again(chain: list[bytes]) -> Identity:
+        return authenticator.authenticate_again(chain)
+
+    return authenticate, again
+
+
+@pytest.fixture
+def authenticate(authenticators: tuple[Any, Any]) -> Authenticate:
+    call: Authenticate = authenticators[0]
+    return call
+
+
+@pytest.fixture
+def again(authenticators: tuple[Any, Any]) -> Authenticate:
+    call: Authenticate = authenticators[1]
+    return call
+
+
+async def refusal(awaitable: Awaitable[Identity]) -> Refusal:
+    with pytest.raises(PeerRefusedError) as caught:
+        await awaitable
+    return caught.value.refusal
+
+
+async def test_a_good_peer_is_recognised(authenticate: Authenticate, again: Authenticate) -> None:
+    identity = await authenticate([MEMBER.pem], "10.0.0.1")
+
+    assert identity.name == "site-1"
+    assert await again([MEMBER.pem]) == identity
+
+
+async def test_a_stranger_is_refused(authenticate: Authenticate) -> None:
+    assert await refusal(authenticate([STRANGER.pem], "10.0.0.1")) is Refusal.WRONG_AUTHORITY
+
+
+async def test_a_revocation_is_seen_within_a_second(
+    authenticate: Authenticate, again: Authenticate, revocations: Revocations, clock: Any
+) -> None:
+    await authenticate([MEMBER.pem], "10.0.0.1")
+    revocations.serials.add(7)
+
+    clock.advance(1.0)
+
+    assert await refusal(authenticate([MEMBER.pem], "10.0.0.1")) is Refusal.REVOKED
+    clock.advance(1.0)
+    assert await refusal(again([MEMBER.pem])) is Refusal.REVOKED
+
+
+async def test_files_are_looked_at_once_a_second_whatever_the_number_of_calls(
+    authenticate: Authenticate, revocations: Revocations, clock: Any
+) -> None:
+    before = revocations.looks
+    clock.advance(1.0)
+
+    await asyncio.gather(*(authenticate([MEMBER.pem], "10.0.0.1") for _ in range(3)))
+
+    assert revocations.looks - before == 1
+
+
+async def test_authorities_come_and_go_while_a_connection_lasts(
+    authenticate: Authenticate, again: Authenticate, ca: Path, clock: Any
+) -> None:
+    await authenticate([MEMBER.pem], "10.0.0.1")
+    ca.write_bytes(ROOT.pem + OTHER.pem)
+    clock.advance(1.0)
+    await authenticate([STRANGER.pem], "10.0.0.1")
+
+    ca.write_bytes(OTHER.pem)
+    clock.advance(1.0)
+
+    assert await refusal(again([MEMBER.pem])) is Refusal.WRONG_AUTHORITY
+    assert await again([STRANGER.pem])
+
+
+async def test_a_bad_neighbour_is_locked_out_and_a_good_one_is_not(
+    authenticate: Authenticate,
+) -> None:
+    kinds = [await refusal(authenticate([STRANGER.pem], "10.0.0.1")) for _ in range(4)]
+
+    assert kinds == [Refusal.WRONG_AUTHORITY] * 3 + [Refusal.LOCKED_OUT]
+    assert (await authenticate([MEMBER.pem], "10.0.0.1")).name == "site-1"
+
+
+async def test_who_calls_too_often_is_refused_but_keeps_what_is_open(
+    authenticate: Authenticate, again: Authenticate
+) -> None:
+    for _ in range(4):
+        await authenticate([MEMBER.pem], "10.0.0.1")
+
+    assert await refusal(authenticate([MEMBER.pem], "10.0.0.1")) is Refusal.RATE_LIMITED
+    assert await again([MEMBER.pem])
+
+
+def test_what_is_remembered_of_certificates_has_a_limit(admission: Admission) -> None:
+    known = {admission.judge([MEMBER.pem + b"\n" * number]) for number in range(REMEMBERED_MAX + 9)}
+
+    assert len(known) == 1
+    assert len(admission._read) == REMEMBERED_MAX

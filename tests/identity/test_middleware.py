@@ -1,0 +1,233 @@
+"""The gate in front of any ASGI application, and what it tells of whom it refuses."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kumiai.identity import (
+    Admission,
+    AsyncMTLSAuthenticator,
+    CallGate,
+    MTLSAuthenticationMiddleware,
+    PeerRefusedError,
+    Permission,
+    Principal,
+    Refusal,
+    RefusedCall,
+    Requirement,
+    Role,
+    TrustBundle,
+    WatchedFiles,
+)
+from tests.identity.forge import FEDERATION, forge, forge_authority
+
+ROOT = forge_authority()
+OPERATOR = forge(by=ROOT, uris=[f"kumiai://{FEDERATION}/operator/olivia"])
+CLIENT = forge(by=ROOT)
+TRUST = TrustBundle((ROOT.certificate,))
+LISTED = {"/open": Requirement(None), "/runs": Requirement(Permission.RUNS_READ)}
+
+
+class Tokens:
+    """Knows one token, until it is revoked."""
+
+    def __init__(self) -> None:
+        self.is_revoked = False
+
+    async def principal_of_token(self, token: str, address: str) -> Principal:
+        if token != "good":
+            raise PeerRefusedError(Refusal.BAD_TOKEN, "no such token")
+        granted = frozenset({Permission.RUNS_READ})
+        return Principal("olivia", Role.OPERATOR, granted, address, token_id="t1")
+
+    async def verify_token(self, token_id: str) -> None:
+        if self.is_revoked:
+            raise PeerRefusedError(Refusal.BAD_TOKEN, "revoked")
+
+
+class Site:
+    """An application behind the gate; it notes what reaches it and what is answered instead."""
+
+    def __init__(self, gate: CallGate) -> None:
+        self.answers: list[str] = []
+        self.app = MTLSAuthenticationMiddleware(
+            self.inner,
+            gate=gate,
+            required=lambda _method, path: LISTED.get(path),
+            refuse=lambda error: self.answer(f"refused: {error.refusal}"),
+            unlisted=lambda method, path: self.answer(f"unlisted: {method} {path}"),
+        )
+
+    async def inner(self, scope: Any, _receive: Any, _send: Any) -> None:
+        caller = scope["state"].get("caller")
+        self.answers.append(f"reached by {caller.name if caller else 'somebody'}")
+
+    def answer(self, text: str) -> Any:
+        async def answered(_scope: Any, _receive: Any, _send: Any) -> None:
+            self.answers.append(text)
+
+        return answered
+
+    async def get(self, path: str, *chain: bytes, token: str | None = None) -> str:
+        headers = [(b"host", b"x")]
+        if token is not None:
+            headers.append((b"authorization", f"Bearer {token}".encode()))
+        scope: dict[str, Any] = {
+            "type": "http",
+            "method": "GET",
+            "path": path,
+            "headers": headers,
+            "client": ("10.0.0.1", 5000),
+            "extensions": {"tls": {"client_cert_chain": [each.decode() for each in chain]}},
+        }
+        await self.app(scope, None, None)  # type: ignore[arg-type]
+        return self.answers[-1]
+
+
+@pytest.fixture
+def refused() -> list[RefusedCall]:
+    return []
+
+
+@pytest.fixture
+def tokens() -> Tokens:
+    return Tokens()
+
+
+@pytest.fixture
+def authenticator(clock: Any) -> AsyncMTLSAuthenticator:
+    trust = WatchedFiles[TrustBundle]((Path("none"),), lambda: TRUST, clock)
+    return AsyncMTLSAuthenticator(Admission(federation=FEDERATION, trust=trust, clock=clock))
+
+
+@pytest.fixture
+def gate(
+    authenticator: AsyncMTLSAuthenticator, tokens: Tokens, refused: list[RefusedCall]
+) -> CallGate:
+    return CallGate(authenticator, tokens=tokens, on_refused=refused.append)
+
+
+@pytest.fixture
+def site(gate: CallGate) -> Site:
+    return Site(gate)
+
+
+async def test_a_listed_caller_reaches_the_application_and_is_named(site: Site) -> None:
+    assert await site.get("/runs", OPERATOR.pem) == "reached by olivia"
+
+
+async def test_an_open_route_asks_nobody(site: Site, refused: list[RefusedCall]) -> None:
+    assert await site.get("/open") == "reached by somebody"
+    assert await site.get("/open", b"junk") == "reached by somebody"
+    assert refused == []
+
+
+@pytest.mark.parametrize(
+    ("chain", "kind"),
+    [
+        ((), Refusal.NO_CERTIFICATE),
+        ((b"junk",), Refusal.UNREADABLE),
+        ((forge().pem,), Refusal.SELF_SIGNED),
+        ((CLIENT.pem,), Refusal.MISSING_PERMISSION),
+    ],
+)
+async def test_nobody_else_reaches_it_and_each_refusal_is_told(
+    site: Site, refused: list[RefusedCall], chain: Sequence[bytes], kind: Refusal
+) -> None:
+    assert await site.get("/runs", *chain) == f"refused: {kind}"
+
+    (call,) = refused
+    assert (call.act, call.address, call.error.refusal) == ("GET /runs", "10.0.0.1", kind)
+
+
+async def test_the_name_that_a_refused_certificate_claims_is_told(
+    site: Site, refused: list[RefusedCall]
+) -> None:
+    await site.get("/runs", forge().pem)
+    await site.get("/runs", b"junk")
+    await site.get("/runs")
+
+    claimed = [call.claimed.name if call.claimed else None for call in refused]
+    assert claimed == ["site-1", None, None]
+
+
+async def test_what_nobody_has_listed_is_denied_to_everybody(site: Site) -> None:
+    assert await site.get("/secrets", OPERATOR.pem) == "unlisted: GET /secrets"
+
+
+@pytest.mark.parametrize("kind", ["websocket", "lifespan"])
+async def test_what_is_no_request_is_not_let_in(site: Site, kind: str) -> None:
+    scope: Any = {"type": kind, "path": "/open"}
+
+    await site.app(scope, None, None)  # type: ignore[arg-type]
+
+    assert site.answers == ["unlisted:  /open"]
+
+
+async def test_a_server_that_tells_no_certificates_lets_nobody_in(site: Site) -> None:
+    scope: Any = {"type": "http", "method": "GET", "path": "/runs"}
+
+    await site.app(scope, None, None)  # type: ignore[arg-type]
+
+    assert site.answers == ["refused: no-certificate"]
+
+
+async def test_a_token_stands_for_its_maker_and_counts_alone(site: Site) -> None:
+    assert await site.get("/runs", token="good") == "reached by olivia"
+    assert await site.get("/runs", OPERATOR.pem, token="bad") == "refused: bad-token"
+
+
+async def test_where_no_tokens_are_kept_none_is_good(authenticator: AsyncMTLSAuthenticator) -> None:
+    site = Site(CallGate(authenticator))
+
+    assert await site.get("/runs", token="good") == "refused: no-certificate"
+
+
+async def test_another_kind_of_authorization_is_no_token(site: Site) -> None:
+    scope: Any = {
+        "type": "http",
+        "method": "GET",
+        "path": "/runs",
+        "headers": [(b"authorization", b"Basic Z29vZDo=")],
+    }
+
+    await site.app(scope, None, None)  # type: ignore[arg-type]
+
+    assert site.answers == ["refused: no-certificate"]
+
+
+async def admitted(gate: CallGate, *chain: bytes, token: str | None = None) -> Principal:
+    return await gate.admit(
+        Permission.RUNS_READ, act="read", chain=chain, address="10.0.0.1", token=token
+    )
+
+
+async def test_who_was_let_in_may_go_on(gate: CallGate, refused: list[RefusedCall]) -> None:
+    await gate.admit_again(await admitted(gate, OPERATOR.pem), act="stream")
+    await gate.admit_again(await admitted(gate, token="good"), act="stream")
+
+    assert refused == []
+
+
+async def test_who_was_let_in_is_sent_away_when_the_certificate_has_expired(
+    gate: CallGate, refused: list[RefusedCall], clock: Any
+) -> None:
+    principal = await admitted(gate, OPERATOR.pem)
+    clock.wall = 5e9
+
+    with pytest.raises(PeerRefusedError, match="expired"):
+        await gate.admit_again(principal, act="stream")
+
+    assert [call.act for call in refused] == ["stream"]
+
+
+async def test_who_was_let_in_is_sent_away_when_the_token_is_revoked(
+    gate: CallGate, tokens: Tokens
+) -> None:
+    principal = await admitted(gate, token="good")
+    tokens.is_revoked = True
+
+    with pytest.raises(PeerRefusedError, match="revoked"):
+        await gate.admit_again(principal, act="stream")

@@ -1,0 +1,163 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kumiai.identity import CallLimits, LimitRules, PeerRefusedError, Refusal
+from kumiai.identity.rate_limits import address_key
+
+URI = "kumiai://hospitals/client/site-1"
+NOBODY = PeerRefusedError(Refusal.WRONG_AUTHORITY, "no")
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def now(self) -> float:
+        return self.seconds
+
+    def monotonic(self) -> float:
+        return self.seconds
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def limits(clock: Clock) -> CallLimits:
+    rules = LimitRules(
+        identity_calls_per_second=2.0,
+        identity_calls_max=3,
+        address_calls_per_second=1.0,
+        address_calls_max=2,
+        failures_max=3,
+        lockout_seconds=1.0,
+        lockout_seconds_max=4.0,
+        remembered_max=8,
+    )
+    return CallLimits(clock, rules)
+
+
+def fail(limits: CallLimits, address: str = "10.0.0.1", count: int = 1) -> None:
+    for _ in range(count):
+        limits.note_refusal(address, NOBODY)
+
+
+def is_locked_out(limits: CallLimits, address: str = "10.0.0.1") -> bool:
+    try:
+        limits.admit_unknown(address)
+    except PeerRefusedError as error:
+        return error.refusal is Refusal.LOCKED_OUT
+    return False
+
+
+def test_an_identity_may_burst_and_then_goes_on_at_its_rate(
+    limits: CallLimits, clock: Clock
+) -> None:
+    for _ in range(3):
+        limits.admit_identity(URI)
+    with pytest.raises(PeerRefusedError, match="at most 2 calls a second") as caught:
+        limits.admit_identity(URI)
+    limits.admit_identity(URI.replace("site-1", "site-2"))
+
+    clock.seconds += 0.5
+
+    limits.admit_identity(URI)
+    assert caught.value.refusal is Refusal.RATE_LIMITED
+    assert caught.value.retry_seconds == 0.5
+
+
+def test_callers_who_must_be_looked_up_are_limited_by_address(limits: CallLimits) -> None:
+    limits.admit_unknown("10.0.0.1")
+    limits.admit_unknown("10.0.0.1")
+    with pytest.raises(PeerRefusedError, match="an address must make at most 1") as caught:
+        limits.admit_unknown("10.0.0.1")
+    limits.admit_unknown("10.0.0.2")
+
+    assert caught.value.refusal is Refusal.RATE_LIMITED
+
+
+def test_failures_lock_an_address_out_each_time_for_twice_as_long(
+    limits: CallLimits, clock: Clock
+) -> None:
+    lasted = []
+    for _ in range(4):
+        fail(limits, count=3)
+        began = clock.seconds
+        while is_locked_out(limits):
+            clock.seconds += 0.25
+        lasted.append(clock.seconds - began)
+
+    assert lasted == [1.0, 2.0, 4.0, 4.0]
+
+
+def test_who_is_locked_out_is_told_that_and_nothing_else(limits: CallLimits) -> None:
+    fail(limits, count=3)
+
+    with pytest.raises(PeerRefusedError, match="must wait after so many refusals") as caught:
+        limits.note_refusal("10.0.0.1", NOBODY)
+
+    assert caught.value.refusal is Refusal.LOCKED_OUT
+    assert not is_locked_out(limits, "10.0.0.2")
+
+
+@pytest.mark.parametrize("refusal", [Refusal.MISSING_PERMISSION, Refusal.RATE_LIMITED])
+def test_refusals_of_known_callers_lock_nobody_out(limits: CallLimits, refusal: Refusal) -> None:
+    for _ in range(10):
+        limits.note_refusal("10.0.0.1", PeerRefusedError(refusal, "no"))
+
+    assert not is_locked_out(limits)
+
+
+def test_old_failures_are_forgotten(limits: CallLimits, clock: Clock) -> None:
+    fail(limits, count=2)
+    clock.seconds += 100
+    fail(limits, count=2)
+
+    assert not is_locked_out(limits)
+
+
+def test_ten_thousand_addresses_do_not_make_the_tables_grow(limits: CallLimits) -> None:
+    for number in range(10_000):
+        address = f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}"
+        fail(limits, address)
+        limits.admit_unknown(address)
+        limits.admit_identity(f"{URI}-{number}")
+
+    assert limits.remembered_count == 24
+
+
+@pytest.mark.parametrize(
+    ("address", "key"),
+    [
+        ("10.1.2.3", "10.1.2.3"),
+        ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
+        ("::ffff:10.1.2.3", "10.1.2.3"),
+        ("unix:/tmp/socket", "unix:/tmp/socket"),
+    ],
+)
+def test_an_ipv6_host_can_not_escape_within_its_network(address: str, key: str) -> None:
+    assert address_key(address) == key
+
+
+@given(st.text())
+def test_any_text_has_a_short_key(address: str) -> None:
+    assert len(address_key(address)) <= 64
+
+
+@given(st.lists(st.floats(0, 10), min_size=1, max_size=200))
+def test_nobody_ever_gets_more_than_burst_and_rate(pauses: list[float]) -> None:
+    clock = Clock()
+    limits = CallLimits(clock, LimitRules(identity_calls_per_second=2.0, identity_calls_max=3))
+    admitted = 0
+    for pause in pauses:
+        clock.seconds += pause
+        try:
+            limits.admit_identity(URI)
+        except PeerRefusedError:
+            continue
+        admitted += 1
+
+    assert admitted <= 3 + 2.0 * clock.seconds + 1e-6
