@@ -17,6 +17,8 @@ settings.load_profile("kumiai")
 
 TESTS = Path(__file__).parent
 GROUPS = ("unit", "integration", "system")
+SERVERS = {"own_redis", "postgres", "redis_server", "s3_server"}
+"""Fixtures that lend one: who asks for it is no unit test."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -25,7 +27,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if any(item.get_closest_marker(group) for group in GROUPS):
             continue
         folder = item.path.relative_to(TESTS).parts[0]
-        item.add_marker(folder if folder in GROUPS else "unit")
+        alone = "integration" if needs_server(item) else "unit"
+        item.add_marker(folder if folder in GROUPS else alone)
+
+
+def needs_server(item: pytest.Item) -> bool:
+    """Return whether the test asks for a server, or for one of the databases that is one."""
+    parameters = getattr(getattr(item, "callspec", None), "params", {})
+    databases = {each for each in parameters.values() if isinstance(each, str)}
+    return "postgresql" in databases or not SERVERS.isdisjoint(getattr(item, "fixturenames", ()))
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,7 @@
 """The stores that everything about a cache is tested on; and a clock that a test turns."""
 
 from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from kumiai.storage.cache.keyvalue import KeyValueStore
 from kumiai.storage.cache.memory import MemoryKeyValue
 from kumiai.storage.cache.redis import RedisManager
 from kumiai.testing.databases import SQLiteTemplate
+from kumiai.testing.ports import free_port
 from kumiai.testing.redis_server import RedisServer
 
 STORES = [
@@ -18,6 +20,13 @@ STORES = [
     pytest.param("redis", marks=pytest.mark.integration),
     pytest.param("failover", marks=pytest.mark.integration),
 ]
+
+
+@dataclass(frozen=True, slots=True)
+class Nobody:
+    """A port at which no Redis answers."""
+
+    port: int = field(default_factory=free_port)
 
 
 class HandClock:

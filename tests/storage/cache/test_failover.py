@@ -13,8 +13,7 @@ from kumiai.storage.cache.memory import MemoryKeyValue
 from kumiai.storage.cache.redis import RedisManager
 from kumiai.testing.keyvalue_contract import Elapse, KeyValueContract
 from kumiai.testing.redis_server import RedisServer
-
-pytestmark = pytest.mark.integration
+from tests.storage.cache.stores import Nobody
 
 LEASE_SECONDS = 0.3
 
@@ -22,7 +21,9 @@ LEASE_SECONDS = 0.3
 class Process:
     """What one process has: a connection of its own and a store on it."""
 
-    def __init__(self, server: RedisServer, database: DatabaseManager, **settings: object) -> None:
+    def __init__(
+        self, server: RedisServer | Nobody, database: DatabaseManager, **settings: object
+    ) -> None:
         self.manager = RedisManager(
             "127.0.0.1", server.port, command_timeout_seconds=0.3, connect_timeout_seconds=0.3
         )
@@ -64,9 +65,7 @@ class TestOnRedis(KeyValueContract):
 class TestOnTheTwin(KeyValueContract):
     @pytest.fixture
     async def store(self, database: DatabaseManager) -> AsyncIterator[KeyValueStore]:
-        nobody = RedisServer()
-        nobody.remove()
-        async with Process(nobody, database, twin=MemoryKeyValue()) as store:
+        async with Process(Nobody(), database, twin=MemoryKeyValue()) as store:
             assert store.served_by is ServedBy.TWIN
             yield store
 
@@ -109,6 +108,34 @@ async def test_while_redis_is_away_everything_is_forgotten_at_once_and_nothing_f
         assert [key async for key in store.scan("*")] == []
         assert await store.get("a") is None
         assert store.outages == 1
+
+
+async def test_without_redis_from_the_start_nothing_fails_and_nothing_is_kept(
+    database: DatabaseManager,
+) -> None:
+    async with Process(Nobody(), database) as store:
+        assert store.served_by is ServedBy.NOBODY
+        generation = await store.generation()
+        assert await store.set("a", b"1", generation=generation) is False
+        assert await store.set("a", b"1") is True
+        assert await store.get_many(["a"]) == [None]
+        assert await store.increment("n", 2) == 2
+        assert await store.compare_and_set("a", b"1", b"2") is False
+        assert [key async for key in store.scan("*")] == []
+        with pytest.raises(UnavailableError):
+            await store.check()
+
+
+async def test_without_redis_and_sql_no_change_is_acknowledged(database: DatabaseManager) -> None:
+    async with Process(Nobody(), database, twin=MemoryKeyValue()) as store:
+        await store.set("a", b"1")
+        await database.close()
+        await asyncio.sleep(LEASE_SECONDS)
+
+        assert await store.get("a") is None
+        with pytest.raises(StorageError):
+            await store.delete("a")
+        await database.connect()
 
 
 async def test_redis_is_taken_up_again_when_it_is_back(
@@ -155,15 +182,13 @@ def own_redis_key(server: RedisServer) -> str:
 async def test_a_change_while_redis_is_away_for_one_is_seen_by_all(
     own_redis: RedisServer, database: DatabaseManager, act: str
 ) -> None:
-    gone = RedisServer()
     async with Process(own_redis, database) as near:
         cut = Process(own_redis, database)
         async with cut as far:
             await near.set("a", b"1")
             assert await far.get("a") == b"1"
             # Only this process loses Redis: it is sent to one that is dead.
-            gone.remove()
-            far._manager._address = RedisManager("127.0.0.1", gone.port)._address
+            far._manager._address = RedisManager("127.0.0.1", Nobody().port)._address
             await far._manager.close()
 
             match act:
@@ -241,8 +266,7 @@ async def test_the_twin_serves_one_who_is_alone_and_forgets_when_redis_is_back(
 
 
 async def test_two_who_believe_to_be_alone_read_no_old_value(database: DatabaseManager) -> None:
-    nobody = RedisServer()
-    nobody.remove()
+    nobody = Nobody()
     one = Process(nobody, database, twin=MemoryKeyValue())
     two = Process(nobody, database, twin=MemoryKeyValue())
     async with one as first, two as second:
@@ -314,6 +338,7 @@ async def test_another_users_pinning_is_noticed(
         assert await store.get("a") == b"1"
 
 
+@pytest.mark.integration
 async def test_a_wrong_password_is_told_at_the_start(database: DatabaseManager) -> None:
     server = RedisServer({"requirepass": "right"})
     manager = RedisManager("127.0.0.1", server.port, password="wrong")

@@ -13,7 +13,7 @@ from kumiai.storage.cache.redis_locks import RedisLocks
 from kumiai.storage.cache.sql_locks import LockWaiter, SQLLocks, verify_fence
 from kumiai.testing.lock_contract import LockContract
 from kumiai.testing.redis_server import RedisServer
-from tests.storage.cache.stores import HandClock
+from tests.storage.cache.stores import HandClock, Nobody
 
 
 class TestMemoryLocks(LockContract):
@@ -46,13 +46,10 @@ class TestFailoverLocksOnRedis(LockContract):
         await locks.close()
 
 
-@pytest.mark.integration
 class TestFailoverLocksInSQL(LockContract):
     @pytest.fixture
     async def backend(self, database: DatabaseManager) -> AsyncIterator[LockBackend]:
-        nobody = RedisServer()
-        nobody.remove()
-        manager = RedisManager("127.0.0.1", nobody.port)
+        manager = RedisManager("127.0.0.1", Nobody().port)
         locks = FailoverLocks(manager, database)
         yield locks
         await locks.close()
@@ -266,10 +263,8 @@ class TestFailover:
     async def test_two_who_see_redis_differently_exclude_each_other(
         self, own_redis: RedisServer, database: DatabaseManager
     ) -> None:
-        dead = RedisServer()
-        dead.remove()
         seeing = RedisManager("127.0.0.1", own_redis.port)
-        blind = RedisManager("127.0.0.1", dead.port)
+        blind = RedisManager("127.0.0.1", Nobody().port)
         near = FailoverLocks(
             seeing, database, ttl_seconds_max=self.TTL_SECONDS, return_seconds=60.0
         )
