@@ -190,7 +190,7 @@ def test_the_shell_is_told_the_commands() -> None:
     )
 
     assert done.stdout.split() == [
-        *("submit", "list", "describe", "show", "watch", "logs", "stop", "explain")
+        *("submit", "list", "describe", "show", "watch", "logs", "stop", "delete", "explain")
     ]
 
 
