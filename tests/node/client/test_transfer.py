@@ -136,6 +136,41 @@ async def test_without_a_pause_nothing_is_opened_anew(
     assert channels.opened[1].closed
 
 
+async def test_a_renewed_certificate_is_shown_over_a_channel_of_its_own(
+    tmp_path: Path, executor: ThreadPoolExecutor
+) -> None:
+    channels = Channels()
+    transfer = BlobTransfer(channels.open, executor)
+    channels.error = FileNotFoundError("the certificate is being replaced")
+    channels.opened[0].answers = True
+
+    transfer.renew_channel_when_idle()
+    await begin(transfer, tmp_path / "first")
+    channels.error = None
+    await begin(transfer, tmp_path / "second")
+    await begin(transfer, tmp_path / "third")
+
+    assert [each.closed for each in channels.opened] == [True, False]
+
+
+async def test_what_moves_is_not_cut_off_by_a_renewed_certificate(
+    tmp_path: Path, executor: ThreadPoolExecutor
+) -> None:
+    channels = Channels()
+    transfer = BlobTransfer(channels.open, executor)
+    (first,) = channels.opened
+    first.answers = True
+
+    async with transfer._moving():
+        transfer.renew_channel_when_idle()
+        await begin(transfer, tmp_path / "first")
+        was_closed = first.closed
+    await begin(transfer, tmp_path / "second")
+
+    assert not was_closed
+    assert first.closed
+
+
 async def test_an_attempt_follows_a_pause_without_being_called(
     tmp_path: Path, executor: ThreadPoolExecutor
 ) -> None:

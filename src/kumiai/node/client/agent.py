@@ -19,8 +19,15 @@ import structlog
 from kumiai import __version__
 from kumiai.core import failpoints
 from kumiai.core.clock import Clock
-from kumiai.core.errors import CertificateError, ConfigError, ConflictError, KumiaiError
+from kumiai.core.errors import (
+    CertificateError,
+    ConfigError,
+    ConflictError,
+    KumiaiError,
+    TransportError,
+)
 from kumiai.core.ids import new_id
+from kumiai.identity import WatchedFiles, client_context
 from kumiai.node.client.backoff import Backoff
 from kumiai.node.client.tasks import TaskRunner
 from kumiai.node.client.transfer import BlobTransfer
@@ -32,6 +39,8 @@ __all__ = ["AgentTimes", "ClientAgent"]
 
 _QUEUE_LIMIT = 1_000
 _CLOCK_SKEW_WARNING_SECONDS = 30.0
+_LAST_WORD = (1 << 64) - 1
+"""The number of the heartbeat whose echo says that all before it was heard."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +52,18 @@ class AgentTimes:
     longest_retry_seconds: float = 5.0
     twin_attempts: int = 4
     """How often to try when another process holds this client's session."""
+    renewal_look_seconds: float = 1.0
+    """How often to look for a renewed certificate."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Link:
+    """A session's stream, its channel and what waits to be sent."""
+
+    channel: grpc.aio.Channel
+    call: "grpc.aio.StreamStreamCall[bytes, bytes]"
+    outgoing: "asyncio.Queue[pb.ClientMessage]"
+    heartbeat_seconds: float
 
 
 class ClientAgent:
@@ -84,10 +105,15 @@ class ClientAgent:
         self._instance_id = new_id("instance")
         self._outgoing: asyncio.Queue[pb.ClientMessage] | None = None
         self._on_attached: Callable[[], None] = lambda: None
+        self._on_renewed: Callable[[], None] = lambda: None
         self._was_attached = False
         self._twin_refusals = 0
         self._heard_at = 0.0
         self._attached_at = 0.0
+        self._files: WatchedFiles[object] | None = None
+        self._files_version = 0
+        self._is_handing_over = False
+        self._last_word_heard = asyncio.Event()
         self._log = structlog.get_logger("kumiai.client").bind(client=site.name)
         self.attached = asyncio.Event()
 
@@ -109,6 +135,8 @@ class ClientAgent:
             send=self._send,
         )
         self._on_attached = transfer.end_pauses
+        self._on_renewed = transfer.renew_channel_when_idle
+        self._files = await asyncio.to_thread(self._watch_files)
         working = asyncio.create_task(runner.serve())
         connecting = asyncio.create_task(self._stay_connected(runner))
         try:
@@ -148,8 +176,25 @@ class ClientAgent:
             await asyncio.sleep(pause)
 
     async def _session(self, channel: grpc.aio.Channel, runner: TaskRunner) -> str:
-        """Hold one session; return why it ended."""
+        """Hold a session, and its successors with renewed certificates; return why it ended."""
         self._outgoing = asyncio.Queue(_QUEUE_LIMIT)
+        self._files_version = self._files.version if self._files else 0
+        held = await self._attach(channel, self._outgoing)
+        try:
+            while isinstance(held, _Link):
+                before, held = held, await self._serve(held, runner)
+                if before.channel is not channel:
+                    await before.channel.close()
+        except BaseException:
+            if isinstance(held, _Link) and held.channel is not channel:
+                await held.channel.close()
+            raise
+        return held
+
+    async def _attach(
+        self, channel: grpc.aio.Channel, outgoing: "asyncio.Queue[pb.ClientMessage]"
+    ) -> _Link | str:
+        """Return the session that the coordinator welcomes, or why it does not."""
         call = channel.stream_stream(ATTACH)()
         if not await _written(call, self._hello()):
             return await self._ended(call)
@@ -160,22 +205,92 @@ class ClientAgent:
             return await self._ended(call)
         welcome = pb.ServerMessage.FromString(first).welcome
         self._note_welcome(welcome)
+        return _Link(channel, call, outgoing, welcome.heartbeat_seconds)
+
+    async def _serve(self, link: _Link, runner: TaskRunner) -> _Link | str:
+        """Serve a session; return its successor, or why it ended."""
+        succeeding = asyncio.create_task(self._succeed(link))
         workers = {
-            asyncio.create_task(self._read(call, runner)),
-            asyncio.create_task(self._write(call, self._outgoing)),
-            asyncio.create_task(self._beat(welcome.heartbeat_seconds)),
+            asyncio.create_task(self._read(link.call, runner)),
+            asyncio.create_task(self._write(link.call, link.outgoing)),
+            asyncio.create_task(self._beat(link.heartbeat_seconds)),
         }
         try:
-            done, _ = await asyncio.wait(workers, return_when=asyncio.FIRST_COMPLETED)
+            done, _ = await asyncio.wait(
+                {*workers, succeeding}, return_when=asyncio.FIRST_COMPLETED
+            )
+            if self._is_handing_over:
+                # The coordinator ends a session when its successor comes.
+                await asyncio.wait({succeeding}, timeout=self._times.welcome_seconds)
+            if succeeding.done():
+                return succeeding.result()
         finally:
-            for worker in workers:
+            for worker in (*workers, succeeding):
                 worker.cancel()
-            await asyncio.gather(*workers, return_exceptions=True)
-        for worker in done:
-            if reason := worker.result():
-                call.cancel()
+            await asyncio.gather(*workers, succeeding, return_exceptions=True)
+        for worker in workers:
+            if worker in done and (reason := worker.result()):
+                link.call.cancel()
                 return reason
-        return await self._ended(call)
+        return await self._ended(link.call)
+
+    async def _succeed(self, link: _Link) -> _Link:
+        """Wait for renewed files, and return the session that takes this one's place."""
+        while True:
+            await self._renewed()
+            try:
+                return await self._hand_over(link)
+            except (grpc.aio.AioRpcError, TimeoutError, OSError, KumiaiError) as error:
+                # The session at hand is still good; the next change is tried again.
+                self._log.warning("renewed certificate not taken up", reason=str(error))
+
+    async def _renewed(self) -> None:
+        """Return once there are other files than those in use, and they are fit for use."""
+        while self._files is None or self._files.version == self._files_version:
+            await asyncio.sleep(self._times.renewal_look_seconds)
+            if self._files is not None:
+                await asyncio.to_thread(self._files.current)
+        self._files_version = self._files.version
+
+    async def _hand_over(self, link: _Link) -> _Link:
+        """Attach over a fresh channel, while the present session still listens.
+
+        What is said meanwhile waits for the new session. The old one's last word is echoed
+        before, so that nothing which was said there is lost when the coordinator ends it.
+        """
+        channel = open_channel(self._address, self._tls)
+        waiting: asyncio.Queue[pb.ClientMessage] = asyncio.Queue(_QUEUE_LIMIT)
+        self._outgoing, self._is_handing_over = waiting, True
+        try:
+            self._last_word_heard.clear()
+            last_word = pb.ClientMessage(heartbeat=pb.Heartbeat(sequence=_LAST_WORD))
+            async with asyncio.timeout(self._times.welcome_seconds):
+                await link.outgoing.put(last_word)
+                await self._last_word_heard.wait()
+            successor = await self._attach_or_raise(channel, waiting)
+        except BaseException:
+            self._outgoing = link.outgoing
+            while not waiting.empty():
+                self._send(waiting.get_nowait())
+            await channel.close()
+            raise
+        finally:
+            self._is_handing_over = False
+        self._log.info("renewed certificate taken up")
+        self._on_renewed()
+        return successor
+
+    async def _attach_or_raise(
+        self, channel: grpc.aio.Channel, outgoing: "asyncio.Queue[pb.ClientMessage]"
+    ) -> _Link:
+        link = await self._attach(channel, outgoing)
+        if isinstance(link, str):
+            raise TransportError(link)
+        return link
+
+    def _watch_files(self) -> WatchedFiles[object]:
+        files = (self._tls.certificate, self._tls.key, self._tls.ca)
+        return WatchedFiles(files, lambda: client_context(*files), self._clock)
 
     async def _ended(self, call: "grpc.aio.StreamStreamCall[bytes, bytes]") -> str:
         """Turn a stream's end into its reason; a refusal for good is raised."""
@@ -252,6 +367,8 @@ class ClientAgent:
                 case "heartbeat" if message.heartbeat.sequence == 0:
                     # Asked whether we are alive: another process claims to be this client.
                     self._send(pb.ClientMessage(heartbeat=pb.Heartbeat(sequence=1)))
+                case "heartbeat" if message.heartbeat.sequence == _LAST_WORD:
+                    self._last_word_heard.set()
         return ""
 
     async def _write(

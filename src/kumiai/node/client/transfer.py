@@ -90,6 +90,8 @@ class BlobTransfer:
         self._longest_pause_seconds = longest_pause_seconds
         self._pauses: set[asyncio.Future[None]] = set()
         self._checked: set[str] = set()
+        self._moving_count = 0
+        self._is_outdated = False
 
     @property
     def is_pausing(self) -> bool:
@@ -101,6 +103,10 @@ class BlobTransfer:
         for pause in self._pauses:
             if not pause.done():
                 pause.set_result(None)
+
+    def renew_channel_when_idle(self) -> None:
+        """Open a channel anew, with renewed certificates, once nothing moves over this one."""
+        self._is_outdated = True
 
     async def close(self) -> None:
         """Close the channel."""
@@ -188,7 +194,7 @@ class BlobTransfer:
         last = "no attempt was made"
         while (left := until() - loop.time()) > 0:
             try:
-                async with asyncio.timeout(left):
+                async with asyncio.timeout(left), self._moving():
                     return await attempt()
             except TimeoutError:
                 last = "no answer"
@@ -200,6 +206,17 @@ class BlobTransfer:
                 last = str(error)
             await self._pause(min(backoff.next_seconds(), max(until() - loop.time(), 0)))
         raise DeadlineError(f"{what} was not moved before the deadline: {last}")
+
+    @contextlib.asynccontextmanager
+    async def _moving(self) -> AsyncIterator[None]:
+        """Move something in the block, over a channel with the newest certificates if it can."""
+        if self._is_outdated and not self._moving_count:
+            await self._renew_channel()
+        self._moving_count += 1
+        try:
+            yield
+        finally:
+            self._moving_count -= 1
 
     async def _pause(self, seconds: float) -> None:
         pause: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -215,6 +232,7 @@ class BlobTransfer:
     async def _renew_channel(self) -> None:
         with contextlib.suppress(OSError):  # a certificate that is being replaced: the old one
             fresh = self._open_channel()
+            self._is_outdated = False
             old, self._channel = self._channel, fresh
             await old.close()
 

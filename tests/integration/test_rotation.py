@@ -1,0 +1,188 @@
+"""Certificates change while the federation works: nobody loses a round, a call or a connection."""
+
+import asyncio
+import shutil
+import ssl
+import threading
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import grpc.aio
+import httpx
+import pytest
+from structlog.testing import capture_logs
+
+from kumiai.core.clock import SystemClock
+from kumiai.identity import (
+    CertificateManager,
+    IssuedCertificate,
+    Role,
+    client_context,
+    identity_of,
+)
+from kumiai.node.wire import kumiai_pb2 as pb
+from kumiai.node.wire.channel import ATTACH, TlsFiles, open_channel
+from kumiai.testing.databases import SQLiteTemplate
+from tests.integration import study
+from tests.integration.eventually import eventually
+from tests.integration.federation import Federation, job
+
+
+@pytest.fixture
+async def federation(tmp_path: Path, sqlite_template: SQLiteTemplate) -> AsyncIterator[Federation]:
+    federation = Federation(tmp_path, sqlite_template.copy_to(tmp_path / "kumiai.db"))
+    await federation.start()
+    yield federation
+    study.hold.clear()
+    await federation.stop()
+
+
+def renew(federation: Federation, name: str, role: Role) -> None:
+    """Replace a member's files by those of a new certificate with a new key, each by renaming."""
+    old = federation.certificates[name]
+    hosts = ("localhost", "127.0.0.1") if role is Role.COORDINATOR else ()
+    fresh = federation.authority.issue(
+        role, name, hosts=hosts, out_dir=federation.folder / "renewed" / name
+    )
+    install(fresh, old)
+
+
+def install(fresh: IssuedCertificate, old: IssuedCertificate) -> None:
+    for source, target in ((fresh.key, old.key), (fresh.cert, old.cert)):
+        waiting = target.with_suffix(".new")
+        shutil.copy2(source, waiting)
+        waiting.replace(target)
+
+
+def serial_of(federation: Federation, name: str) -> int:
+    """Return the serial number that a server shows on its HTTP port."""
+    assert federation.server is not None
+    pem = ssl.get_server_certificate(("127.0.0.1", federation.server.http_port))
+    return identity_of(pem.encode()).serial
+
+
+async def test_all_certificates_change_amid_a_run_and_no_round_and_no_call_is_lost(
+    federation: Federation,
+) -> None:
+    await federation.start_clients(3)
+    before = await asyncio.to_thread(serial_of, federation, "coordinator")
+
+    with capture_logs() as logged:
+        run_id = await federation.submit(
+            job(run={"rounds": 20}, cohort={"size": 3, "min_reports": 3}), study.app
+        )
+        async with federation.http() as http:
+            await federation.until_round(run_id, 3)
+            # Somebody computes while all this happens.
+            study.hold["site-1"] = threading.Event()
+            renew(federation, "coordinator", Role.COORDINATOR)
+            for number in (1, 2, 3):
+                renew(federation, f"site-{number}", Role.CLIENT)
+            renew(federation, "operator", Role.OPERATOR)
+            await eventually(
+                lambda: sum(each["event"] == "renewed certificate taken up" for each in logged) == 3
+            )
+            assert (await federation.until_round(run_id, 3))["round"] < 20
+            study.hold.pop("site-1").set()
+            # The connection that was opened before goes on.
+            assert (await http.get("/api/v1/info")).status_code == 200
+        run = await federation.wait_for(run_id, seconds=120)
+        async with federation.http() as http:
+            rounds = (await http.get(f"/api/v1/runs/{run_id}/rounds")).json()["rounds"]
+
+    assert run["round"] == 20
+    assert [each["reports"] for each in rounds[1:]] == [3] * 20
+    assert await asyncio.to_thread(serial_of, federation, "coordinator") != before
+    told = [each["event"] for each in logged]
+    assert not {"not connected", "caller refused", "transfer failed", "session failed"} & set(told)
+
+
+async def test_a_client_that_is_revoked_amid_a_round_drops_out_and_the_round_ends(
+    federation: Federation,
+) -> None:
+    study.hold["site-2"] = threading.Event()
+    await federation.start_clients(2)
+    run_id = await federation.submit(
+        job(run={"rounds": 1}, cohort={"size": 2, "min_reports": 1, "deadline_seconds": 600}),
+        study.app,
+    )
+    await federation.until_round(run_id, 1)
+
+    federation.authority.revoke("site-2", "key-compromise")
+    async with asyncio.timeout(5):
+        await asyncio.wait({federation.clients["site-2"]})
+    run = await federation.wait_for(run_id, seconds=5)
+
+    async with federation.http() as http:
+        events = (await http.get(f"/api/v1/runs/{run_id}/events")).json()["events"]
+    assert run["state"] == "finished"
+    dropped = [event for event in events if event["kind"] == "train_failed"]
+    assert [event["client_id"] for event in dropped] == ["site-2"]
+    assert "must not be revoked" in dropped[0]["text"]
+
+
+async def test_a_renewed_certificate_that_is_refused_leaves_the_session_as_it_is(
+    federation: Federation,
+) -> None:
+    await federation.start_clients(1)
+    agent, old = federation.agents["site-1"], federation.certificates["site-1"]
+
+    with capture_logs() as logged:
+        install(federation.issue(Role.OPERATOR, "olivia"), old)
+        await eventually(
+            lambda: [each for each in logged if each["event"] == "renewed certificate not taken up"]
+        )
+        assert agent.attached.is_set()
+        renew(federation, "site-1", Role.CLIENT)
+        await eventually(
+            lambda: [each for each in logged if each["event"] == "renewed certificate taken up"]
+        )
+
+    assert agent.attached.is_set()
+    run_id = await federation.submit(job(run={"rounds": 1}, cohort={"size": 1}), study.app)
+    await federation.wait_for(run_id)
+
+
+async def test_a_new_certificate_beside_the_old_key_is_not_taken_up(
+    federation: Federation,
+) -> None:
+    await federation.start_clients(1)
+    own = federation.certificates["coordinator"]
+    fresh = federation.issue(Role.COORDINATOR, "second")
+    shutil.copy2(fresh.cert, own.cert)
+
+    async with federation.http() as http:
+        assert (await http.get("/healthz")).status_code == 200
+    issued = federation.issue(Role.CLIENT, "site-9")
+    files = TlsFiles(certificate=issued.cert, key=issued.key, ca=issued.ca)
+    assert federation.server is not None
+    async with open_channel(f"localhost:{federation.server.port}", files) as wire:
+        call = wire.stream_stream(ATTACH)()
+        hello = pb.Hello(protocol_version=1, instance_id="new", apps=["counting"])
+        await call.write(pb.ClientMessage(hello=hello).SerializeToString())
+        async with asyncio.timeout(10):
+            assert await call.read() is not grpc.aio.EOF
+
+
+async def test_an_authority_that_is_no_longer_trusted_lets_nobody_in_over_open_connections(
+    federation: Federation, tmp_path: Path
+) -> None:
+    assert federation.server is not None
+    second = CertificateManager(tmp_path / "second-ca", clock=SystemClock())
+    second.create("test")
+    issued = second.issue(Role.OPERATOR, "omar", out_dir=tmp_path / "omar")
+    own_ca = federation.certificates["coordinator"].ca
+    old = own_ca.read_bytes()
+    own_ca.write_bytes(old + issued.ca.read_bytes())
+    context = client_context(issued.cert, issued.key, own_ca)
+
+    async with httpx.AsyncClient(
+        base_url=f"https://localhost:{federation.server.http_port}", verify=context
+    ) as http:
+
+        async def status() -> int:
+            return (await http.get("/api/v1/info")).status_code
+
+        await eventually(status, lambda code: code == 200)
+        own_ca.write_bytes(old)
+        await eventually(status, lambda code: code == 403)
