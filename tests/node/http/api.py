@@ -31,6 +31,7 @@ from kumiai.identity import (
     client_context,
     server_context,
 )
+from kumiai.identity.audit import AuditScribe
 from kumiai.node.coordinator.aggregation import Aggregator
 from kumiai.node.coordinator.blob_service import TransferMeter
 from kumiai.node.coordinator.leadership import RunSupervisor
@@ -40,6 +41,7 @@ from kumiai.node.coordinator.signals import RunSignals
 from kumiai.node.coordinator.tasks import TaskWriter
 from kumiai.node.http import ApiDependencies, create_app, new_http_server
 from kumiai.storage import (
+    AuditLog,
     ClientRegistryRepository,
     DatabaseManager,
     Lease,
@@ -296,7 +298,9 @@ async def running_api(
     revocations = RevocationWatcher(
         certificates.authority.revocation_list_path, certificates.coordinator.ca, clock
     )
-    blobs, runs, hub = LocalBlobStore(folder / "blobs"), RunRepository(database), SessionHub(clock)
+    log = AuditLog(database, AuditScribe())
+    blobs, hub = LocalBlobStore(folder / "blobs"), SessionHub(clock)
+    runs = RunRepository(database, trail=log)
     signals = RunSignals()
     with ThreadPoolExecutor(1) as worker:
         engine = RoundEngine(
@@ -311,8 +315,9 @@ async def running_api(
         values: dict[str, Any] = {
             "database": database,
             "runs": runs,
-            "history": TrainingHistoryRepository(database),
-            "models": ModelRepository(database),
+            "history": TrainingHistoryRepository(database, trail=log),
+            "models": ModelRepository(database, trail=log),
+            "audit": log,
             "near": NearReads(runs=runs, clients=ClientRegistryRepository(database)),
             "blobs": blobs,
             "hub": hub,

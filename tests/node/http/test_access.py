@@ -25,7 +25,7 @@ def database_url(sqlite_template: SQLiteTemplate, tmp_path: Path) -> str:
 
 
 def filled(path: str) -> str:
-    return path.format(run_id=RUN, ref=RUN, version="latest", model_id=f"{RUN}.0")
+    return path.format(run_id=RUN, ref=RUN, version="latest", model_id=f"{RUN}.0", sequence=0)
 
 
 def guarded_routes(api: RunningApi) -> set[tuple[str, str]]:

@@ -14,6 +14,7 @@ from kumiai.identity import (
     Admission,
     AsyncMTLSAuthenticator,
     CallGate,
+    RefusedCall,
     RevocationWatcher,
     Role,
     TrustBundle,
@@ -21,6 +22,7 @@ from kumiai.identity import (
     rotating_server_context,
     verify_own_certificate,
 )
+from kumiai.node.assembly.auditing import CoordinatorAudit
 from kumiai.node.assembly.blobs import new_blob_store
 from kumiai.node.assembly.cache import CoordinatorCache
 from kumiai.node.assembly.database import new_database
@@ -131,10 +133,11 @@ class _Stores:
     clients: ClientRegistryRepository
     cache: CoordinatorCache
     sweep: BackgroundSweep
+    audit: CoordinatorAudit
 
     async def open(self) -> None:
         await self.database.connect()
-        await self.database.migrate()
+        await self.audit.open(await self.database.migrate())
         await self.blobs.check()
         await self.cache.open()
         await self.inbox.start()
@@ -177,6 +180,7 @@ class _Shared:
             parts.callback(self.executors.shutdown)
             parts.push_async_callback(self.stores.blobs.close)
             parts.push_async_callback(self.stores.database.close)
+            parts.push_async_callback(self.stores.audit.close)
             parts.push_async_callback(self.stores.cache.close)
             parts.push_async_callback(self.stores.inbox.close)
             parts.push_async_callback(self.stores.sweep.stop)
@@ -185,9 +189,10 @@ class _Shared:
 def _shared(settings: Settings, coordinator_id: str) -> _Shared:
     clock = SystemClock()
     # Certificates and studies first: what can be wrong about them costs no thread and no file.
-    gate = _gate(settings.identity, clock)
     evaluator = _central_evaluator(settings)
-    stores, executors = _stores(settings), _executors(settings)
+    stores, executors = _stores(settings, clock, coordinator_id), _executors(settings)
+    refusals = RefusalLog(clock, also=stores.audit.note_refusal)
+    gate = _gate(settings.identity, clock, refusals.note)
     return _Shared(
         settings=settings,
         coordinator_id=coordinator_id,
@@ -210,7 +215,9 @@ def _shared(settings: Settings, coordinator_id: str) -> _Shared:
     )
 
 
-def _gate(settings: IdentitySettings, clock: Clock) -> CallGate:
+def _gate(
+    settings: IdentitySettings, clock: Clock, on_refused: Callable[[RefusedCall], None]
+) -> CallGate:
     own = verify_own_certificate(
         settings.certificate, settings.key, settings.ca, clock, role=Role.COORDINATOR
     )
@@ -224,19 +231,21 @@ def _gate(settings: IdentitySettings, clock: Clock) -> CallGate:
         revocations=revocations,
         clock_skew_seconds=settings.clock_skew_seconds,
     )
-    return CallGate(AsyncMTLSAuthenticator(admission), on_refused=RefusalLog(clock).note)
+    return CallGate(AsyncMTLSAuthenticator(admission), on_refused=on_refused)
 
 
-def _stores(settings: Settings) -> _Stores:
+def _stores(settings: Settings, clock: Clock, coordinator_id: str) -> _Stores:
     database, blobs = new_database(settings), new_blob_store(settings)
     cache = CoordinatorCache(settings, database)
+    audit = CoordinatorAudit(settings, database, clock, coordinator_id)
     return _Stores(
         database=database,
         blobs=blobs,
         inbox=UpdateInbox(database),
-        runs=RunRepository(database),
+        runs=RunRepository(database, trail=audit.log),
         clients=ClientRegistryRepository(database, notes=cache.notes),
         cache=cache,
+        audit=audit,
         sweep=BackgroundSweep(
             BlobSweeper(database, blobs), grace_seconds=3600 * settings.storage.grace_hours
         ),
@@ -314,14 +323,15 @@ def _http_server(shared: _Shared, supervisor: RunSupervisor) -> HttpServer:
         new_http_server,
     )
 
-    stores = shared.stores
+    stores, log = shared.stores, shared.stores.audit.log
     app = create_app(
         ApiDependencies(
             database=stores.database,
             runs=stores.runs,
             near=NearReads(runs=stores.runs, clients=stores.clients, cache=stores.cache.pattern),
-            history=TrainingHistoryRepository(stores.database, notes=stores.cache.notes),
-            models=ModelRepository(stores.database, notes=stores.cache.notes),
+            history=TrainingHistoryRepository(stores.database, notes=stores.cache.notes, trail=log),
+            models=ModelRepository(stores.database, notes=stores.cache.notes, trail=log),
+            audit=log,
             blobs=stores.blobs,
             hub=shared.hub,
             supervisor=supervisor,

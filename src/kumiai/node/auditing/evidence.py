@@ -17,6 +17,7 @@ from kumiai.identity.audit import (
     EntryProof,
     Frontier,
     LogVerifier,
+    Node,
     consistency_ranges,
     folded,
     inclusion_ranges,
@@ -24,9 +25,9 @@ from kumiai.identity.audit import (
     open_note,
     subtrees,
 )
-from kumiai.storage import AuditLog, AuditRecord, CheckpointRecord
+from kumiai.storage import AuditLog, AuditRecord
 
-__all__ = ["AuditEvidence", "TrustedKeys", "VerifiedLog"]
+__all__ = ["AuditEvidence", "CheckedLog", "TrustedKeys", "VerifiedLog"]
 
 
 class TrustedKeys:
@@ -85,6 +86,81 @@ class VerifiedLog:
     checkpoint_count: int
 
 
+class CheckedLog:
+    """All of a log as it is read, from wherever: entries and signed notes in their order."""
+
+    def __init__(self, keys: TrustedKeys, trusted: Checkpoint | None = None) -> None:
+        """Begin before the first entry.
+
+        Args:
+            keys: whose signatures count.
+            trusted: how the log stood when somebody looked who kept it; it must still begin so.
+        """
+        self._keys = keys
+        self._trusted = trusted
+        self._verifier = LogVerifier()
+        self._signed_size = 0
+        self._checkpoint_count = 0
+
+    @property
+    def size(self) -> int:
+        """How many entries were read and are right."""
+        return self._verifier.size
+
+    @property
+    def chain(self) -> bytes:
+        """The chain's value behind them."""
+        return self._verifier.head.chain
+
+    def add(self, sequence: int, body: bytes, chain: bytes) -> tuple[AuditEntry, list[Node]]:
+        """Check the next entry; see `LogVerifier.add`."""
+        found = self._verifier.add(sequence, body, chain)
+        if self._trusted is not None and self._trusted.size == self.size:
+            self._verifier.check(self._trusted)
+        return found
+
+    def see(self, note: str, *, size: int | None = None) -> None:
+        """Check a signed note; it stands behind the last entry that it is about.
+
+        Args:
+            note: the note.
+            size: how many entries it is said to be about.
+
+        Raises:
+            IntegrityError: it says otherwise than the entries.
+            CertificateError: it was signed by nobody of the federation.
+        """
+        checkpoint = self._keys.open(note)
+        if size not in {None, checkpoint.size}:
+            raise IntegrityError(
+                f"checkpoint of {size} entries must be signed for them, got a note for "
+                f"{checkpoint.size}"
+            )
+        self._verifier.end(checkpoint.size, "a signed checkpoint")
+        if checkpoint.size < self.size:
+            raise IntegrityError(
+                f"checkpoint of {checkpoint.size} entries must stand behind them, got it behind "
+                f"{self.size}"
+            )
+        self._verifier.check(checkpoint)
+        self._signed_size = checkpoint.size
+        self._checkpoint_count += 1
+
+    def end(self, size: int) -> VerifiedLog:
+        """Check that nothing is missing; return what was found right.
+
+        Args:
+            size: of the log, by its own count.
+
+        Raises:
+            IntegrityError: entries are missing.
+        """
+        self._verifier.end(size, "the log's own count")
+        if self._trusted is not None:
+            self._verifier.end(self._trusted.size, "the trusted checkpoint")
+        return VerifiedLog(self.size, self._signed_size, self._checkpoint_count)
+
+
 class AuditEvidence:
     """What the stored log can prove."""
 
@@ -126,32 +202,42 @@ class AuditEvidence:
         path = await self.inclusion(sequence, newest.size)
         return EntryProof(record.body.encode(), path, newest.note)
 
-    async def verify(self, keys: TrustedKeys) -> VerifiedLog:
+    async def verify(self, keys: TrustedKeys, trusted: Checkpoint | None = None) -> VerifiedLog:
         """Read everything and compare it with every signature, in bounded memory.
+
+        Args:
+            keys: whose signatures count.
+            trusted: how the log stood when somebody looked who kept it.
 
         Raises:
             IntegrityError: an entry was changed, deleted, moved, put in or cut off; the message
                 names the first.
             CertificateError: a checkpoint was signed by nobody of the federation.
         """
-        verifier, signed = LogVerifier(), _Checkpoints(self._log, keys)
-        await signed.start()
+        checked, coming = CheckedLog(keys, trusted), self._log.checkpoints()
+        point = await anext(coming, None)
         end = await self._log.end()
         size = 0 if end is None else end.size
         async for record in self._log.read(0, size):
-            entry, nodes = verifier.add(record.sequence, record.body.encode(), record.chain)
+            entry, nodes = checked.add(record.sequence, record.body.encode(), record.chain)
             _verify_columns(record, entry)
-            for level, position, found in nodes:
-                await self._verify_node(level, position, found)
-            await signed.check(verifier)
-        verifier.end(size, "the log's own count")
-        signed.end(verifier)
-        if end is not None and verifier.head.chain != end.chain:
+            for node in nodes:
+                await self._verify_node(*node)
+            while point is not None and point.size == checked.size:
+                checked.see(point.note, size=point.size)
+                point = await anext(coming, None)
+        if end is not None and checked.size == size and checked.chain != end.chain:
             raise IntegrityError(
                 f"end of the audit log must be that of entry {size - 1}, got another hash in "
                 "audit_head"
             )
-        return VerifiedLog(size, signed.size, signed.count)
+        found = checked.end(size)
+        if point is not None:
+            # Signed since the reading began, or the end of the log was cut off.
+            last = await self._log.end()
+            if last is None or last.size < point.size:
+                checked.see(point.note)
+        return found
 
     async def _hashes(self, ranges: list[tuple[int, int]]) -> tuple[bytes, ...]:
         return tuple(
@@ -190,41 +276,6 @@ class AuditEvidence:
                 f"audit_nodes must hold the hash over the entries {position << level} to "
                 f"{((position + 1) << level) - 1}, got another or none: it was changed"
             )
-
-
-class _Checkpoints:
-    """The stored checkpoints, in step with a verifier that reads the entries."""
-
-    def __init__(self, log: AuditLog, keys: TrustedKeys) -> None:
-        self._coming = log.checkpoints()
-        self._next: CheckpointRecord | None = None
-        self._keys = keys
-        self.size = 0
-        self.count = 0
-
-    async def start(self) -> None:
-        self._next = await anext(self._coming, None)
-
-    async def check(self, verifier: LogVerifier) -> None:
-        """Compare the checkpoints of exactly as many entries as were read."""
-        while (point := self._next) is not None and point.size == verifier.size:
-            verifier.check(self._opened(point))
-            self.size, self.count = point.size, self.count + 1
-            await self.start()
-
-    def end(self, verifier: LogVerifier) -> None:
-        """Check that no checkpoint is about more entries than there are."""
-        if self._next is not None:
-            verifier.end(self._opened(self._next).size, "a signed checkpoint")
-
-    def _opened(self, point: CheckpointRecord) -> Checkpoint:
-        checkpoint = self._keys.open(point.note)
-        if checkpoint.size != point.size:
-            raise IntegrityError(
-                f"checkpoint of {point.size} entries must be signed for them, got a note for "
-                f"{checkpoint.size}"
-            )
-        return checkpoint
 
 
 def _verify_columns(record: AuditRecord, entry: AuditEntry) -> None:

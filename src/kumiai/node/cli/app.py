@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from kumiai.node.cli import ca, config, db, doctor, model, quickstart, run, serving, storage
+from kumiai.node.cli import audit, ca, config, db, doctor, model, quickstart, run, serving, storage
 from kumiai.node.cli.invocation import OutputFormat
 from kumiai.node.cli.root import Root, begin
 
@@ -55,5 +55,6 @@ app.add_typer(model.app, name="model")
 app.add_typer(ca.app, name="ca")
 app.add_typer(config.app, name="config")
 app.add_typer(db.app, name="db")
+app.add_typer(audit.app, name="audit")
 app.add_typer(storage.app, name="storage")
 doctor.add_to(app)

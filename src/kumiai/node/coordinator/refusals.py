@@ -1,6 +1,7 @@
 """Tells of callers who are refused, without letting a flood of them fill the log."""
 
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -28,14 +29,23 @@ class RefusalLog:
     What is kept to do so has a fixed size, whatever the number of addresses.
     """
 
-    def __init__(self, clock: Clock) -> None:
-        """Begin with nothing told."""
+    def __init__(
+        self, clock: Clock, *, also: Callable[[RefusedCall], None] = lambda _: None
+    ) -> None:
+        """Begin with nothing told.
+
+        Args:
+            clock: paces what is told.
+            also: hears of every refusal, and bounds by itself what it writes.
+        """
         self._clock = clock
+        self._also = also
         self._told: OrderedDict[tuple[str, Refusal], _Told] = OrderedDict()
         self._log = structlog.get_logger("kumiai.peers")
 
     def note(self, call: RefusedCall) -> None:
         """Tell of a refusal, or count it."""
+        self._also(call)
         key, now = (call.address, call.error.refusal), self._clock.monotonic()
         told = self._told.get(key)
         if told is not None and now - told.at < QUIET_SECONDS:

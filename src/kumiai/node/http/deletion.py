@@ -9,6 +9,8 @@ import structlog
 from fastapi import APIRouter
 
 from kumiai.core.errors import StorageError
+from kumiai.identity.audit import Act, NewEntry
+from kumiai.node.auditing.actors import actor_of, subject_of
 from kumiai.node.http.access import Caller, GuardedRoute
 from kumiai.node.http.dependencies import Parts
 from kumiai.node.http.views import DeletedRunView
@@ -26,7 +28,8 @@ def new_router() -> APIRouter:
 
 async def delete(run_id: str, parts: Parts, caller: Caller) -> DeletedRunView:
     """Delete a run that has ended, with its rounds, models and events; it takes the whole id."""
-    gone = await parts.history.delete(run_id)
+    entry = NewEntry(Act.RUN_DELETED, actor_of(caller), subject_of("run", run_id))
+    gone = await parts.history.delete(run_id, entry=entry)
     log = structlog.get_logger("kumiai.http").bind(run=gone.run_id, by=caller.name)
     log.info("run deleted")
     sweeper = BlobSweeper(parts.database, parts.blobs)

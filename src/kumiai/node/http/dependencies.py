@@ -12,6 +12,7 @@ from kumiai.node.coordinator.leadership import RunSupervisor
 from kumiai.node.coordinator.sessions import SessionHub
 from kumiai.node.coordinator.signals import RunSignals
 from kumiai.storage import (
+    AuditLog,
     DatabaseManager,
     ModelRepository,
     NearReads,
@@ -42,6 +43,7 @@ class ApiDependencies:
     near: NearReads
     history: TrainingHistoryRepository
     models: ModelRepository
+    audit: AuditLog
     blobs: SweptStore
     hub: SessionHub
     supervisor: RunSupervisor

@@ -16,9 +16,11 @@ from starlette.requests import ClientDisconnect
 from kumiai.core.codec import HEADER_SIZE_MAX, decode, decode_header
 from kumiai.core.digest import verify_digest_text
 from kumiai.core.errors import ConfigError, ConflictError, IntegrityError, NotFoundError
+from kumiai.identity.audit import Act, NewEntry
 from kumiai.learning import nonfinite_count
+from kumiai.node.auditing.actors import actor_of, subject_of
 from kumiai.node.coordinator.namespaces import model_namespace
-from kumiai.node.http.access import GuardedRoute
+from kumiai.node.http.access import Caller, GuardedRoute
 from kumiai.node.http.dependencies import ApiDependencies, Parts
 from kumiai.node.http.lists import Filters, Limit
 from kumiai.node.http.runs import find_run, verify_run_id
@@ -110,10 +112,13 @@ async def list_models(
     return ModelPageView(models=await _views(parts, page.items), next=page.next_cursor)
 
 
-async def describe(model_id: str, body: DescribeBody, parts: Parts) -> ModelView:
+async def describe(model_id: str, body: DescribeBody, parts: Parts, caller: Caller) -> ModelView:
     """Change a model's description and tags."""
     model = await parts.models.update(
-        model_id, body.changes(), expected_version=body.expected_version
+        model_id,
+        body.changes(),
+        expected_version=body.expected_version,
+        entry=NewEntry(Act.MODEL_DESCRIBED, actor_of(caller), subject_of("model", model_id)),
     )
     return (await _views(parts, [model]))[0]
 

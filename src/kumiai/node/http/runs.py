@@ -8,6 +8,8 @@ from fastapi import APIRouter, Query, Response
 from kumiai.core.digest import verify_digest_text
 from kumiai.core.errors import ConfigError, ConflictError, NotFoundError
 from kumiai.core.ids import verify_name
+from kumiai.identity.audit import Act, NewEntry
+from kumiai.node.auditing.actors import actor_of
 from kumiai.node.coordinator.namespaces import model_namespace
 from kumiai.node.http.access import Caller, GuardedRoute
 from kumiai.node.http.dependencies import ApiDependencies, Parts
@@ -97,7 +99,13 @@ async def submit(
             rounds_total=job.run.rounds,
             model_digest=body.model_digest,
             model_size_bytes=size_bytes,
-        )
+        ),
+        entry=NewEntry(
+            Act.RUN_CREATED,
+            actor_of(caller),
+            f"run/{run_id}",
+            detail={"app": job.run.app, "rounds": job.run.rounds, "model": body.model_digest},
+        ),
     )
     if not is_new:
         await _verify_same_model(parts, run_id, body.model_digest)
@@ -137,7 +145,11 @@ async def describe(ref: str, body: DescribeBody, parts: Parts, caller: Caller) -
     run = await find_run(parts, ref)
     return RunView.of(
         await parts.history.update(
-            run.run_id, body.changes(), expected_version=body.expected_version, by=caller.name
+            run.run_id,
+            body.changes(),
+            expected_version=body.expected_version,
+            by=caller.name,
+            entry=NewEntry(Act.RUN_DESCRIBED, actor_of(caller), f"run/{run.run_id}"),
         )
     )
 
@@ -166,7 +178,8 @@ async def stop(ref: str, body: StopBody, parts: Parts, caller: Caller) -> RunVie
     """Ask the run's leader to stop it; what is published stays."""
     run = await find_run(parts, ref)
     reason = f"stopped by {caller.name}" + (f": {body.reason}" if body.reason else "")
-    run = await parts.runs.request_stop(run.run_id, reason)
+    entry = NewEntry(Act.RUN_STOP_REQUESTED, actor_of(caller), f"run/{run.run_id}")
+    run = await parts.runs.request_stop(run.run_id, reason, entry=entry)
     parts.signals.wake(run.run_id)
     return RunView.of(run)
 

@@ -194,9 +194,51 @@ class OperatorClient:
         """Ask for a run to be stopped."""
         return self._json("POST", _run_path(ref, "stop"), body={"reason": reason})
 
+    def audit_entries(
+        self, *, limit: int = 50, cursor: str | None = None, **filters: Any
+    ) -> Listing:
+        """Return entries of the audit log; like `runs`, over ``GET /api/v1/audit``."""
+        return self._listing("/api/v1/audit", "entries", limit, cursor, filters)
+
+    def audit_proof(self, sequence: int) -> bytes:
+        """Return the proof that an entry stands in the signed log."""
+        with self._answer("GET", f"/api/v1/audit/{sequence}/proof") as response:
+            return response.read()
+
+    def audit_checkpoint(self) -> bytes:
+        """Return the newest signed checkpoint of the audit log, with its key."""
+        with self._answer("GET", "/api/v1/audit/checkpoint") as response:
+            return response.read()
+
+    def export_audit(self, write: Callable[[bytes], object]) -> None:
+        """Hand all of the audit log to ``write``, in pieces of its lines."""
+        with self._answer("GET", "/api/v1/audit/export") as response:
+            for piece in response.iter_bytes(_CHUNK_BYTES):
+                write(piece)
+
+    def redact_audit(self, kind: str, name: str, reason: str) -> Json:
+        """Make a person in the audit log unreadable: ``POST /api/v1/audit/redact``."""
+        body = {"kind": kind, "name": name, "reason": reason}
+        return self._json("POST", "/api/v1/audit/redact", body=body)
+
     def delete_run(self, run_id: str) -> Json:
         """Delete a run that has ended: the answer of ``DELETE /api/v1/runs/{run_id}``."""
         return self._json("DELETE", _run_path(run_id))
+
+    def sites(self) -> list[Json]:
+        """Return every site that was invited, got a certificate, or is denied, sorted by name."""
+        found: list[Json] = self._json("GET", "/api/v1/sites")["sites"]
+        return found
+
+    def invite_site(self, name: str, *, role: str, lifetime_hours: float) -> Json:
+        """Invite a site: the answer of ``POST /api/v1/sites/{name}/invite``."""
+        body: Json = {"role": role, "lifetime_hours": lifetime_hours}
+        return self._json("POST", f"/api/v1/sites/{quote(name, safe='')}/invite", body=body)
+
+    def change_site(self, name: str, act: str, *, reason: str | None = None) -> Json:
+        """Approve, suspend, resume or remove a site; a reason where one is taken."""
+        body: Json | None = None if reason is None else {"reason": reason}
+        return self._json("POST", f"/api/v1/sites/{quote(name, safe='')}/{act}", body=body)
 
     def submit(self, run_id: str, job: Mapping[str, Any], model_digest: str) -> Json:
         """Create a run; doing it again changes nothing."""

@@ -1,0 +1,96 @@
+"""How a coordinator's audit log is put together: who writes it, who signs it."""
+
+import asyncio
+import hashlib
+from collections.abc import Sequence
+from typing import Final
+
+import structlog
+
+from kumiai.core.clock import Clock
+from kumiai.core.errors import KumiaiError
+from kumiai.identity import RefusedCall
+from kumiai.identity.audit import Act, Actor, AuditScribe, Outcome
+from kumiai.node.auditing.signer_files import load_signer
+from kumiai.node.coordinator.auditing import AuditRecorder, CheckpointKeeper
+from kumiai.node.settings import Settings
+from kumiai.storage import AuditLog, DatabaseManager, MigrationStep
+
+__all__ = ["CoordinatorAudit"]
+
+_REFUSED_ACT_CHARACTERS: Final = 120
+
+
+class CoordinatorAudit:
+    """The log of a coordinator's database, with its writer and its signer."""
+
+    def __init__(
+        self, settings: Settings, database: DatabaseManager, clock: Clock, coordinator_id: str
+    ) -> None:
+        """Prepare; the signing key is made now if there is none.
+
+        Raises:
+            KumiaiError: the signing key or the certificate cannot be used.
+        """
+        identity, folder = settings.identity, settings.coordinator.data_dir
+        self.log = AuditLog(database, AuditScribe())
+        self.recorder = AuditRecorder(self.log, clock, coordinator_id)
+        self.keeper = CheckpointKeeper(
+            self.log, load_signer(folder, identity.certificate, identity.key), clock, folder
+        )
+        self._settings_digest = _digest_of(settings)
+        self._tasks: list[asyncio.Task[None]] = []
+        self._logger = structlog.get_logger("kumiai.audit")
+
+    async def open(self, steps: Sequence[MigrationStep]) -> None:
+        """Begin to write and to sign; the start itself is the first entry.
+
+        Args:
+            steps: of the database's schema, as far as it was migrated now.
+
+        Raises:
+            StorageError: the database failed.
+        """
+        await self.keeper.open()
+        for step in steps:
+            self.recorder.record_own(
+                Act.SCHEMA_MIGRATED, f"schema/{step.revision}", {"direction": step.direction}
+            )
+        self.recorder.record_own(
+            Act.COORDINATOR_STARTED, detail={"settings_sha256": self._settings_digest}
+        )
+        await self.recorder.flush()
+        self._tasks = [
+            asyncio.create_task(self.recorder.serve(), name="audit-recorder"),
+            asyncio.create_task(self.keeper.serve(), name="audit-signer"),
+        ]
+
+    async def close(self) -> None:
+        """Write what waits, and sign; a database that is gone keeps nobody from stopping."""
+        tasks, self._tasks = self._tasks, []
+        if not tasks:
+            return
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        self.recorder.record_own(Act.COORDINATOR_STOPPED)
+        try:
+            await self.recorder.flush(is_last=True)
+            await self.keeper.sign()
+        except KumiaiError as error:
+            self._logger.warning("audit log not closed", error=str(error))
+
+    def note_refusal(self, call: RefusedCall) -> None:
+        """Record a call that did not get in; of a flood the first and the count."""
+        claimed = call.claimed
+        actor = Actor("nobody", address=call.address[:64])
+        if claimed is not None:
+            # Whom the certificate names; for refusals of strangers that is not proved.
+            actor = Actor.of(claimed, call.address[:64])
+        detail = {"refusal": call.error.refusal.value, "call": call.act[:_REFUSED_ACT_CHARACTERS]}
+        self.recorder.record(Act.AUTHENTICATION_REFUSED, "", Outcome.REFUSED, actor, detail)
+
+
+def _digest_of(settings: Settings) -> str:
+    # Secrets are masked in what pydantic writes: their digest would let others guess them.
+    return hashlib.sha256(settings.model_dump_json().encode()).hexdigest()

@@ -1,0 +1,22 @@
+"""How entries of the audit log name who calls and what they call about."""
+
+import re
+from typing import Final
+
+from kumiai.identity import Principal
+from kumiai.identity.audit import Actor
+
+__all__ = ["actor_of", "subject_of"]
+
+_NAME: Final = re.compile(r"[\x21-\x7e]{1,100}")
+
+
+def actor_of(caller: Principal) -> Actor:
+    """Return who calls; behind a token it is whoever made it."""
+    serial = 0 if caller.identity is None else caller.identity.serial
+    return Actor(caller.role.value, caller.name, serial, caller.address[:64])
+
+
+def subject_of(kind: str, name: str) -> str:
+    """Return what is called about; a name that nothing can have is left out."""
+    return f"{kind}/{name}" if _NAME.fullmatch(name) else f"{kind}/-"
