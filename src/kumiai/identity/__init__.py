@@ -22,6 +22,7 @@ from kumiai.identity.check import (
 from kumiai.identity.denials import Denial, Denials, NoDenials
 from kumiai.identity.handshake import diagnose_handshake, explain_handshake
 from kumiai.identity.index import IssuedRecord, RevocationReason
+from kumiai.identity.issuer import SignedSite, SiteIssuer
 from kumiai.identity.middleware import (
     CallGate,
     MTLSAuthenticationMiddleware,
@@ -71,6 +72,8 @@ __all__ = [
     "RevocationReason",
     "RevocationWatcher",
     "Role",
+    "SignedSite",
+    "SiteIssuer",
     "TokenReader",
     "TrustBundle",
     "WatchedFiles",

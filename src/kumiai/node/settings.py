@@ -16,6 +16,7 @@ __all__ = [
     "LogSettings",
     "OperatorSettings",
     "Settings",
+    "SitesSettings",
     "StorageSettings",
     "resolved_app",
     "resolved_database",
@@ -141,6 +142,23 @@ class CoordinatorSettings(_Table):
         return value
 
 
+class SitesSettings(_Table):
+    """How this coordinator signs certificates of sites' clients."""
+
+    issuer_certificate: Path | None = None
+    """The issuer's certificate, of ``kumiai ca delegate``, PEM; none: nothing is signed here."""
+    issuer_key: Path | None = None
+    """Its private key, PEM or sealed, readable by its owner alone."""
+    issuer_passphrase: SecretStr | None = None
+    """What that key is sealed by; best given by the environment or in a file."""
+    issuer_passphrase_file: Path | None = None
+    """A file that holds it."""
+    needs_approval: bool = False
+    """Whether an operator must approve each site that joins before it gets its certificate."""
+    certificate_hours: Annotated[float, Field(ge=0.01, le=8760)] = 24.0
+    """How long a certificate is good; clients renew it at half of that."""
+
+
 class ClientSettings(_Table):
     """A site's client."""
 
@@ -191,6 +209,7 @@ class Settings(_Table):
     identity: IdentitySettings = IdentitySettings()
     storage: StorageSettings = StorageSettings()
     coordinator: CoordinatorSettings = CoordinatorSettings()
+    sites: SitesSettings = SitesSettings()
     client: ClientSettings = ClientSettings()
     operator: OperatorSettings = OperatorSettings()
     log: LogSettings = LogSettings()
@@ -215,9 +234,15 @@ class Settings(_Table):
         if self.storage.database is not None:
             database = resolved_database(self.storage.database.get_secret_value(), base)
             storage["database"] = SecretStr(database)
+        sites = {
+            name: _from(base, path)
+            for name in ("issuer_certificate", "issuer_key", "issuer_passphrase_file")
+            if (path := getattr(self.sites, name)) is not None
+        }
         return self.model_copy(
             update={
                 "identity": identity,
+                "sites": self.sites.model_copy(update=sites),
                 "storage": self.storage.model_copy(update=storage),
                 "coordinator": self.coordinator.model_copy(
                     update={

@@ -290,16 +290,6 @@ class EnrolmentRepository:
             )
         return _certificate_of(row)
 
-    async def find_certificate(self, key_digest: str) -> SiteCertificate | None:
-        """Return the certificate for a key."""
-        async with self._database.reading() as connection:
-            row = (
-                await connection.execute(
-                    select(*_CERTIFICATES.c).where(_CERTIFICATES.c.key_digest == key_digest)
-                )
-            ).one_or_none()
-        return None if row is None else _certificate_of(row)
-
     # --------------------------------------------------------------------------------- sites
 
     async def suspend(self, name: str, *, by: str, reason: str) -> None:

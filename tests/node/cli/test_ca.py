@@ -228,7 +228,7 @@ def test_an_issuer_for_a_coordinator_is_made_with_the_lines_of_its_settings(
     outcome = invoke("ca", "delegate", "--out", "sites", "--issuer-passphrase-file", "secret")
     missing = invoke("ca", "delegate", "--out", "other", "--issuer-passphrase-file", "none")
 
-    assert '[identity.issuer]\ncertificate = "sites/issuer.crt"' in outcome.out
+    assert '[sites]\nissuer_certificate = "sites/issuer.crt"' in outcome.out
     assert b"PRIVATE" not in Path("sites/issuer.key").read_bytes()
     assert missing.code == 2
     assert "--issuer-passphrase-file must be readable" in missing.err

@@ -32,14 +32,17 @@ from kumiai.identity import (
     server_context,
 )
 from kumiai.identity.audit import AuditScribe
+from kumiai.node.assembly.sites import new_site_issuer, new_site_office
 from kumiai.node.coordinator.aggregation import Aggregator
 from kumiai.node.coordinator.blob_service import TransferMeter
 from kumiai.node.coordinator.leadership import RunSupervisor
 from kumiai.node.coordinator.rounds import RoundEngine
 from kumiai.node.coordinator.sessions import ClientSession, SessionHub
 from kumiai.node.coordinator.signals import RunSignals
+from kumiai.node.coordinator.sites import SQLDenials
 from kumiai.node.coordinator.tasks import TaskWriter
 from kumiai.node.http import ApiDependencies, create_app, new_http_server
+from kumiai.node.settings import IdentitySettings, Settings, SitesSettings
 from kumiai.storage import (
     AuditLog,
     ClientRegistryRepository,
@@ -49,6 +52,7 @@ from kumiai.storage import (
     ModelRepository,
     NearReads,
     RunRepository,
+    SiteDenials,
     TrainingHistoryRepository,
 )
 
@@ -87,9 +91,19 @@ class Certificates:
         self.scientist = self.issue(Role.DATA_SCIENTIST, "sonia", folder)
         self.auditor = self.issue(Role.AUDITOR, "aude", folder)
         self.recoverer = self.issue(Role.RECOVERY_OPERATOR, "remy", folder)
+        self.issuer = self.authority.delegate(out_dir=folder / "sites")
         foreign = CertificateManager(folder / "foreign-ca", clock=SystemClock())
         foreign.create(FEDERATION)
         self.foreigner = foreign.issue(Role.OPERATOR, "olivia", out_dir=folder / "foreign")
+
+    def settings(self, **sites: Any) -> Settings:
+        """Return the settings of a coordinator that signs for sites."""
+        own, issuer = self.coordinator, self.issuer
+        issuing = {"issuer_certificate": issuer.cert, "issuer_key": issuer.key, **sites}
+        return Settings(
+            identity=IdentitySettings(certificate=own.cert, key=own.key, ca=own.ca),
+            sites=SitesSettings(**issuing),
+        )
 
     def issue(self, role: Role, name: str, folder: Path) -> IssuedCertificate:
         return self.authority.issue(role, name, out_dir=folder / role)
@@ -295,6 +309,7 @@ async def running_api(
 ) -> AsyncIterator[RunningApi]:
     """Serve the API over these stores until the block ends."""
     clock, own = ShiftedClock(), certificates.coordinator
+    denials = SiteDenials(database)
     revocations = RevocationWatcher(
         certificates.authority.revocation_list_path, certificates.coordinator.ca, clock
     )
@@ -323,6 +338,13 @@ async def running_api(
             "hub": hub,
             "supervisor": RunSupervisor(engine, leader=COORDINATOR),
             "signals": signals,
+            "sites": new_site_office(
+                certificates.settings(),
+                database=database,
+                denials=denials,
+                issuer=new_site_issuer(certificates.settings(), clock, federation=FEDERATION),
+                own=own.identity,
+            ),
             "gate": CallGate(
                 AsyncMTLSAuthenticator(
                     Admission(
@@ -330,6 +352,7 @@ async def running_api(
                         trust=WatchedFiles((own.ca,), lambda: TrustBundle.load(own.ca), clock),
                         clock=clock,
                         revocations=revocations,
+                        denials=SQLDenials(denials),
                     )
                 )
             ),

@@ -25,7 +25,9 @@ def database_url(sqlite_template: SQLiteTemplate, tmp_path: Path) -> str:
 
 
 def filled(path: str) -> str:
-    return path.format(run_id=RUN, ref=RUN, version="latest", model_id=f"{RUN}.0", sequence=0)
+    return path.format(
+        run_id=RUN, ref=RUN, version="latest", model_id=f"{RUN}.0", sequence=0, name="a"
+    )
 
 
 def guarded_routes(api: RunningApi) -> set[tuple[str, str]]:
@@ -85,10 +87,10 @@ async def test_each_route_answers_only_those_whom_the_table_admits(
         assert is_denied == (not may), role
 
 
-async def test_only_health_is_open_and_clients_get_in_nowhere() -> None:
+async def test_only_health_and_the_way_in_are_open_and_clients_get_in_nowhere() -> None:
     is_open = {path for (_, path), needed in ROUTES.items() if needed is None}
 
-    assert is_open == {"/healthz", "/readyz"}
+    assert is_open == {"/healthz", "/readyz", "/api/v1/trust", "/api/v1/join"}
     assert PERMISSIONS[Role.CLIENT] & set(ROUTES.values()) == set()
 
 

@@ -14,6 +14,8 @@ from kumiai.identity import (
     Admission,
     AsyncMTLSAuthenticator,
     CallGate,
+    Denials,
+    Identity,
     RefusedCall,
     RevocationWatcher,
     Role,
@@ -26,6 +28,7 @@ from kumiai.node.assembly.auditing import CoordinatorAudit
 from kumiai.node.assembly.blobs import new_blob_store
 from kumiai.node.assembly.cache import CoordinatorCache
 from kumiai.node.assembly.database import new_database
+from kumiai.node.assembly.sites import new_site_issuer, new_site_office
 from kumiai.node.assembly.studies import load_apps
 from kumiai.node.coordinator.aggregation import Aggregator, CentralEvaluator
 from kumiai.node.coordinator.blob_service import BlobService, TransferMeter
@@ -39,6 +42,7 @@ from kumiai.node.coordinator.server import CoordinatorServer, DataDirectory, Htt
 from kumiai.node.coordinator.session_service import SessionService, SessionTimes
 from kumiai.node.coordinator.sessions import SessionHub
 from kumiai.node.coordinator.signals import RunSignals
+from kumiai.node.coordinator.sites import SiteOffice, SQLDenials
 from kumiai.node.coordinator.sweeping import BackgroundSweep
 from kumiai.node.coordinator.tasks import TaskWriter
 from kumiai.node.settings import IdentitySettings, Settings
@@ -54,6 +58,7 @@ from kumiai.storage import (
     NearReads,
     RunRepository,
     S3BlobStore,
+    SiteDenials,
     TrainingHistoryRepository,
     UpdateInbox,
 )
@@ -134,6 +139,7 @@ class _Stores:
     cache: CoordinatorCache
     sweep: BackgroundSweep
     audit: CoordinatorAudit
+    denials: SiteDenials
 
     async def open(self) -> None:
         await self.database.connect()
@@ -141,6 +147,7 @@ class _Stores:
         await self.blobs.check()
         await self.cache.open()
         await self.inbox.start()
+        await self.denials.start()
         self.sweep.start()
 
 
@@ -165,6 +172,7 @@ class _Shared:
     coordinator_id: str
     clock: Clock
     gate: CallGate
+    sites: SiteOffice
     stores: _Stores
     executors: _Executors
     hub: SessionHub
@@ -184,20 +192,33 @@ class _Shared:
             parts.push_async_callback(self.stores.cache.close)
             parts.push_async_callback(self.stores.inbox.close)
             parts.push_async_callback(self.stores.sweep.stop)
+            parts.push_async_callback(self.stores.denials.stop)
 
 
 def _shared(settings: Settings, coordinator_id: str) -> _Shared:
     clock = SystemClock()
     # Certificates and studies first: what can be wrong about them costs no thread and no file.
+    own = _own_identity(settings.identity, clock)
+    issuer = new_site_issuer(settings, clock, federation=own.federation)
     evaluator = _central_evaluator(settings)
-    stores, executors = _stores(settings, clock, coordinator_id), _executors(settings)
+    stores = _stores(settings, clock, coordinator_id)
+    executors = _executors(settings)
     refusals = RefusalLog(clock, also=stores.audit.note_refusal)
-    gate = _gate(settings.identity, clock, refusals.note)
+    gate = _gate(
+        settings.identity,
+        clock,
+        own=own,
+        denials=SQLDenials(stores.denials),
+        on_refused=refusals.note,
+    )
     return _Shared(
         settings=settings,
         coordinator_id=coordinator_id,
         clock=clock,
         gate=gate,
+        sites=new_site_office(
+            settings, database=stores.database, denials=stores.denials, issuer=issuer, own=own
+        ),
         stores=stores,
         executors=executors,
         hub=SessionHub(clock),
@@ -215,12 +236,20 @@ def _shared(settings: Settings, coordinator_id: str) -> _Shared:
     )
 
 
-def _gate(
-    settings: IdentitySettings, clock: Clock, on_refused: Callable[[RefusedCall], None]
-) -> CallGate:
-    own = verify_own_certificate(
+def _own_identity(settings: IdentitySettings, clock: Clock) -> Identity:
+    return verify_own_certificate(
         settings.certificate, settings.key, settings.ca, clock, role=Role.COORDINATOR
     )
+
+
+def _gate(
+    settings: IdentitySettings,
+    clock: Clock,
+    *,
+    own: Identity,
+    denials: Denials,
+    on_refused: Callable[[RefusedCall], None],
+) -> CallGate:
     revocations = None
     if settings.crl is not None:
         revocations = RevocationWatcher(settings.crl, settings.ca, clock)
@@ -229,6 +258,7 @@ def _gate(
         trust=WatchedFiles((settings.ca,), lambda: TrustBundle.load(settings.ca), clock),
         clock=clock,
         revocations=revocations,
+        denials=denials,
         clock_skew_seconds=settings.clock_skew_seconds,
     )
     return CallGate(AsyncMTLSAuthenticator(admission), on_refused=on_refused)
@@ -249,6 +279,7 @@ def _stores(settings: Settings, clock: Clock, coordinator_id: str) -> _Stores:
         sweep=BackgroundSweep(
             BlobSweeper(database, blobs), grace_seconds=3600 * settings.storage.grace_hours
         ),
+        denials=SiteDenials(database),
     )
 
 
@@ -337,6 +368,7 @@ def _http_server(shared: _Shared, supervisor: RunSupervisor) -> HttpServer:
             supervisor=supervisor,
             signals=shared.signals,
             gate=shared.gate,
+            sites=shared.sites,
             meter=shared.meter,
             clock=shared.clock,
             coordinator_id=shared.coordinator_id,

@@ -5,7 +5,19 @@ from typing import Annotated
 
 import typer
 
-from kumiai.node.cli import audit, ca, config, db, doctor, model, quickstart, run, serving, storage
+from kumiai.node.cli import (
+    audit,
+    ca,
+    config,
+    db,
+    doctor,
+    model,
+    quickstart,
+    run,
+    serving,
+    site,
+    storage,
+)
 from kumiai.node.cli.invocation import OutputFormat
 from kumiai.node.cli.root import Root, begin
 
@@ -53,6 +65,7 @@ app.add_typer(serving.client, name="client")
 app.add_typer(run.app, name="run")
 app.add_typer(model.app, name="model")
 app.add_typer(ca.app, name="ca")
+app.add_typer(site.app, name="site")
 app.add_typer(config.app, name="config")
 app.add_typer(db.app, name="db")
 app.add_typer(audit.app, name="audit")

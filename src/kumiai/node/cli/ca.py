@@ -164,7 +164,7 @@ def delegate(
     told = {"serial": f"{made.serial:x}", "certificate": str(made.cert), "key": str(made.key)}
     note = (
         f"made the issuer {made.serial:x}; for the coordinator's kumiai.toml:\n\n"
-        f'[identity.issuer]\ncertificate = "{made.cert}"\nkey = "{made.key}"'
+        f'[sites]\nissuer_certificate = "{made.cert}"\nissuer_key = "{made.key}"'
     )
     emit(invocation.output, told, Table((), (), note=note))
 

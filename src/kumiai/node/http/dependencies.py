@@ -11,6 +11,7 @@ from kumiai.node.coordinator.blob_service import TransferMeter
 from kumiai.node.coordinator.leadership import RunSupervisor
 from kumiai.node.coordinator.sessions import SessionHub
 from kumiai.node.coordinator.signals import RunSignals
+from kumiai.node.coordinator.sites import SiteOffice
 from kumiai.storage import (
     AuditLog,
     DatabaseManager,
@@ -50,6 +51,7 @@ class ApiDependencies:
     signals: RunSignals
     gate: CallGate
     meter: TransferMeter
+    sites: SiteOffice
     clock: Clock
     coordinator_id: str
     can_evaluate: bool

@@ -322,7 +322,13 @@ class LocalFederation:
                     "http_listen": f"{_HOST}:{self.http_port}",
                     "data_dir": "data",
                 }
-                return {"coordinator": coordinator, "storage": storage, "log": log}
+                sites = self.folder.sites_table()
+                return {
+                    "coordinator": coordinator,
+                    "sites": sites,
+                    "storage": storage,
+                    "log": log,
+                }
             case Role.CLIENT:
                 client = {
                     "coordinator": self.address,

@@ -1,9 +1,9 @@
 """The folder of a federation that lives on one machine: authority, certificates, settings, logs.
 
-It holds ``ca/``; ``coordinator/``, ``operator/`` and ``clients/<name>/``, each with its certificate
-and ``kumiai.toml``; and ``logs/``. It may be kept: certificates that are still in force are used
-again, settings are written anew. All keys lie here, the authority's too, so it is nothing for
-production. Reads and writes files.
+It holds ``ca/``; ``sites/``, the coordinator's issuer; ``coordinator/``, ``operator/`` and
+``clients/<name>/``, each with its certificate and ``kumiai.toml``; and ``logs/``. It may be kept:
+certificates that are still in force are used again, settings are written anew. All keys lie here,
+the authority's too, so it is nothing for production. Reads and writes files.
 """
 
 import json
@@ -24,6 +24,7 @@ Tables = Mapping[str, Mapping[str, Any]]
 
 _FEDERATION = "local"
 _HOSTS = ("localhost", "127.0.0.1", "::1")
+_ISSUER_DAYS = 3650
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 _HEADER = "# Written anew at each start of this federation; what you change here is lost.\n"
 
@@ -74,7 +75,7 @@ class FederationFolder:
         return home / f"{member.name}.crt", home / f"{member.name}.key", home / "ca.crt"
 
     def ensure_authority(self) -> None:
-        """Make the folder and the authority if there is none.
+        """Make the folder, the authority and the coordinator's issuer if there are none.
 
         Raises:
             StorageError: the folder can not be written.
@@ -85,6 +86,16 @@ class FederationFolder:
             raise StorageError(f"folder {self.path} can not be made: {error}") from error
         if not self._authority.certificate_path.exists():
             self._authority.create(_FEDERATION)
+        if not self._issuer_files()[0].exists():
+            self._authority.delegate(out_dir=self.path / "sites", days=_ISSUER_DAYS)
+
+    def sites_table(self) -> Mapping[str, Any]:
+        """Return the table of settings by which the coordinator signs for sites."""
+        certificate, key = self._issuer_files()
+        return {"issuer_certificate": str(certificate), "issuer_key": str(key)}
+
+    def _issuer_files(self) -> tuple[Path, Path]:
+        return self.path / "sites" / "issuer.crt", self.path / "sites" / "issuer.key"
 
     def ensure_identity(self, member: Member) -> None:
         """Issue the member's certificate unless it has one that is in force.

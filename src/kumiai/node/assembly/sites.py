@@ -1,0 +1,90 @@
+"""How a coordinator's dealings with sites are put together."""
+
+import hashlib
+
+from cryptography.hazmat.primitives import serialization
+
+from kumiai.core.clock import Clock
+from kumiai.core.errors import ConfigError
+from kumiai.identity import Identity, TrustBundle
+from kumiai.identity.files import read_file
+from kumiai.identity.issuer import SiteIssuer
+from kumiai.identity.trust import chain_of
+from kumiai.node.coordinator.sites import SiteOffice, TrustAnchor
+from kumiai.node.settings import IdentitySettings, Settings, SitesSettings
+from kumiai.storage import DatabaseManager, EnrolmentRepository, SiteDenials
+
+__all__ = ["new_site_issuer", "new_site_office"]
+
+
+def new_site_office(
+    settings: Settings,
+    *,
+    database: DatabaseManager,
+    denials: SiteDenials,
+    issuer: SiteIssuer | None,
+    own: Identity,
+) -> SiteOffice:
+    """Return what deals with sites.
+
+    Args:
+        settings: with absolute paths.
+        database: where sites are kept.
+        denials: the snapshot of who is denied.
+        issuer: signs; ``None``: nothing is signed here.
+        own: this coordinator's identity.
+    """
+    return SiteOffice(
+        sites=EnrolmentRepository(database),
+        denials=denials,
+        issuer=issuer,
+        federation=own.federation,
+        read_anchor=lambda: _anchor(settings.identity),
+        needs_approval=settings.sites.needs_approval,
+        certificate_hours=settings.sites.certificate_hours,
+    )
+
+
+def new_site_issuer(settings: Settings, clock: Clock, *, federation: str) -> SiteIssuer | None:
+    """Return the issuer of the settings, ``None`` if they name none.
+
+    Raises:
+        ConfigError: half of it is set, or it is another federation's.
+        KumiaiError: it can not be used.
+    """
+    sites = settings.sites
+    if sites.issuer_certificate is None and sites.issuer_key is None:
+        return None
+    if sites.issuer_certificate is None or sites.issuer_key is None:
+        raise ConfigError(
+            "sites.issuer_certificate and sites.issuer_key must be set together, got one of them"
+        )
+    issuer = SiteIssuer.load(
+        sites.issuer_certificate,
+        sites.issuer_key,
+        settings.identity.ca,
+        clock,
+        _passphrase(sites),
+    )
+    if issuer.federation != federation:
+        raise ConfigError(
+            f"sites.issuer_certificate must be of federation {federation!r}, "
+            f"got {issuer.federation!r}"
+        )
+    return issuer
+
+
+def _passphrase(sites: SitesSettings) -> bytes | None:
+    if sites.issuer_passphrase is not None:
+        return sites.issuer_passphrase.get_secret_value().encode()
+    if sites.issuer_passphrase_file is not None:
+        return read_file(sites.issuer_passphrase_file, "passphrase").rstrip(b"\r\n")
+    return None
+
+
+def _anchor(identity: IdentitySettings) -> TrustAnchor:
+    bundle = read_file(identity.ca, "ca certificate")
+    chain = chain_of(read_file(identity.certificate, "certificate"))
+    root = TrustBundle.load(bundle).root_of(chain)
+    der = root.public_bytes(serialization.Encoding.DER)
+    return TrustAnchor(bundle, hashlib.sha256(der).hexdigest())
