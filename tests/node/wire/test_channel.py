@@ -1,6 +1,8 @@
 """The limits of the coordinator's port, held against the gRPC that is installed."""
 
 import asyncio
+import subprocess
+import sys
 from pathlib import Path
 
 import grpc.aio
@@ -43,3 +45,21 @@ async def test_a_connection_that_makes_no_handshake_is_closed(tmp_path: Path) ->
 )
 def test_the_more_streams_move_the_smaller_are_their_chunks(streams: int, chunk_bytes: int) -> None:
     assert chunk_bytes_for(streams) == chunk_bytes
+
+
+@pytest.mark.integration
+def test_many_shake_hands_while_the_certificate_is_replaced_again_and_again(
+    tmp_path: Path,
+) -> None:
+    done = subprocess.run(
+        [sys.executable, Path(__file__).parent / "programs" / "handshakes.py", tmp_path],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+
+    assert done.returncode == 0, done.stderr[-2000:]
+    succeeded, failed = map(int, done.stdout.split())
+    assert succeeded > 100
+    assert failed == 0

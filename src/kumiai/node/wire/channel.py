@@ -2,6 +2,7 @@
 
 import socket
 import ssl
+import time
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,7 @@ _KEEPALIVE_MS = 20_000
 _KEEPALIVE_TIMEOUT_MS = 10_000
 _HANDSHAKE_TIMEOUT_MS = 10_000
 _SELF_CHECK_SECONDS = 5.0
+_HANDSHAKES_BEGIN_SECONDS = 0.2
 
 
 def chunk_bytes_for(streams: int) -> int:
@@ -83,8 +85,28 @@ def server_credentials(files: TlsFiles, clock: Clock) -> grpc.ServerCredentials:
     newest = WatchedFiles(
         (files.certificate, files.key, files.ca), lambda: _configuration(files), clock
     )
-    # Called by gRPC at each handshake, in a thread of its own.
-    return grpc.dynamic_ssl_server_credentials(newest.value, newest.current, True)  # noqa: FBT003
+    return grpc.dynamic_ssl_server_credentials(newest.value, _Renewal(newest), True)  # noqa: FBT003
+
+
+class _Renewal:
+    """What gRPC asks before each handshake, one after the other, in threads of its own.
+
+    gRPC 1.85 frees what its handshakes are made of when it is given another configuration, and a
+    handshake that asked just before may not have begun yet: the process dies of it. So it is
+    given one only when the files have changed, after those have had the time to begin.
+    """
+
+    def __init__(self, newest: WatchedFiles[grpc.ServerCertificateConfiguration]) -> None:
+        self._newest = newest
+        self._given = newest.value
+
+    def __call__(self) -> grpc.ServerCertificateConfiguration | None:
+        current = self._newest.current()
+        if current is self._given:
+            return None
+        self._given = current
+        time.sleep(_HANDSHAKES_BEGIN_SECONDS)
+        return current
 
 
 def _configuration(files: TlsFiles) -> grpc.ServerCertificateConfiguration:
