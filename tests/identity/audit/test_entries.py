@@ -122,7 +122,12 @@ def test_a_detail_that_is_large_or_odd_is_refused(detail: dict[str, Any]) -> Non
 
 @pytest.mark.parametrize(
     "fields",
-    [{"role": "A role"}, {"role": "x", "name": "n" * 97}, {"role": "x", "address": "1" * 65}, {"role": "x", "name": "a\n"}],
+    [
+        {"role": "A role"},
+        {"role": "x", "name": "n" * 97},
+        {"role": "x", "address": "1" * 65},
+        {"role": "x", "name": "a\n"},
+    ],
 )
 def test_an_actor_has_limits(fields: dict[str, str]) -> None:
     with pytest.raises(ValueError, match="actor's"):

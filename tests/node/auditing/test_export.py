@@ -29,8 +29,7 @@ async def exported(
     own = manager.issue(Role.COORDINATOR, "c", hosts=["localhost"], out_dir=tmp_path / "own")
     log = AuditLog(database, AuditScribe())
     signer = load_signer(tmp_path, own.cert, own.key)
-    keeper = CheckpointKeeper(log, signer, SystemClock(), tmp_path)
-    await keeper.open()
+    keeper = CheckpointKeeper(log, lambda: signer, SystemClock(), tmp_path)
     for start in (0, 6):
         actor = Actor("operator", "ann")
         await log.record([NewEntry(Act.RUN_CREATED, actor, f"run/{start + n}") for n in range(6)])

@@ -161,6 +161,20 @@ async def test_what_does_not_fit_is_counted(log: AuditLog, monkeypatch: pytest.M
     assert entries[2].detail == {"count": 3}
 
 
+async def test_what_comes_while_others_are_written_is_written_too(log: AuditLog) -> None:
+    recorder = AuditRecorder(log, SystemClock(), "coordinator-1", FAST)
+    recorder.record_own(Act.COORDINATOR_STARTED)
+    writing = asyncio.create_task(recorder.flush())
+    while not recorder._writing.locked():
+        await asyncio.sleep(0)
+
+    recorder.record_own(Act.COORDINATOR_STOPPED)
+    await writing
+
+    entries = [decode_entry(record.body.encode()) for record in await all_of(log)]
+    assert [entry.act for entry in entries] == ["coordinator.started", "coordinator.stopped"]
+
+
 async def test_at_the_end_the_counted_refusals_are_written(log: AuditLog) -> None:
     recorder = AuditRecorder(log, SystemClock(), "coordinator-1")
     for _ in range(3):
@@ -201,9 +215,13 @@ async def test_the_log_is_signed_now_and_then_and_only_when_it_grew(
 ) -> None:
     told: list[int] = []
     keeper = CheckpointKeeper(
-        log, signer, SystemClock(), tmp_path, times=FAST, on_checkpoint=lambda: told.append(1)
+        log,
+        lambda: signer,
+        SystemClock(),
+        tmp_path,
+        times=FAST,
+        on_checkpoint=lambda: told.append(1),
     )
-    await keeper.open()
     await keeper.sign()
     signing = asyncio.create_task(keeper.serve())
     for expected in (3, 6):
@@ -229,8 +247,7 @@ async def test_a_thousand_entries_are_signed_at_once(
     log: AuditLog, signer: CheckpointSigner, tmp_path: Path
 ) -> None:
     times = AuditTimes(checkpoint_entries=5, checkpoint_seconds=3600, look_seconds=0.01)
-    keeper = CheckpointKeeper(log, signer, SystemClock(), tmp_path, times=times)
-    await keeper.open()
+    keeper = CheckpointKeeper(log, lambda: signer, SystemClock(), tmp_path, times=times)
     await fill(log, 4)
     await keeper._look()
     assert await log.find_newest_checkpoint() is None
@@ -247,14 +264,14 @@ async def test_another_history_is_not_signed(
     signer: CheckpointSigner,
     tmp_path: Path,
 ) -> None:
-    keeper = CheckpointKeeper(log, signer, SystemClock(), tmp_path)
+    keeper = CheckpointKeeper(log, lambda: signer, SystemClock(), tmp_path)
     await fill(log, 5)
     await keeper.sign()
     other = DatabaseManager(f"sqlite:///{tmp_path}/other.db")
     await other.connect()
     await other.migrate()
     rewritten = AuditLog(other, AuditScribe())
-    swapped = CheckpointKeeper(rewritten, signer, SystemClock(), tmp_path)
+    swapped = CheckpointKeeper(rewritten, lambda: signer, SystemClock(), tmp_path)
 
     for count in (3, 4):
         await fill(rewritten, count)
@@ -269,7 +286,7 @@ async def test_a_signer_that_may_not_sign_says_so_and_goes_on(
     log: AuditLog, signer: CheckpointSigner, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / KEPT_FILE).write_text("{}")
-    keeper = CheckpointKeeper(log, signer, SystemClock(), tmp_path, times=FAST)
+    keeper = CheckpointKeeper(log, lambda: signer, SystemClock(), tmp_path, times=FAST)
     await fill(log, 1)
     signing = asyncio.create_task(keeper.serve())
 

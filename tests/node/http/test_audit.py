@@ -22,7 +22,6 @@ async def signed(api: RunningApi, tmp_path: Path) -> RunningApi:
     (await api.operator.patch(f"/api/v1/runs/{run_id}", json=described)).raise_for_status()
     (await api.operator.patch(f"/api/v1/models/{run_id}.0", json=described)).raise_for_status()
     (await api.operator.post(f"/api/v1/runs/{run_id}/stop", json={})).raise_for_status()
-    await keeper_of(api, tmp_path).open()
     await keeper_of(api, tmp_path).sign()
     return api
 
@@ -30,7 +29,7 @@ async def signed(api: RunningApi, tmp_path: Path) -> RunningApi:
 def keeper_of(api: RunningApi, folder: Path) -> CheckpointKeeper:
     own = api.certificates.coordinator
     signer = load_signer(folder, own.cert, own.key)
-    return CheckpointKeeper(api.parts.audit, signer, SystemClock(), folder)
+    return CheckpointKeeper(api.parts.audit, lambda: signer, SystemClock(), folder)
 
 
 def trust_of(api: RunningApi) -> TrustBundle:

@@ -10,9 +10,11 @@ import structlog
 from kumiai.core.clock import Clock
 from kumiai.core.errors import KumiaiError
 from kumiai.identity import RefusedCall
-from kumiai.identity.audit import Act, Actor, AuditScribe, Outcome
+from kumiai.identity.audit import Act, Actor, AuditScribe, CheckpointSigner, Outcome
 from kumiai.node.auditing.signer_files import load_signer
 from kumiai.node.coordinator.auditing import AuditRecorder, CheckpointKeeper
+from kumiai.node.coordinator.checkpoint_offers import CheckpointOffers
+from kumiai.node.coordinator.sessions import SessionHub
 from kumiai.node.settings import Settings
 from kumiai.storage import AuditLog, DatabaseManager, MigrationStep
 
@@ -25,7 +27,12 @@ class CoordinatorAudit:
     """The log of a coordinator's database, with its writer and its signer."""
 
     def __init__(
-        self, settings: Settings, database: DatabaseManager, clock: Clock, coordinator_id: str
+        self,
+        settings: Settings,
+        database: DatabaseManager,
+        clock: Clock,
+        coordinator_id: str,
+        hub: SessionHub,
     ) -> None:
         """Prepare; the signing key is made now if there is none.
 
@@ -33,10 +40,16 @@ class CoordinatorAudit:
             KumiaiError: the signing key or the certificate cannot be used.
         """
         identity, folder = settings.identity, settings.coordinator.data_dir
+
+        def signer() -> CheckpointSigner:
+            return load_signer(folder, identity.certificate, identity.key)
+
+        signer()
         self.log = AuditLog(database, AuditScribe())
         self.recorder = AuditRecorder(self.log, clock, coordinator_id)
+        self.offers = CheckpointOffers(self.log, hub)
         self.keeper = CheckpointKeeper(
-            self.log, load_signer(folder, identity.certificate, identity.key), clock, folder
+            self.log, signer, clock, folder, on_checkpoint=self.offers.announce
         )
         self._settings_digest = _digest_of(settings)
         self._tasks: list[asyncio.Task[None]] = []
@@ -51,7 +64,6 @@ class CoordinatorAudit:
         Raises:
             StorageError: the database failed.
         """
-        await self.keeper.open()
         for step in steps:
             self.recorder.record_own(
                 Act.SCHEMA_MIGRATED, f"schema/{step.revision}", {"direction": step.direction}
@@ -63,6 +75,7 @@ class CoordinatorAudit:
         self._tasks = [
             asyncio.create_task(self.recorder.serve(), name="audit-recorder"),
             asyncio.create_task(self.keeper.serve(), name="audit-signer"),
+            asyncio.create_task(self.offers.serve(), name="audit-offers"),
         ]
 
     async def close(self) -> None:

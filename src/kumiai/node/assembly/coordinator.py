@@ -201,7 +201,8 @@ def _shared(settings: Settings, coordinator_id: str) -> _Shared:
     own = _own_identity(settings.identity, clock)
     issuer = new_site_issuer(settings, clock, federation=own.federation)
     evaluator = _central_evaluator(settings)
-    stores = _stores(settings, clock, coordinator_id)
+    hub = SessionHub(clock)
+    stores = _stores(settings, clock, coordinator_id, hub)
     executors = _executors(settings)
     refusals = RefusalLog(clock, also=stores.audit.note_refusal)
     gate = _gate(
@@ -221,7 +222,7 @@ def _shared(settings: Settings, coordinator_id: str) -> _Shared:
         ),
         stores=stores,
         executors=executors,
-        hub=SessionHub(clock),
+        hub=hub,
         signals=RunSignals(),
         meter=TransferMeter(),
         tasks=TaskWriter(stores.runs),
@@ -264,10 +265,10 @@ def _gate(
     return CallGate(AsyncMTLSAuthenticator(admission), on_refused=on_refused)
 
 
-def _stores(settings: Settings, clock: Clock, coordinator_id: str) -> _Stores:
+def _stores(settings: Settings, clock: Clock, coordinator_id: str, hub: SessionHub) -> _Stores:
     database, blobs = new_database(settings), new_blob_store(settings)
     cache = CoordinatorCache(settings, database)
-    audit = CoordinatorAudit(settings, database, clock, coordinator_id)
+    audit = CoordinatorAudit(settings, database, clock, coordinator_id, hub)
     return _Stores(
         database=database,
         blobs=blobs,
@@ -326,6 +327,8 @@ def _session_service(shared: _Shared) -> SessionService:
         signals=signals,
         clock=shared.clock,
         times=SessionTimes(heartbeat_seconds=shared.settings.coordinator.heartbeat_seconds),
+        checkpoints=stores.audit.offers,
+        audit=stores.audit.recorder,
     )
 
 

@@ -94,4 +94,5 @@ class KeptCheckpoint:
         Raises:
             StorageError: it cannot be written.
         """
+        files.new_private_directory(folder)
         files.write_atomic(folder / KEPT_FILE, self.to_json(), mode=0o600)

@@ -40,6 +40,7 @@ def load_signer(data_dir: Path, certificate: Path, key: Path) -> CheckpointSigne
         signer = CheckpointSigner.new(
             origin_of(identity_of(certificates).federation), certificates, _curve_key(key)
         )
+    files.new_private_directory(data_dir)
     # The key first: a certified key without it is replaced as well.
     files.write_atomic(data_dir / _KEY, signer.to_pem(), mode=0o600)
     files.write_atomic(data_dir / _CERTIFIED, signer.certified.to_json().encode(), mode=0o644)

@@ -29,6 +29,7 @@ from kumiai.core.errors import (
 from kumiai.core.ids import new_id
 from kumiai.identity import WatchedFiles, client_context
 from kumiai.node.client.backoff import Backoff
+from kumiai.node.client.checkpoints import CheckpointGuard
 from kumiai.node.client.tasks import TaskRunner
 from kumiai.node.client.transfer import BlobTransfer
 from kumiai.node.study import App, Site
@@ -114,6 +115,7 @@ class ClientAgent:
         self._files_version = 0
         self._is_handing_over = False
         self._last_word_heard = asyncio.Event()
+        self._guard: CheckpointGuard | None = None
         self._log = structlog.get_logger("kumiai.client").bind(client=site.name)
         self.attached = asyncio.Event()
 
@@ -124,7 +126,9 @@ class ClientAgent:
             CertificateError: the coordinator refuses this certificate, or this client its.
             ConflictError: another process holds this client's identity.
             ConfigError: the coordinator speaks another protocol version.
+            IntegrityError: the coordinator's audit log was rewritten since this client saw it.
         """
+        self._guard = await asyncio.to_thread(self._new_guard)
         executor = ThreadPoolExecutor(2, thread_name_prefix="kumiai-transfer")
         transfer = BlobTransfer(lambda: open_channel(self._address, self._tls), executor)
         runner = TaskRunner(
@@ -204,6 +208,7 @@ class ClientAgent:
         if first is grpc.aio.EOF:
             return await self._ended(call)
         welcome = pb.ServerMessage.FromString(first).welcome
+        await self._take_checkpoint(welcome.audit if welcome.HasField("audit") else None)
         self._note_welcome(welcome)
         return _Link(channel, call, outgoing, welcome.heartbeat_seconds)
 
@@ -341,8 +346,16 @@ class ClientAgent:
                 software_version=__version__,
                 apps=sorted(self._apps),
                 wall_time=self._clock.now(),
+                audit_size=self._guard.known_size if self._guard else 0,
             )
         )
+
+    def _new_guard(self) -> CheckpointGuard:
+        return CheckpointGuard(self._state_dir, ca=self._tls.ca, certificate=self._tls.certificate)
+
+    async def _take_checkpoint(self, offered: pb.AuditCheckpoint | None) -> None:
+        if self._guard is not None:
+            await self._guard.take(offered)
 
     def _send(self, message: pb.ClientMessage) -> None:
         """Queue a message for the session; without a session the coordinator asks again later."""
@@ -362,6 +375,8 @@ class ClientAgent:
                     runner.take(message.task)
                 case "cancel":
                     runner.cancel(message.cancel)
+                case "audit":
+                    await self._take_checkpoint(message.audit)
                 case "receipt" if message.receipt.reason:
                     self._log.warning("report refused", reason=message.receipt.reason)
                 case "heartbeat" if message.heartbeat.sequence == 0:

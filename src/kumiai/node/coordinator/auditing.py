@@ -174,10 +174,10 @@ class AuditRecorder:
                 self._add(entry)
         async with self._writing:
             while self._waiting or self._lost:
-                lost = self._lost
-                some = self._waiting[:_AT_ONCE] + self._told_of_lost(lost)
-                await self._log.record(some)
-                del self._waiting[:_AT_ONCE]
+                some, lost = self._waiting[:_AT_ONCE], self._lost
+                await self._log.record(some + self._told_of_lost(lost))
+                # Others may have come since, and are not written yet.
+                del self._waiting[: len(some)]
                 self._lost -= lost
 
     def _told_of_lost(self, count: int) -> list[NewEntry]:
@@ -192,18 +192,19 @@ class CheckpointKeeper:
     def __init__(
         self,
         log: AuditLog,
-        signer: CheckpointSigner,
+        signer: Callable[[], CheckpointSigner],
         clock: Clock,
         folder: Path,
         *,
         times: AuditTimes = AuditTimes(),
         on_checkpoint: Callable[[], None] = lambda: None,
     ) -> None:
-        """Sign with this key.
+        """Sign this log.
 
         Args:
             log: what is signed.
-            signer: of this coordinator.
+            signer: returns this coordinator's; asked each time, so that with a renewed
+                certificate comes a new key.
             clock: dates checkpoints.
             folder: keeps the last one; the data directory, not the database.
             times: how often.
@@ -220,13 +221,6 @@ class CheckpointKeeper:
         self._signed_size = 0
         self._signing = asyncio.Lock()
         self._logger = structlog.get_logger("kumiai.audit")
-
-    async def open(self) -> None:
-        """Make the key known to whoever reads the log."""
-        certified = self._signer.certified
-        await self._log.add_signer(certified.key_id, certified.to_json())
-        newest = await self._log.find_newest_checkpoint()
-        self._signed_size = newest.size if newest is not None else 0
 
     async def serve(self) -> None:
         """Sign every minute or thousand entries, until cancelled."""
@@ -259,14 +253,16 @@ class CheckpointKeeper:
             newest = await self._log.find_newest_checkpoint()
             if end is None or (newest is not None and newest.size == end.size):
                 return
-            now, key = self._clock.now(), self._signer.certified
+            signer = await asyncio.to_thread(self._signer)
+            now, key = self._clock.now(), signer.certified
             head = LogHead(end.size, end.chain, end.frontier)
             checkpoint = head.checkpoint(key.origin, int(now * 1e6))
             await self._verify_continuation(end.size, checkpoint.root)
-            note = self._signer.sign(checkpoint)
+            note = signer.sign(checkpoint)
             # Kept first: what is in the database may be lost, and then this one tells.
             kept = KeptCheckpoint(checkpoint, key, note)
             await asyncio.to_thread(kept.save, self._folder)
+            await self._log.add_signer(key.key_id, key.to_json())
             await self._log.add_checkpoint(size=end.size, key_id=key.key_id, at=now, note=note)
             self._signed_size = end.size
         self._on_checkpoint()

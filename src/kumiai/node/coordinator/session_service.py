@@ -27,6 +27,9 @@ from kumiai.core.errors import (
     UpdateRejectedError,
 )
 from kumiai.core.ids import verify_name
+from kumiai.identity.audit import Act, AuditSink, Outcome
+from kumiai.node.auditing.actors import actor_of
+from kumiai.node.coordinator.checkpoint_offers import CheckpointOffers, size_of
 from kumiai.node.coordinator.evaluations import EvaluationIntake
 from kumiai.node.coordinator.orders import TaskKey, verify_named_task
 from kumiai.node.coordinator.sessions import ClientSession, SessionHub, order_to_wire
@@ -81,6 +84,8 @@ class SessionService:
         signals: RunSignals,
         clock: Clock,
         times: SessionTimes,
+        checkpoints: CheckpointOffers,
+        audit: AuditSink,
     ) -> None:
         """Work with these; `attach` is the gRPC handler."""
         self._coordinator_id = coordinator_id
@@ -92,15 +97,19 @@ class SessionService:
         self._signals = signals
         self._clock = clock
         self._times = times
+        self._checkpoints = checkpoints
+        self._audit = audit
         self._log = structlog.get_logger("kumiai.session")
 
     async def attach(self, requests: AsyncIterator[bytes], context: _Context) -> None:
         """Serve one client until either side ends the session."""
-        session = await self._greet(caller_of().name, requests, context)
+        caller = caller_of()
+        session = await self._greet(caller.name, requests, context)
         log = self._log.bind(client=session.client_id, address=session.address)
         try:
             await self._register(session)
             await self._welcome(session)
+            self._audit.record(Act.CLIENT_ATTACHED, "", Outcome.DONE, actor_of(caller), {})
             log.info("client attached", apps=list(session.apps), version=session.software_version)
             await self._serve(session, requests, context)
         except asyncio.CancelledError:
@@ -113,6 +122,7 @@ class SessionService:
             await self._end_for(error, session, context)
         finally:
             self._hub.detach(session)
+            self._audit.record(Act.CLIENT_DETACHED, "", Outcome.DONE, actor_of(caller), {})
             log.info("client detached", reason=session.end_reason)
             with contextlib.suppress(KumiaiError):
                 await self._clients.detach(session.client_id, session.instance_id)
@@ -145,6 +155,7 @@ class SessionService:
             attached_at=self._clock.now(),
             last_heard=self._clock.monotonic(),
             clock_skew_seconds=hello.wall_time - self._clock.now(),
+            known_audit_size=hello.audit_size,
         )
         await self._make_room(session)
         try:
@@ -182,6 +193,8 @@ class SessionService:
         )
 
     async def _welcome(self, session: ClientSession) -> None:
+        offered = await self._checkpoints.offer(session.known_audit_size)
+        session.audit_size = session.known_audit_size if offered is None else size_of(offered)
         session.send(
             pb.ServerMessage(
                 welcome=pb.Welcome(
@@ -190,6 +203,7 @@ class SessionService:
                     heartbeat_seconds=self._times.heartbeat_seconds,
                     wall_time=self._clock.now(),
                     software_version=__version__,
+                    audit=offered,
                 )
             )
         )

@@ -59,6 +59,10 @@ class ClientSession:
     attached_at: float
     last_heard: float
     clock_skew_seconds: float = 0.0
+    known_audit_size: int = 0
+    """How many entries of the audit log the client knew to be signed when it came."""
+    audit_size: int | None = None
+    """How many it has been told since; ``None`` before its welcome."""
     phase: str = "idle"
     outgoing: asyncio.Queue[pb.ServerMessage] = field(
         default_factory=lambda: asyncio.Queue(_QUEUE_LIMIT)

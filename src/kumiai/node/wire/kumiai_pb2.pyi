@@ -54,46 +54,64 @@ class ClientMessage(_message.Message):
     def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., progress: _Optional[_Union[TaskProgress, _Mapping]] = ..., failure: _Optional[_Union[TaskFailure, _Mapping]] = ..., evaluation: _Optional[_Union[EvaluationReport, _Mapping]] = ...) -> None: ...
 
 class ServerMessage(_message.Message):
-    __slots__ = ("welcome", "heartbeat", "task", "cancel", "receipt")
+    __slots__ = ("welcome", "heartbeat", "task", "cancel", "receipt", "audit")
     WELCOME_FIELD_NUMBER: _ClassVar[int]
     HEARTBEAT_FIELD_NUMBER: _ClassVar[int]
     TASK_FIELD_NUMBER: _ClassVar[int]
     CANCEL_FIELD_NUMBER: _ClassVar[int]
     RECEIPT_FIELD_NUMBER: _ClassVar[int]
+    AUDIT_FIELD_NUMBER: _ClassVar[int]
     welcome: Welcome
     heartbeat: Heartbeat
     task: Task
     cancel: Cancel
     receipt: Receipt
-    def __init__(self, welcome: _Optional[_Union[Welcome, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., task: _Optional[_Union[Task, _Mapping]] = ..., cancel: _Optional[_Union[Cancel, _Mapping]] = ..., receipt: _Optional[_Union[Receipt, _Mapping]] = ...) -> None: ...
+    audit: AuditCheckpoint
+    def __init__(self, welcome: _Optional[_Union[Welcome, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., task: _Optional[_Union[Task, _Mapping]] = ..., cancel: _Optional[_Union[Cancel, _Mapping]] = ..., receipt: _Optional[_Union[Receipt, _Mapping]] = ..., audit: _Optional[_Union[AuditCheckpoint, _Mapping]] = ...) -> None: ...
 
 class Hello(_message.Message):
-    __slots__ = ("protocol_version", "instance_id", "software_version", "apps", "wall_time")
+    __slots__ = ("protocol_version", "instance_id", "software_version", "apps", "wall_time", "audit_size")
     PROTOCOL_VERSION_FIELD_NUMBER: _ClassVar[int]
     INSTANCE_ID_FIELD_NUMBER: _ClassVar[int]
     SOFTWARE_VERSION_FIELD_NUMBER: _ClassVar[int]
     APPS_FIELD_NUMBER: _ClassVar[int]
     WALL_TIME_FIELD_NUMBER: _ClassVar[int]
+    AUDIT_SIZE_FIELD_NUMBER: _ClassVar[int]
     protocol_version: int
     instance_id: str
     software_version: str
     apps: _containers.RepeatedScalarFieldContainer[str]
     wall_time: float
-    def __init__(self, protocol_version: _Optional[int] = ..., instance_id: _Optional[str] = ..., software_version: _Optional[str] = ..., apps: _Optional[_Iterable[str]] = ..., wall_time: _Optional[float] = ...) -> None: ...
+    audit_size: int
+    def __init__(self, protocol_version: _Optional[int] = ..., instance_id: _Optional[str] = ..., software_version: _Optional[str] = ..., apps: _Optional[_Iterable[str]] = ..., wall_time: _Optional[float] = ..., audit_size: _Optional[int] = ...) -> None: ...
 
 class Welcome(_message.Message):
-    __slots__ = ("protocol_version", "coordinator_id", "heartbeat_seconds", "wall_time", "software_version")
+    __slots__ = ("protocol_version", "coordinator_id", "heartbeat_seconds", "wall_time", "software_version", "audit")
     PROTOCOL_VERSION_FIELD_NUMBER: _ClassVar[int]
     COORDINATOR_ID_FIELD_NUMBER: _ClassVar[int]
     HEARTBEAT_SECONDS_FIELD_NUMBER: _ClassVar[int]
     WALL_TIME_FIELD_NUMBER: _ClassVar[int]
     SOFTWARE_VERSION_FIELD_NUMBER: _ClassVar[int]
+    AUDIT_FIELD_NUMBER: _ClassVar[int]
     protocol_version: int
     coordinator_id: str
     heartbeat_seconds: float
     wall_time: float
     software_version: str
-    def __init__(self, protocol_version: _Optional[int] = ..., coordinator_id: _Optional[str] = ..., heartbeat_seconds: _Optional[float] = ..., wall_time: _Optional[float] = ..., software_version: _Optional[str] = ...) -> None: ...
+    audit: AuditCheckpoint
+    def __init__(self, protocol_version: _Optional[int] = ..., coordinator_id: _Optional[str] = ..., heartbeat_seconds: _Optional[float] = ..., wall_time: _Optional[float] = ..., software_version: _Optional[str] = ..., audit: _Optional[_Union[AuditCheckpoint, _Mapping]] = ...) -> None: ...
+
+class AuditCheckpoint(_message.Message):
+    __slots__ = ("note", "key", "from_size", "path")
+    NOTE_FIELD_NUMBER: _ClassVar[int]
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    FROM_SIZE_FIELD_NUMBER: _ClassVar[int]
+    PATH_FIELD_NUMBER: _ClassVar[int]
+    note: str
+    key: str
+    from_size: int
+    path: _containers.RepeatedScalarFieldContainer[bytes]
+    def __init__(self, note: _Optional[str] = ..., key: _Optional[str] = ..., from_size: _Optional[int] = ..., path: _Optional[_Iterable[bytes]] = ...) -> None: ...
 
 class Heartbeat(_message.Message):
     __slots__ = ("sequence",)
