@@ -1,10 +1,10 @@
 import asyncio
 from collections.abc import AsyncIterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import pytest
-from sqlalchemy import update
+from sqlalchemy import insert, update
 
 from kumiai.core.errors import ConflictError, DeniedError, NotFoundError, StorageError
 from kumiai.storage import (
@@ -18,6 +18,7 @@ from kumiai.storage import (
     SiteCertificate,
     SiteDenials,
 )
+from kumiai.storage.enrolment_tables import SiteCertificateRow
 
 INVITATION = NewInvitation("hash-1", "site-1", "client", "ann", 3600.0)
 CERTIFICATE = SiteCertificate(
@@ -175,9 +176,60 @@ async def test_another_sites_key_is_refused(sites: EnrolmentRepository) -> None:
 async def test_a_key_whose_certificate_was_revoked_is_refused(sites: EnrolmentRepository) -> None:
     await sites.keep_certificate(CERTIFICATE)
     await sites.remove("site-1", by="ann", reason="left")
+    await sites.invite(INVITATION)
 
     with pytest.raises(ConflictError, match="must be a new one, got one whose certificate was"):
         await sites.keep_certificate(replace(CERTIFICATE, serial="a2"))
+
+
+async def test_a_site_has_a_bounded_number_of_certificates(sites: EnrolmentRepository) -> None:
+    for number in range(16):
+        serial = f"{number + 1:x}"
+        await sites.keep_certificate(replace(CERTIFICATE, serial=serial, key_digest=serial))
+
+    with pytest.raises(ConflictError, match="at most 16 certificates in force"):
+        await sites.keep_certificate(replace(CERTIFICATE, serial="99"))
+
+    again = replace(CERTIFICATE, serial="99", key_digest="3")
+    assert (await sites.keep_certificate(again)).serial == "3"
+    assert await sites.keep_certificate(replace(CERTIFICATE, name="site-2", serial="77"))
+
+
+async def test_what_expired_long_ago_is_forgotten(sites: EnrolmentRepository) -> None:
+    old = replace(CERTIFICATE, not_after=1.0)
+    await sites.keep_certificate(old)
+
+    await sites.keep_certificate(replace(CERTIFICATE, serial="a2", key_digest="key-2"))
+
+    assert await sites.keep_certificate(CERTIFICATE) == CERTIFICATE
+    assert (await sites.list_sites())[0].certificate_count == 2
+
+
+@pytest.mark.parametrize("act", ["suspend", "remove"])
+async def test_a_site_that_is_denied_gets_no_certificate(
+    sites: EnrolmentRepository, act: str
+) -> None:
+    await sites.invite(INVITATION)
+    await getattr(sites, act)("site-1", by="ann", reason="")
+
+    with pytest.raises(DeniedError, match="must be let in to get a certificate, got site-1"):
+        await sites.keep_certificate(CERTIFICATE)
+
+
+async def test_a_certificate_signed_while_its_site_was_removed_is_revoked_when_it_comes_again(
+    sites: EnrolmentRepository, database: DatabaseManager, denials: SiteDenials
+) -> None:
+    await sites.invite(INVITATION)
+    await sites.remove("site-1", by="ann", reason="")
+    async with database.transaction() as connection:  # as another replica, a moment too late
+        await connection.execute(
+            insert(SiteCertificateRow).values(**asdict(CERTIFICATE), created_at=1.0)
+        )
+
+    await sites.invite(replace(INVITATION, token_hash="hash-2"))
+    await denials.refresh()
+
+    assert denials.snapshot.serials == {0xA1}
 
 
 # ---------------------------------------------------------------- suspending and removing

@@ -21,7 +21,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from kumiai.core.clock import Clock
-from kumiai.core.errors import ConfigError, ConflictError, NotFoundError
+from kumiai.core.errors import CertificateError, ConfigError, ConflictError, NotFoundError
 from kumiai.core.ids import verify_name
 from kumiai.identity import files, sealing, signing
 from kumiai.identity.hosts import verify_hosts
@@ -35,6 +35,7 @@ from kumiai.identity.index import (
 from kumiai.identity.keys import MemberKey, new_key, private_pem_of
 from kumiai.identity.members import member_files
 from kumiai.identity.names import Identity, Role, identity_of, identity_uri
+from kumiai.identity.renewal import RenewableFiles
 from kumiai.identity.requests import verify_request
 from kumiai.identity.vault import (
     CLOCK_SKEW_SECONDS,
@@ -246,6 +247,37 @@ class CertificateManager:
         return SignedCertificate(
             identity_of(certificate), _chain_of(certificate, index), index.trust_bundle
         )
+
+    def renew(self, cert_path: Path, *, days: int = 365) -> IssuedCertificate:
+        """Replace a member's certificate and key by new ones for the same owner, in place.
+
+        Args:
+            cert_path: ``<name>.crt``, beside which ``<name>.key`` and ``ca.crt`` lie.
+            days: the new one's life, 1 to 3650 days; cut to the end of the issuer's own.
+
+        Returns:
+            The identity and where the three files lie. The old certificate stays good.
+
+        Raises:
+            NotFoundError: there is no such file, or this authority did not issue it.
+            CertificateError: it was revoked, or as for ``issue``.
+            ConfigError, IntegrityError, StorageError: as for ``issue``.
+        """
+        _verify_days("days", days, _MEMBER_DAYS_MAX)
+        old = identity_of(files.read_file(cert_path, "certificate"))
+        target = RenewableFiles(
+            cert_path, cert_path.with_suffix(".key"), cert_path.with_name("ca.crt")
+        )
+        with files.locked(self._existing_directory()):
+            index = self._vault.open_index()
+            record = _record_of(index, old.serial)
+            order = _Order(old.role, old.name, verify_hosts(record.hosts), days)
+            key = new_key()
+            certificate, index = self._signed(index, order, key.public_key())
+            self._vault.save_index(index)
+        files.write_atomic(target.ca, index.trust_bundle, mode=PUBLIC)
+        target.install(_chain_of(certificate, index), key)
+        return IssuedCertificate(identity_of(certificate), target.cert, target.key, target.ca)
 
     def rotate(self, *, ca_days: int = 3650) -> Path:
         """Make a new root and a new issuer; the old root stays trusted until `retire`.
@@ -476,6 +508,21 @@ class _Order:
     name: str
     hosts: tuple[x509.DNSName | x509.IPAddress, ...]
     days: int
+
+
+def _record_of(index: IssuedIndex, serial: int) -> IssuedRecord:
+    record = next((each for each in index.records if each.serial == serial), None)
+    if record is None:
+        raise NotFoundError(
+            f"certificate must have been issued by this authority, got serial {serial:x}; "
+            "have a new one issued with `kumiai ca issue`"
+        )
+    if record.is_revoked:
+        raise CertificateError(
+            f"certificate must not be revoked, got serial {serial:x}, which is; if its owner may "
+            "come again, have a new one issued with `kumiai ca issue`"
+        )
+    return record
 
 
 def _chain_of(certificate: x509.Certificate, index: IssuedIndex) -> bytes:

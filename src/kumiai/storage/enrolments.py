@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final, Literal
 
-from sqlalchemy import ColumnElement, func, select, true, update
+from sqlalchemy import ColumnElement, delete, func, select, true, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from kumiai.core.errors import ConflictError, DeniedError, NotFoundError
@@ -33,6 +33,10 @@ __all__ = [
 EnrolmentState = Literal["open", "waiting", "approved", "withdrawn"]
 SiteState = Literal["active", "suspended", "removed"]
 
+IN_FORCE_MAX: Final = 16
+"""How many certificates of one site may be good at the same time: renewals need two."""
+
+_KEPT_SECONDS: Final = 30 * 86_400.0
 _REASON_CHARACTERS_MAX: Final = 2_000
 
 _ENROLMENTS = table_of(EnrolmentRow)
@@ -262,14 +266,19 @@ class EnrolmentRepository:
             It; or, where the site has got one for the same key before, that one.
 
         Raises:
-            ConflictError: the key is another site's, or its certificate was revoked.
+            ConflictError: the key is another site's, or its certificate was revoked; or the site
+                has as many certificates in force as one may have.
+            DeniedError: the site is suspended or removed.
         """
         async with self._database.transaction("keep_certificate") as connection:
+            now = await now_of(connection)
+            await _verify_admitted(connection, certificate.name)
+            await _make_room(connection, certificate, now)
             insert = upsert(connection, _CERTIFICATES)
             await connection.execute(
-                insert.values(
-                    **asdict(certificate), created_at=await now_of(connection)
-                ).on_conflict_do_nothing(index_elements=["key_digest"])
+                insert.values(**asdict(certificate), created_at=now).on_conflict_do_nothing(
+                    index_elements=["key_digest"]
+                )
             )
             row = (
                 await connection.execute(
@@ -336,13 +345,7 @@ class EnrolmentRepository:
                 .where(_ENROLMENTS.c.name == name, _ENROLMENTS.c.state != "withdrawn")
                 .values(state="withdrawn")
             )
-            revoked = await connection.execute(
-                update(_CERTIFICATES)
-                .where(_CERTIFICATES.c.name == name, _CERTIFICATES.c.revoked_at.is_(None))
-                .values(revoked_at=now, reason="cessation-of-operation")
-                .returning(_CERTIFICATES.c.serial)
-            )
-            return sorted(revoked.scalars())
+            return await _revoke_all(connection, name, now)
 
     async def list_sites(self) -> list[SiteRecord]:
         """Return every site that was invited, got a certificate here, or is denied, by name."""
@@ -377,6 +380,9 @@ class EnrolmentRepository:
                 f"site {invitation.name} must not be suspended, got a suspended one; resume it "
                 "with `kumiai site resume`, or remove it"
             )
+        if present is not None and present.state == "removed":
+            # One may have been signed at another replica in the moment in which it was removed.
+            await _revoke_all(connection, invitation.name, now)
         await self._save(
             connection,
             name=invitation.name,
@@ -412,6 +418,46 @@ class EnrolmentRepository:
         changed = {key: insert.excluded[key] for key in values if key != "name"}
         await connection.execute(
             insert.on_conflict_do_update(index_elements=["name"], set_=changed)
+        )
+
+
+async def _revoke_all(connection: AsyncConnection, name: str, now: float) -> list[str]:
+    revoked = await connection.execute(
+        update(_CERTIFICATES)
+        .where(_CERTIFICATES.c.name == name, _CERTIFICATES.c.revoked_at.is_(None))
+        .values(revoked_at=now, reason="cessation-of-operation")
+        .returning(_CERTIFICATES.c.serial)
+    )
+    return sorted(revoked.scalars())
+
+
+async def _verify_admitted(connection: AsyncConnection, name: str) -> None:
+    found = select(_SITES.c.state).where(_SITES.c.name == name)
+    state = (await connection.execute(found)).scalar_one_or_none()
+    if state not in {None, "active"}:
+        raise DeniedError(
+            f"site must be let in to get a certificate, got {name}, which is {state}; ask the "
+            "federation's operator"
+        )
+
+
+async def _make_room(connection: AsyncConnection, certificate: SiteCertificate, now: float) -> None:
+    """Forget what expired long ago, and refuse what would grow without end."""
+    of_site = _CERTIFICATES.c.name == certificate.name
+    await connection.execute(
+        delete(_CERTIFICATES).where(of_site, _CERTIFICATES.c.not_after < now - _KEPT_SECONDS)
+    )
+    in_force = select(func.count()).where(
+        of_site,
+        _CERTIFICATES.c.not_after > now,
+        _CERTIFICATES.c.revoked_at.is_(None),
+        _CERTIFICATES.c.key_digest != certificate.key_digest,
+    )
+    if (await connection.execute(in_force)).scalar_one() >= IN_FORCE_MAX:
+        raise ConflictError(
+            f"site must have at most {IN_FORCE_MAX} certificates in force, got as many of "
+            f"{certificate.name}; wait until some have expired, or remove the site and invite it "
+            "anew"
         )
 
 

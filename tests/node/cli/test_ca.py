@@ -193,6 +193,17 @@ def test_a_request_for_somebody_else_is_refused(authority: Path, request_file: P
     assert invoke("ca", "list", "-o", "json").data == []
 
 
+def test_a_certificate_is_renewed_in_place(authority: Path) -> None:
+    invoke("ca", "issue", "client", "a", "--out", "a")
+    before = identity_of(Path("a/a.crt").read_bytes())
+
+    outcome = invoke("ca", "renew", "a/a.crt", "--days", "9")
+
+    after = identity_of(Path("a/a.crt").read_bytes())
+    assert outcome.out.startswith("renewed client a until ")
+    assert (after.uri, after.serial == before.serial) == (before.uri, False)
+
+
 def test_a_root_is_changed_step_by_step(authority: Path) -> None:
     invoke("ca", "issue", "client", "a", "--out", "a")
 

@@ -143,6 +143,35 @@ def sign(
 
 
 @app.command()
+def renew(
+    ctx: typer.Context,
+    certificate: Annotated[
+        Path, typer.Argument(help="NAME.crt, beside which NAME.key and ca.crt lie.")
+    ],
+    *,
+    directory: Directory = _HERE,
+    days: Annotated[int, typer.Option(help="Its life.")] = 365,
+    passphrase_file: PassphraseFile = None,
+) -> None:
+    """Replace a certificate and its key by new ones for the same owner, in place."""
+    invocation = invocation_of(ctx)
+    issued = _manager(directory, passphrase_file).renew(certificate, days=days)
+    told = {
+        "role": issued.identity.role.value,
+        "name": issued.identity.name,
+        "serial": f"{issued.identity.serial:x}",
+        "not_after": issued.identity.not_after,
+        "certificate": str(issued.cert),
+        "key": str(issued.key),
+    }
+    note = (
+        f"renewed {issued.identity.role} {issued.identity.name} until "
+        f"{shown_time(issued.identity.not_after)} UTC; whoever uses these files takes them up"
+    )
+    emit(invocation.output, told, Table((), (), note=note))
+
+
+@app.command()
 def delegate(
     ctx: typer.Context,
     *,

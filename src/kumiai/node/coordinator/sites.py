@@ -187,21 +187,22 @@ class SiteOffice:
             return Enrolment(claim.name, b"", b"")
         return await self._signed(issuer, claim.name, request)
 
-    async def renew(self, identity: Identity, csr_pem: bytes) -> Enrolment:
+    async def renew(self, name: str, csr_pem: bytes) -> Enrolment:
         """Sign the next certificate of a site that has one in force; with a new key.
 
         Args:
-            identity: whom the session is of, admitted a moment ago.
+            name: whose session it is, by its certificate, which is good.
             csr_pem: its request.
 
         Raises:
-            ConflictError: nothing is signed here, or the key is another site's or was revoked.
+            ConflictError: nothing is signed here, the key is another site's or was revoked, or
+                the site has too many certificates.
             CertificateError: the request is not acceptable, or the issuer's time is over.
         """
         issuer = self._own_issuer()
         request = verify_request(csr_pem)
-        request.verify_for(identity.name, self._uri(identity.name))
-        return await self._signed(issuer, identity.name, request)
+        request.verify_for(name, self._uri(name))
+        return await self._signed(issuer, name, request)
 
     async def approve(self, name: str, *, by: str) -> None:
         """Let a site that waits have its certificate.
