@@ -152,7 +152,8 @@ async def pause_while_holding(
 
 async def main() -> None:
     mode, url, port, seconds, path, flag = sys.argv[1:]
-    database = DatabaseManager(url)
+    # Patient: these workers are halted on purpose, and a busy machine halts them besides.
+    database = DatabaseManager(url, idle_in_transaction_timeout_seconds=30.0)
     await database.connect()
     manager = RedisManager(
         "127.0.0.1", int(port), command_timeout_seconds=0.3, connect_timeout_seconds=0.3

@@ -427,3 +427,20 @@ async def test_under_tls_it_speaks_only_to_whom_it_trusts(
             await misnamed.get("a")
         for each in (trusting, strange, misnamed):
             await each.close()
+
+
+async def test_whoever_is_cancelled_between_two_answers_hears_of_it(
+    redis_manager: RedisManager,
+) -> None:
+    async def ask_for_ever() -> None:
+        while True:
+            await redis_manager.execute("PING")
+
+    for turns in range(300):
+        task = asyncio.create_task(ask_for_ever())
+        for _ in range(turns % 30):
+            await asyncio.sleep(0)
+        task.cancel()
+        _, deaf = await asyncio.wait({task}, timeout=5)
+        task.cancel()  # one that did not hear must not outlive the test
+        assert not deaf

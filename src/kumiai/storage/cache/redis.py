@@ -6,6 +6,7 @@ away, quickly, because a circuit breaker stops asking it; whoever calls goes on 
 Values go through a `Serializer`, JSON unless told otherwise. Who wants bytes takes `key_value`.
 """
 
+import asyncio
 import bisect
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
@@ -368,7 +369,7 @@ class RedisManager:
             )
         start = time.perf_counter()
         try:
-            result = await work(self._open())
+            result = await _heeding(work(self._open()))
         except UnavailableError:
             self._breaker.fail()
             self._meter.add(time.perf_counter() - start, sent_bytes, failed=True)
@@ -393,6 +394,21 @@ class RedisManager:
             if self._pinned is not None:
                 self._link.pin(frozenset(self._pinned.split()))
         return self._link
+
+
+async def _heeding(work: Awaitable[_Result]) -> _Result:
+    """Return what the work returns, unless the task was cancelled meanwhile.
+
+    redis-py waits with `asyncio.wait_for`, which before Python 3.12 loses a cancellation that meets
+    its result: who calls again and again would go on for ever.
+    """
+    task = asyncio.current_task()
+    asked = task.cancelling() if task is not None else 0
+    try:
+        return await work
+    finally:
+        if task is not None and task.cancelling() > asked:
+            raise asyncio.CancelledError
 
 
 class RedisBatch:
