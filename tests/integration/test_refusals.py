@@ -97,7 +97,7 @@ async def test_a_certificate_of_another_federation_is_refused(
 async def test_a_certificate_of_the_wrong_role_is_refused(federation: Federation) -> None:
     async with channel(federation, federation.certificates["operator"]) as wire:
         call = wire.stream_stream(ATTACH)()
-        with pytest.raises(grpc.aio.AioRpcError, match="permission rounds.join, which the role client has") as caught:
+        with pytest.raises(grpc.aio.AioRpcError, match=r"permission rounds\.join") as caught:
             async with asyncio.timeout(10):
                 await call.read()
 

@@ -41,11 +41,18 @@ from kumiai.identity.permissions import (
 )
 from kumiai.identity.rate_limits import CallLimits, LimitRules
 from kumiai.identity.revocation import RevocationList, RevocationWatcher
-from kumiai.identity.tls import client_context, rotating_server_context, server_context
+from kumiai.identity.tls import (
+    bearer_context,
+    client_context,
+    rotating_server_context,
+    server_context,
+)
+from kumiai.identity.tokens import APITokenSecret, new_api_token, parse_api_token
 from kumiai.identity.trust import TrustBundle, verify_own_certificate
 from kumiai.identity.watching import WatchedFiles
 
 __all__ = [
+    "APITokenSecret",
     "Admission",
     "AsyncMTLSAuthenticator",
     "CallGate",
@@ -77,11 +84,14 @@ __all__ = [
     "TokenReader",
     "TrustBundle",
     "WatchedFiles",
+    "bearer_context",
     "client_context",
     "diagnose_handshake",
     "explain_handshake",
     "identity_of",
     "identity_uri",
+    "new_api_token",
+    "parse_api_token",
     "permissions_of",
     "principal_of",
     "read_peer",

@@ -14,7 +14,7 @@ from kumiai.identity import files
 from kumiai.identity.names import CERTIFICATE_SIZE_BYTES_MAX
 from kumiai.identity.watching import WatchedFiles
 
-__all__ = ["client_context", "rotating_server_context", "server_context"]
+__all__ = ["bearer_context", "client_context", "rotating_server_context", "server_context"]
 
 _VERIFY_MODES: Final = {"required": ssl.CERT_REQUIRED, "optional": ssl.CERT_OPTIONAL}
 
@@ -104,10 +104,22 @@ def client_context(cert: Path, key: Path, ca: Path) -> ssl.SSLContext:
     return context
 
 
+def bearer_context(ca: Path) -> ssl.SSLContext:
+    """Return the context of a client that shows a token and no certificate.
+
+    Args:
+        ca: the authority that signs the server, PEM.
+
+    Raises:
+        NotFoundError, StorageError, CertificateError: the file cannot be used.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    _trust(context, ca)
+    return context
+
+
 def _arm(context: ssl.SSLContext, cert: Path, key: Path, ca: Path) -> None:
-    context.minimum_version = ssl.TLSVersion.TLSv1_3
-    context.verify_flags |= ssl.VerifyFlags.VERIFY_X509_STRICT
-    for path, what in ((cert, "certificate"), (key, "private key"), (ca, "ca certificate")):
+    for path, what in ((cert, "certificate"), (key, "private key")):
         # Read here for the error's sake: the ssl module does not say which file it misses.
         files.read_file(path, what, size_bytes_max=CERTIFICATE_SIZE_BYTES_MAX)
     try:
@@ -117,6 +129,13 @@ def _arm(context: ssl.SSLContext, cert: Path, key: Path, ca: Path) -> None:
             f"certificate and private key must be PEM, without a passphrase and belong "
             f"together, got {cert} and {key} that do not"
         ) from error
+    _trust(context, ca)
+
+
+def _trust(context: ssl.SSLContext, ca: Path) -> None:
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.verify_flags |= ssl.VerifyFlags.VERIFY_X509_STRICT
+    files.read_file(ca, "ca certificate", size_bytes_max=CERTIFICATE_SIZE_BYTES_MAX)
     try:
         context.load_verify_locations(cafile=ca)
     except ssl.SSLError as error:

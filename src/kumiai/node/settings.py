@@ -134,6 +134,8 @@ class CoordinatorSettings(_Table):
     """Handed to those studies' data loader as the site's options."""
     fold_threads: Annotated[int, Field(ge=1, le=64)] = 2
     """Threads that add up updates."""
+    token_days_max: Annotated[int, Field(ge=1, le=3650)] = 90
+    """How long a token for the HTTP API may be good."""
 
     @field_validator("listen", "http_listen")
     @classmethod
@@ -179,10 +181,12 @@ class ClientSettings(_Table):
 
 
 class OperatorSettings(_Table):
-    """How the command line reaches the coordinator; its certificate is ``identity``."""
+    """How the command line reaches the coordinator; it shows a token or ``identity``."""
 
     url: str = "https://localhost:8420"
     """The coordinator's ``http_listen`` as seen from here."""
+    token: SecretStr | None = None
+    """A token of `kumiai token create`, best given as ``KUMIAI_TOKEN``; none: the certificate."""
     timeout_seconds: Annotated[float, Field(gt=0, le=3600)] = 30.0
     """How long one answer may take."""
 

@@ -30,6 +30,7 @@ Key = tuple[str, ...]
 _FILE_SIZE_BYTES_MAX = 1 << 20
 _PREFIX = "KUMIAI_"
 _CONFIG_VARIABLE = "KUMIAI_CONFIG"
+_SHORT_NAMES: Final = {"KUMIAI_TOKEN": ("operator", "token")}
 # Read by others than the settings.
 _OTHER_VARIABLES = frozenset({_CONFIG_VARIABLE, "KUMIAI_CA_PASSPHRASE"})
 _OTHER_PREFIXES = ("KUMIAI_TEST_",)
@@ -196,7 +197,8 @@ def _environment_entries(
             or _SERVICE_VARIABLE.fullmatch(variable)
         ):
             continue
-        key = tuple(variable.removeprefix(_PREFIX).lower().split("__"))
+        spelled = tuple(variable.removeprefix(_PREFIX).lower().split("__"))
+        key = _SHORT_NAMES.get(variable, spelled)
         if len(key) > 1 and _is_known(key):
             yield key, environ[variable], variable
         else:

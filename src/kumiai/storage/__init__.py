@@ -95,12 +95,15 @@ from kumiai.storage.s3_blobs import S3BlobStore
 from kumiai.storage.s3_bucket import S3Place
 from kumiai.storage.schema import MigrationStep
 from kumiai.storage.tables import ClientRegistration, FLModel, TrainingSession
+from kumiai.storage.tokens import APITokenRecord, APITokenRepository, NewAPIToken
 
 __all__ = [
     "GRACE_SECONDS_MIN",
     "INVALIDATION_TOPIC",
     "MISSING",
     "PAGE_LIMIT_MAX",
+    "APITokenRecord",
+    "APITokenRepository",
     "AcceptOutcome",
     "AcceptRequest",
     "Alert",
@@ -172,6 +175,7 @@ __all__ = [
     "ModelRecord",
     "ModelRepository",
     "NearReads",
+    "NewAPIToken",
     "NewClient",
     "NewInvitation",
     "NewModel",

@@ -22,6 +22,7 @@ from kumiai.identity import (
     Admission,
     AsyncMTLSAuthenticator,
     CallGate,
+    CallLimits,
     CertificateManager,
     IssuedCertificate,
     RevocationWatcher,
@@ -41,9 +42,11 @@ from kumiai.node.coordinator.sessions import ClientSession, SessionHub
 from kumiai.node.coordinator.signals import RunSignals
 from kumiai.node.coordinator.sites import SQLDenials
 from kumiai.node.coordinator.tasks import TaskWriter
+from kumiai.node.coordinator.tokens import TokenDesk
 from kumiai.node.http import ApiDependencies, create_app, new_http_server
 from kumiai.node.settings import IdentitySettings, Settings, SitesSettings
 from kumiai.storage import (
+    APITokenRepository,
     AuditLog,
     ClientRegistryRepository,
     DatabaseManager,
@@ -316,6 +319,7 @@ async def running_api(
     log = AuditLog(database, AuditScribe())
     blobs, hub = LocalBlobStore(folder / "blobs"), SessionHub(clock)
     runs = RunRepository(database, trail=log)
+    tokens, limits = APITokenRepository(database, trail=log), CallLimits(clock)
     signals = RunSignals()
     with ThreadPoolExecutor(1) as worker:
         engine = RoundEngine(
@@ -333,6 +337,7 @@ async def running_api(
             "history": TrainingHistoryRepository(database, trail=log),
             "models": ModelRepository(database, trail=log),
             "audit": log,
+            "tokens": tokens,
             "near": NearReads(runs=runs, clients=ClientRegistryRepository(database)),
             "blobs": blobs,
             "hub": hub,
@@ -353,8 +358,10 @@ async def running_api(
                         clock=clock,
                         revocations=revocations,
                         denials=SQLDenials(denials),
+                        limits=limits,
                     )
-                )
+                ),
+                tokens=TokenDesk(tokens, limits, clock),
             ),
             "meter": TransferMeter(),
             "clock": clock,

@@ -26,7 +26,13 @@ def database_url(sqlite_template: SQLiteTemplate, tmp_path: Path) -> str:
 
 def filled(path: str) -> str:
     return path.format(
-        run_id=RUN, ref=RUN, version="latest", model_id=f"{RUN}.0", sequence=0, name="a"
+        run_id=RUN,
+        ref=RUN,
+        version="latest",
+        model_id=f"{RUN}.0",
+        sequence=0,
+        name="a",
+        token_id="t",
     )
 
 

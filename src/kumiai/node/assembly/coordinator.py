@@ -14,6 +14,7 @@ from kumiai.identity import (
     Admission,
     AsyncMTLSAuthenticator,
     CallGate,
+    CallLimits,
     Denials,
     Identity,
     RefusedCall,
@@ -45,11 +46,13 @@ from kumiai.node.coordinator.signals import RunSignals
 from kumiai.node.coordinator.sites import SiteOffice, SQLDenials
 from kumiai.node.coordinator.sweeping import BackgroundSweep
 from kumiai.node.coordinator.tasks import TaskWriter
+from kumiai.node.coordinator.tokens import TokenDesk
 from kumiai.node.settings import IdentitySettings, Settings
 from kumiai.node.study import Site, run_evaluate
 from kumiai.node.wire.channel import TlsFiles
 from kumiai.node.wire.peers import AuthenticationInterceptor
 from kumiai.storage import (
+    APITokenRepository,
     BlobSweeper,
     ClientRegistryRepository,
     DatabaseManager,
@@ -136,6 +139,7 @@ class _Stores:
     inbox: UpdateInbox
     runs: RunRepository
     clients: ClientRegistryRepository
+    tokens: APITokenRepository
     cache: CoordinatorCache
     sweep: BackgroundSweep
     audit: CoordinatorAudit
@@ -208,6 +212,7 @@ def _shared(settings: Settings, coordinator_id: str) -> _Shared:
     gate = _gate(
         settings.identity,
         clock,
+        stores.tokens,
         own=own,
         denials=SQLDenials(stores.denials),
         on_refused=refusals.note,
@@ -246,11 +251,13 @@ def _own_identity(settings: IdentitySettings, clock: Clock) -> Identity:
 def _gate(
     settings: IdentitySettings,
     clock: Clock,
+    tokens: APITokenRepository,
     *,
     own: Identity,
     denials: Denials,
     on_refused: Callable[[RefusedCall], None],
 ) -> CallGate:
+    limits = CallLimits(clock)
     revocations = None
     if settings.crl is not None:
         revocations = RevocationWatcher(settings.crl, settings.ca, clock)
@@ -260,9 +267,14 @@ def _gate(
         clock=clock,
         revocations=revocations,
         denials=denials,
+        limits=limits,
         clock_skew_seconds=settings.clock_skew_seconds,
     )
-    return CallGate(AsyncMTLSAuthenticator(admission), on_refused=on_refused)
+    return CallGate(
+        AsyncMTLSAuthenticator(admission),
+        tokens=TokenDesk(tokens, limits, clock),
+        on_refused=on_refused,
+    )
 
 
 def _stores(settings: Settings, clock: Clock, coordinator_id: str, hub: SessionHub) -> _Stores:
@@ -275,6 +287,7 @@ def _stores(settings: Settings, clock: Clock, coordinator_id: str, hub: SessionH
         inbox=UpdateInbox(database),
         runs=RunRepository(database, trail=audit.log),
         clients=ClientRegistryRepository(database, notes=cache.notes),
+        tokens=APITokenRepository(database, trail=audit.log),
         cache=cache,
         audit=audit,
         sweep=BackgroundSweep(
@@ -376,6 +389,8 @@ def _http_server(shared: _Shared, supervisor: RunSupervisor) -> HttpServer:
             clock=shared.clock,
             coordinator_id=shared.coordinator_id,
             can_evaluate=shared.aggregator.can_evaluate,
+            tokens=stores.tokens,
+            token_days_max=shared.settings.coordinator.token_days_max,
         )
     )
     identity = shared.settings.identity

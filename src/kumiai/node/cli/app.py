@@ -17,6 +17,7 @@ from kumiai.node.cli import (
     serving,
     site,
     storage,
+    token,
 )
 from kumiai.node.cli.invocation import OutputFormat
 from kumiai.node.cli.root import Root, begin
@@ -70,4 +71,5 @@ app.add_typer(config.app, name="config")
 app.add_typer(db.app, name="db")
 app.add_typer(audit.app, name="audit")
 app.add_typer(storage.app, name="storage")
+app.add_typer(token.app, name="token")
 doctor.add_to(app)

@@ -61,7 +61,8 @@ class Invocation:
         loaded = self.load()
         certificate = loaded.settings.identity.certificate
         is_default = loaded.origins.get("identity.certificate") == "default"
-        if loaded.path is None and is_default and not certificate.exists():
+        has_token = loaded.settings.operator.token is not None
+        if loaded.path is None and is_default and not certificate.exists() and not has_token:
             raise NotFoundError(
                 f"a config file must be given, got no kumiai.toml in {Path.cwd()}; name one with "
                 f"--config or KUMIAI_CONFIG, or write one with `kumiai config init {role}`"

@@ -13,7 +13,17 @@ from kumiai import __version__
 from kumiai.core.clock import Clock
 from kumiai.core.errors import KumiaiError
 from kumiai.identity import MTLSAuthenticationMiddleware
-from kumiai.node.http import audit, deletion, enrolment, explain, models, operations, runs, stream
+from kumiai.node.http import (
+    audit,
+    deletion,
+    enrolment,
+    explain,
+    models,
+    operations,
+    runs,
+    stream,
+    tokens,
+)
 from kumiai.node.http.access import methods_of, requirement_of
 from kumiai.node.http.dependencies import ApiDependencies
 from kumiai.node.http.errors import (
@@ -61,7 +71,7 @@ def create_app(parts: ApiDependencies) -> FastAPI:
         observer=RunObserver(parts, metrics),
         started_at=parts.clock.monotonic(),
     )
-    for room in (audit, operations, runs, deletion, stream, explain, models, enrolment):
+    for room in (audit, operations, runs, deletion, stream, explain, models, enrolment, tokens):
         app.include_router(room.new_router())
     app.add_exception_handler(KumiaiError, answer_kumiai_error)
     app.add_exception_handler(HTTPException, answer_http_error)

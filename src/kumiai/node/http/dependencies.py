@@ -13,6 +13,7 @@ from kumiai.node.coordinator.sessions import SessionHub
 from kumiai.node.coordinator.signals import RunSignals
 from kumiai.node.coordinator.sites import SiteOffice
 from kumiai.storage import (
+    APITokenRepository,
     AuditLog,
     DatabaseManager,
     ModelRepository,
@@ -37,6 +38,7 @@ class ApiDependencies:
             ``evaluation.central`` need.
         model_bytes_max: the largest initial model that may be uploaded.
         stream_count_max: how many event streams may be open at once.
+        token_days_max: how long a token may be good.
     """
 
     database: DatabaseManager
@@ -45,6 +47,7 @@ class ApiDependencies:
     history: TrainingHistoryRepository
     models: ModelRepository
     audit: AuditLog
+    tokens: APITokenRepository
     blobs: SweptStore
     hub: SessionHub
     supervisor: RunSupervisor
@@ -57,6 +60,7 @@ class ApiDependencies:
     can_evaluate: bool
     model_bytes_max: int = 4 << 30
     stream_count_max: int = 100
+    token_days_max: int = 90
 
 
 async def _parts(request: Request) -> ApiDependencies:

@@ -29,7 +29,7 @@ from kumiai.core.errors import (
     StorageError,
     TransportError,
 )
-from kumiai.identity import client_context
+from kumiai.identity import bearer_context, client_context
 from kumiai.node.operator.errors import find_error
 from kumiai.node.operator.events import ServerSentEvent, parse_events
 from kumiai.node.ports import diagnose_port
@@ -78,15 +78,17 @@ class OperatorClient:
         context: ssl.SSLContext,
         timeout_seconds: float,
         diagnose: Callable[[], KumiaiError | None],
+        token: str | None = None,
         pause: Callable[[float], None] = time.sleep,
     ) -> None:
         """Prepare; the first call connects.
 
         Args:
             url: ``https://host:port`` of the coordinator.
-            context: with the operator's certificate.
+            context: with the operator's certificate, or none beside a token.
             timeout_seconds: how long one answer may take.
             diagnose: says why a connection fails, with the mend; ``None`` if it does not.
+            token: shown with every request; ``None``: the certificate tells who calls.
             pause: waits between two tries.
         """
         self._url = url
@@ -98,18 +100,27 @@ class OperatorClient:
             verify=context,
             trust_env=False,
             timeout=httpx.Timeout(timeout_seconds, connect=min(timeout_seconds, _CONNECT_SECONDS)),
-            headers={"User-Agent": "kumiai"},
+            headers={"User-Agent": "kumiai"}
+            | ({} if token is None else {"Authorization": f"Bearer {token}"}),
         )
 
     @classmethod
     def of(cls, settings: Settings) -> Self:
-        """Return a client with the settings' certificate, for the settings' coordinator.
+        """Return a client with the settings' token or certificate, for their coordinator.
 
         Raises:
             ConfigError: the URL can not be read.
             NotFoundError, StorageError, CertificateError: the certificate files can not be used.
         """
         identity, operator = settings.identity, settings.operator
+        if operator.token is not None:
+            return cls(
+                url=operator.url,
+                context=bearer_context(identity.ca),
+                timeout_seconds=operator.timeout_seconds,
+                diagnose=lambda: None,
+                token=operator.token.get_secret_value(),
+            )
         files = (identity.certificate, identity.key, identity.ca)
         host, port = address_of(operator.url)
         return cls(
@@ -139,6 +150,20 @@ class OperatorClient:
         """Return every client that ever attached, sorted by name."""
         found: list[Json] = self._json("GET", "/api/v1/clients")["clients"]
         return found
+
+    def create_token(self, name: str, *, permissions: list[str], days: int) -> Json:
+        """Make a token; ``token`` in the answer is its text, shown this once."""
+        body = {"name": name, "permissions": permissions, "days": days}
+        return self._json("POST", "/api/v1/tokens", body=body)
+
+    def tokens(self) -> list[Json]:
+        """Return one's own tokens, or everybody's for who may manage them."""
+        found: list[Json] = self._json("GET", "/api/v1/tokens")["tokens"]
+        return found
+
+    def revoke_token(self, token_id: str) -> Json:
+        """End a token."""
+        return self._json("DELETE", f"/api/v1/tokens/{quote(token_id, safe='')}")
 
     def runs(self, *, limit: int = 50, cursor: str | None = None, **filters: Any) -> Listing:
         """Return runs, the newest first unless ``order`` says otherwise.

@@ -1,0 +1,104 @@
+"""``kumiai token``: made with a certificate, used without one."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kumiai.storage import DatabaseManager
+from kumiai.testing.databases import SQLiteTemplate
+from tests.node.cli.program import Outcome, invoke
+from tests.node.http.api import Certificates, RunningApi, running_api
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
+    return Certificates(tmp_path_factory.mktemp("certificates"))
+
+
+@pytest.fixture
+async def api(
+    certificates: Certificates, sqlite_template: SQLiteTemplate, tmp_path: Path
+) -> AsyncIterator[RunningApi]:
+    database = DatabaseManager(sqlite_template.copy_to(tmp_path / "kumiai.db"))
+    await database.connect()
+    async with running_api(certificates, database, tmp_path) as running:
+        yield running
+    await database.close()
+
+
+async def as_operator(api: RunningApi, *arguments: object) -> Outcome:
+    own = api.certificates.operator
+    environ = {
+        "KUMIAI_OPERATOR__URL": api.url,
+        "KUMIAI_IDENTITY__CERTIFICATE": str(own.cert),
+        "KUMIAI_IDENTITY__KEY": str(own.key),
+        "KUMIAI_IDENTITY__CA": str(own.ca),
+    }
+    return await asyncio.to_thread(invoke, *arguments, environ=environ)
+
+
+async def with_token(api: RunningApi, token: str, *arguments: object) -> Outcome:
+    environ = {
+        "KUMIAI_OPERATOR__URL": api.url,
+        "KUMIAI_IDENTITY__CA": str(api.certificates.coordinator.ca),
+        "KUMIAI_TOKEN": token,
+    }
+    return await asyncio.to_thread(invoke, *arguments, environ=environ)
+
+
+async def made(api: RunningApi, *permissions: str) -> dict[str, Any]:
+    options = [part for each in permissions for part in ("-p", each)]
+    outcome = await as_operator(api, "token", "create", "nightly", *options, "-o", "json")
+    assert outcome.code == 0, outcome.err
+    answer: dict[str, Any] = outcome.data
+    return answer
+
+
+async def test_a_token_stands_in_for_a_certificate(
+    api: RunningApi, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    token = (await made(api, "runs.read"))["token"]
+    monkeypatch.chdir(tmp_path)
+
+    listed = await with_token(api, token, "run", "list", "-o", "json")
+    shown = await with_token(api, token, "config", "show")
+
+    assert (listed.code, listed.data) == (0, [])
+    assert token not in shown.out + shown.err
+
+
+async def test_who_lacks_a_permission_is_told_which_and_who_has_it(api: RunningApi) -> None:
+    token = (await made(api, "runs.read"))["token"]
+
+    denied = await with_token(api, token, "token", "list")
+
+    assert denied.code == 4
+    assert "must have the permission tokens.use" in denied.err
+    assert "make a token with it" in denied.err
+
+
+async def test_people_see_the_token_once_and_how_to_use_it(api: RunningApi) -> None:
+    shown = await as_operator(api, "token", "create", "report", "-p", "runs.read", "--days", "7")
+    listed = await as_operator(api, "token", "list")
+
+    token = shown.out.splitlines()[0]
+    assert token.startswith("kumiai_")
+    assert "use it as KUMIAI_TOKEN. It may runs.read until" in shown.out
+    assert "report" in listed.out
+    assert token[-43:] not in listed.out
+    assert token.split("_")[1] in listed.out
+
+
+async def test_a_revoked_token_is_listed_as_such(api: RunningApi) -> None:
+    empty = await as_operator(api, "token", "list")
+    token_id = (await made(api, "runs.read"))["made"]["token_id"]
+
+    revoked = await as_operator(api, "token", "revoke", token_id)
+    listed = await as_operator(api, "token", "list")
+
+    assert "no tokens yet" in empty.out
+    assert revoked.out == f"revoked {token_id} (nightly)\n"
+    assert "revoked by olivia" in listed.out
