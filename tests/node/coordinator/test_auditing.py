@@ -3,6 +3,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from kumiai.core.clock import SystemClock
 from kumiai.core.errors import IntegrityError, StorageError
@@ -283,16 +284,18 @@ async def test_another_history_is_not_signed(
 
 
 async def test_a_signer_that_may_not_sign_says_so_and_goes_on(
-    log: AuditLog, signer: CheckpointSigner, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    log: AuditLog, signer: CheckpointSigner, tmp_path: Path
 ) -> None:
     (tmp_path / KEPT_FILE).write_text("{}")
-    keeper = CheckpointKeeper(log, lambda: signer, SystemClock(), tmp_path, times=FAST)
     await fill(log, 1)
-    signing = asyncio.create_task(keeper.serve())
 
-    async def is_said() -> bool:
-        return "audit log not signed" in capsys.readouterr().out
+    with capture_logs() as logged:
+        keeper = CheckpointKeeper(log, lambda: signer, SystemClock(), tmp_path, times=FAST)
+        signing = asyncio.create_task(keeper.serve())
 
-    await eventually(is_said)
+        async def is_said() -> bool:
+            return any(each["event"] == "audit log not signed" for each in logged)
+
+        await eventually(is_said)
     assert not signing.done()
     signing.cancel()
