@@ -51,11 +51,8 @@ _CHECKPOINTS_AT_ONCE: Final = 500
 _LOCKED_HEAD = select(_HEAD.c.size, _HEAD.c.chain, _HEAD.c.frontier).with_for_update()
 _UNLOCKED_HEAD = select(_HEAD.c.size, _HEAD.c.chain, _HEAD.c.frontier)
 _NOW = select(clock_sql())
-_NOW_AND_SECRET = select(
-    clock_sql(),
-    select(_PERSONS.c.secret)
-    .where(_PERSONS.c.kind == bindparam("of_kind"), _PERSONS.c.name == bindparam("of_name"))
-    .scalar_subquery(),
+_SECRET = select(_PERSONS.c.secret).where(
+    _PERSONS.c.kind == bindparam("of_kind"), _PERSONS.c.name == bindparam("of_name")
 )
 
 
@@ -217,10 +214,17 @@ class AuditLog:
     async def append_many(self, connection: AsyncConnection, entries: Sequence[Any]) -> int:
         """Write entries in their order; return the place of the last one."""
         end = await self._locked_end(connection)
+        # Both are asked under the lock: times follow the order, and nobody makes a second key.
+        at = float((await connection.execute(_NOW)).scalar_one())
+        secrets: dict[tuple[str, str], bytes] = {}
         rows: list[dict[str, Any]] = []
         nodes: list[tuple[int, int, bytes]] = []
         for entry in entries:
-            at, secret = await self._time_and_secret(connection, entry)
+            person, secret = self._scribe.person_of(entry), None
+            if person is not None:
+                secret = secrets.get(person)
+                if secret is None:
+                    secret = secrets[person] = await self._secret(connection, *person)
             written = self._scribe.write(
                 entry,
                 size=end.size,
@@ -262,22 +266,16 @@ class AuditLog:
             row = (await connection.execute(_LOCKED_HEAD)).one()
         return AuditEnd(*row)
 
-    async def _time_and_secret(
-        self, connection: AsyncConnection, entry: Any
-    ) -> tuple[float, bytes | None]:
-        """Return the time and the key to the entry's person; both are asked under the lock."""
-        person = self._scribe.person_of(entry)
-        if person is None:
-            return float((await connection.execute(_NOW)).scalar_one()), None
-        kind, name = person
-        found = await connection.execute(_NOW_AND_SECRET, {"of_kind": kind, "of_name": name})
-        at, secret = found.one()
+    async def _secret(self, connection: AsyncConnection, kind: str, name: str) -> bytes:
+        """Return the key to a person; make one for a person without."""
+        found = await connection.execute(_SECRET, {"of_kind": kind, "of_name": name})
+        secret = found.scalar_one_or_none()
         if secret is None:
             pseudonym, secret = self._scribe.new_person()
             await connection.execute(
                 _PERSONS.insert().values(person=pseudonym, kind=kind, name=name, secret=secret)
             )
-        return float(at), bytes(secret)
+        return bytes(secret)
 
     async def redact(self, kind: str, name: str, entry: Any) -> str:
         """Delete the key to a person, so that nobody reads their name and addresses again.

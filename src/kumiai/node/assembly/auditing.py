@@ -3,7 +3,6 @@
 import asyncio
 import hashlib
 from collections.abc import Sequence
-from typing import Final
 
 import structlog
 
@@ -11,6 +10,7 @@ from kumiai.core.clock import Clock
 from kumiai.core.errors import KumiaiError
 from kumiai.identity import RefusedCall
 from kumiai.identity.audit import Act, Actor, AuditScribe, CheckpointSigner, Outcome
+from kumiai.node.auditing.actors import said_by_stranger
 from kumiai.node.auditing.signer_files import load_signer
 from kumiai.node.coordinator.auditing import AuditRecorder, CheckpointKeeper
 from kumiai.node.coordinator.checkpoint_offers import CheckpointOffers
@@ -19,8 +19,6 @@ from kumiai.node.settings import Settings
 from kumiai.storage import AuditLog, DatabaseManager, MigrationStep
 
 __all__ = ["CoordinatorAudit"]
-
-_REFUSED_ACT_CHARACTERS: Final = 120
 
 
 class CoordinatorAudit:
@@ -100,7 +98,7 @@ class CoordinatorAudit:
         if claimed is not None:
             # Whom the certificate names; for refusals of strangers that is not proved.
             actor = Actor.of(claimed, call.address[:64])
-        detail = {"refusal": call.error.refusal.value, "call": call.act[:_REFUSED_ACT_CHARACTERS]}
+        detail = {"refusal": call.error.refusal.value, "call": said_by_stranger(call.act)}
         self.recorder.record(Act.AUTHENTICATION_REFUSED, "", Outcome.REFUSED, actor, detail)
 
 

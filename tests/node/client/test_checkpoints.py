@@ -1,0 +1,157 @@
+"""What a client keeps of the audit log, and whom it refuses."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from kumiai.core.clock import SystemClock
+from kumiai.core.errors import CertificateError, IntegrityError
+from kumiai.identity import CertificateManager, Role
+from kumiai.identity.audit import Act, Actor, AuditScribe, NewEntry
+from kumiai.node.auditing.kept import KEPT_FILE
+from kumiai.node.auditing.signer_files import load_signer
+from kumiai.node.client.checkpoints import CheckpointGuard
+from kumiai.node.coordinator.auditing import CheckpointKeeper
+from kumiai.node.coordinator.checkpoint_offers import CheckpointOffers
+from kumiai.node.coordinator.sessions import SessionHub
+from kumiai.node.wire import kumiai_pb2 as pb
+from kumiai.storage import AuditLog, DatabaseManager
+from kumiai.testing.databases import SQLiteTemplate
+
+
+class Coordinator:
+    """A log with its signer; each has an authority of its own unless one is given."""
+
+    def __init__(self, folder: Path, database: DatabaseManager, federation: str = "h") -> None:
+        authority = CertificateManager(folder / "ca", clock=SystemClock())
+        authority.create(federation)
+        own = authority.issue(Role.COORDINATOR, "c", hosts=["localhost"], out_dir=folder / "own")
+        self.client = authority.issue(Role.CLIENT, "site-1", out_dir=folder / "client")
+        self.log = AuditLog(database, AuditScribe())
+        self._keeper = CheckpointKeeper(
+            self.log, lambda: load_signer(folder, own.cert, own.key), SystemClock(), folder
+        )
+        self._offers = CheckpointOffers(self.log, SessionHub(SystemClock()))
+
+    async def grow(self, count: int) -> None:
+        actor = Actor("coordinator", "c")
+        await self.log.record([NewEntry(Act.RUN_CREATED, actor, f"run/{n}") for n in range(count)])
+        await self._keeper.sign()
+
+    async def offer(self, known: int = 0) -> pb.AuditCheckpoint | None:
+        return await self._offers.offer(known)
+
+
+@pytest.fixture
+async def coordinators(
+    tmp_path: Path, sqlite_template: SQLiteTemplate
+) -> AsyncIterator[tuple[Coordinator, Coordinator]]:
+    """Two that know nothing of each other."""
+    found, databases = [], []
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        url = sqlite_template.copy_to(tmp_path / name / "kumiai.db")
+        databases.append(DatabaseManager(url))
+        await databases[-1].connect()
+        found.append(Coordinator(tmp_path / name, databases[-1]))
+    yield found[0], found[1]
+    for database in databases:
+        await database.close()
+
+
+def guard_of(coordinator: Coordinator, folder: Path) -> CheckpointGuard:
+    files = coordinator.client
+    return CheckpointGuard(folder / "state", ca=files.ca, certificate=files.cert)
+
+
+async def test_each_checkpoint_follows_the_one_before_also_after_a_restart(
+    coordinators: tuple[Coordinator, Coordinator], tmp_path: Path
+) -> None:
+    coordinator, _ = coordinators
+    guard = guard_of(coordinator, tmp_path)
+    assert await coordinator.offer() is None
+    await guard.take(None)
+    assert guard.known_size == 0
+
+    for size in (3, 4, 300):
+        await coordinator.grow(size - guard.known_size)
+        await guard.take(await coordinator.offer(guard.known_size))
+        assert guard.known_size == size
+        guard = guard_of(coordinator, tmp_path)
+
+    await guard.take(await coordinator.offer(guard.known_size))
+    assert guard.known_size == 300
+
+
+async def test_another_history_is_refused(
+    coordinators: tuple[Coordinator, Coordinator], tmp_path: Path
+) -> None:
+    coordinator, _ = coordinators
+    guard = guard_of(coordinator, tmp_path)
+    await coordinator.grow(5)
+    await guard.take(await coordinator.offer())
+    await coordinator.grow(4)
+    offered = await coordinator.offer(5)
+    assert offered is not None
+
+    forged = pb.AuditCheckpoint(note=offered.note, key=offered.key, from_size=5)
+    with pytest.raises(IntegrityError, match=r"history was rewritten; do not work for this"):
+        await guard.take(forged)
+    with pytest.raises(IntegrityError, match="at least 5 signed entries, got none"):
+        await guard.take(None)
+    changed = pb.AuditCheckpoint(note=offered.note.replace("\n9\n", "\n8\n"), key=offered.key)
+    with pytest.raises(IntegrityError, match="must be signed by a known key"):
+        await guard.take(changed)
+    assert guard.known_size == 5
+
+
+async def test_a_checkpoint_of_a_stranger_is_refused(
+    coordinators: tuple[Coordinator, Coordinator], tmp_path: Path
+) -> None:
+    mine, stranger = coordinators
+    guard = guard_of(mine, tmp_path)
+    await stranger.grow(3)
+
+    with pytest.raises(CertificateError, match="must continue what this client has seen"):
+        await guard.take(await stranger.offer())
+
+    assert not (tmp_path / "state" / KEPT_FILE).exists()
+
+
+async def test_a_log_of_another_federation_is_refused(
+    tmp_path: Path, database: DatabaseManager, coordinators: tuple[Coordinator, Coordinator]
+) -> None:
+    other = Coordinator(tmp_path / "other", database, federation="other")
+    await other.grow(1)
+
+    with pytest.raises(IntegrityError, match="log must be kumiai/h/audit, got kumiai/other/audit"):
+        await guard_of(coordinators[0], tmp_path).take(await other.offer())
+
+
+async def test_a_damaged_file_ends_the_client_before_it_begins(
+    coordinators: tuple[Coordinator, Coordinator], tmp_path: Path
+) -> None:
+    (tmp_path / "state").mkdir()
+    (tmp_path / "state" / KEPT_FILE).write_text("{")
+
+    with pytest.raises(IntegrityError, match="must hold the newest checkpoint"):
+        guard_of(coordinators[0], tmp_path)
+
+
+async def test_proofs_for_many_clients_are_made_once(
+    coordinators: tuple[Coordinator, Coordinator], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kumiai.node.coordinator.checkpoint_offers._PROOFS_MAX", 2)
+    coordinator, _ = coordinators
+    await coordinator.grow(5)
+    first = await coordinator.offer(2)
+
+    for known in (3, 4, 2, 2):
+        assert await coordinator.offer(known) is not None
+
+    assert await coordinator.offer(2) == first
+    assert len(coordinator._offers._proofs) == 2
+    unknown = await coordinator.offer(99)
+    assert unknown is not None
+    assert list(unknown.path) == []
