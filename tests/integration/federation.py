@@ -37,6 +37,7 @@ class Federation:
     database_url: str
     settings: dict[str, Any] = field(default_factory=dict)
     storage: dict[str, Any] = field(default_factory=dict)
+    sites: dict[str, Any] = field(default_factory=dict)
     server: CoordinatorServer | None = None
     clients: dict[str, "asyncio.Task[None]"] = field(default_factory=dict)
     agents: dict[str, ClientAgent] = field(default_factory=dict)
@@ -65,6 +66,7 @@ class Federation:
             {
                 "identity": {**self._identity(self.certificates["coordinator"]), "crl": crl},
                 "storage": {"database": self.database_url, **self.storage},
+                "sites": self.sites,
                 "coordinator": {
                     "listen": f"127.0.0.1:{ports[0]}",
                     "http_listen": f"127.0.0.1:{ports[1]}",

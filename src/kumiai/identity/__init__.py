@@ -40,6 +40,7 @@ from kumiai.identity.permissions import (
     verify_permission,
 )
 from kumiai.identity.rate_limits import CallLimits, LimitRules
+from kumiai.identity.renewal import RenewableFiles
 from kumiai.identity.revocation import RevocationList, RevocationWatcher
 from kumiai.identity.tls import (
     bearer_context,
@@ -74,6 +75,7 @@ __all__ = [
     "Principal",
     "Refusal",
     "RefusedCall",
+    "RenewableFiles",
     "Requirement",
     "RevocationList",
     "RevocationReason",

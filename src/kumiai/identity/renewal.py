@@ -20,6 +20,7 @@ from kumiai.identity import files
 from kumiai.identity.keys import private_key_of, private_pem_of
 from kumiai.identity.names import CERTIFICATE_SIZE_BYTES_MAX, identity_of, is_of_sites
 from kumiai.identity.trust import TrustBundle, chain_of
+from kumiai.identity.vault import CLOCK_SKEW_SECONDS
 
 __all__ = ["RenewableFiles"]
 
@@ -55,8 +56,9 @@ class RenewableFiles:
         leaf = chain_of(self._read_cert())[0]
         if not is_of_sites(leaf.issuer):
             return None
-        begin, end = leaf.not_valid_before_utc.timestamp(), leaf.not_valid_after_utc.timestamp()
-        return (begin + end) / 2
+        # Dated back by the skew when it was signed.
+        begin = leaf.not_valid_before_utc.timestamp() + CLOCK_SKEW_SECONDS
+        return (begin + leaf.not_valid_after_utc.timestamp()) / 2
 
     def install(self, chain: bytes, key: ec.EllipticCurvePrivateKey) -> None:
         """Replace certificate and key.

@@ -4,7 +4,7 @@ import asyncio
 
 from kumiai.core.clock import SystemClock
 from kumiai.core.errors import ConfigError, KumiaiError
-from kumiai.identity import Role, verify_own_certificate
+from kumiai.identity import RenewableFiles, Role, verify_own_certificate
 from kumiai.node.assembly.studies import load_apps
 from kumiai.node.client.agent import ClientAgent
 from kumiai.node.ports import diagnose_port
@@ -38,6 +38,7 @@ def new_client(settings: Settings) -> ClientAgent:
         KumiaiError: the certificate or a study can not be used.
     """
     clock, identity = SystemClock(), settings.identity
+    RenewableFiles(identity.certificate, identity.key, identity.ca).recover()
     own = verify_own_certificate(
         identity.certificate, identity.key, identity.ca, clock, role=Role.CLIENT
     )

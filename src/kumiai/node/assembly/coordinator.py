@@ -342,6 +342,7 @@ def _session_service(shared: _Shared) -> SessionService:
         times=SessionTimes(heartbeat_seconds=shared.settings.coordinator.heartbeat_seconds),
         checkpoints=stores.audit.offers,
         audit=stores.audit.recorder,
+        sites=shared.sites,
     )
 
 

@@ -27,9 +27,10 @@ from kumiai.core.errors import (
     TransportError,
 )
 from kumiai.core.ids import new_id
-from kumiai.identity import WatchedFiles, client_context
+from kumiai.identity import RenewableFiles, WatchedFiles, client_context
 from kumiai.node.client.backoff import Backoff
 from kumiai.node.client.checkpoints import CheckpointGuard
+from kumiai.node.client.renewal import CertificateRenewal
 from kumiai.node.client.tasks import TaskRunner
 from kumiai.node.client.transfer import BlobTransfer
 from kumiai.node.study import App, Site
@@ -116,6 +117,7 @@ class ClientAgent:
         self._is_handing_over = False
         self._last_word_heard = asyncio.Event()
         self._guard: CheckpointGuard | None = None
+        self._renewal: CertificateRenewal | None = None
         self._log = structlog.get_logger("kumiai.client").bind(client=site.name)
         self.attached = asyncio.Event()
 
@@ -141,17 +143,21 @@ class ClientAgent:
         self._on_attached = transfer.end_pauses
         self._on_renewed = transfer.renew_channel_when_idle
         self._files = await asyncio.to_thread(self._watch_files)
-        working = asyncio.create_task(runner.serve())
-        connecting = asyncio.create_task(self._stay_connected(runner))
+        self._renewal = self._new_renewal()
+        tasks = [
+            asyncio.create_task(self._stay_connected(runner)),
+            asyncio.create_task(runner.serve()),
+            asyncio.create_task(self._renewal.run()),
+        ]
         try:
-            await asyncio.wait({working, connecting}, return_when=asyncio.FIRST_COMPLETED)
-            for task in (connecting, working):
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in tasks:
                 if task.done():
                     task.result()
         finally:
-            for task in (connecting, working):
+            for task in tasks:
                 task.cancel()
-            await asyncio.gather(connecting, working, return_exceptions=True)
+            await asyncio.gather(*tasks, return_exceptions=True)
             await transfer.close()
             executor.shutdown(wait=False, cancel_futures=True)
 
@@ -350,6 +356,10 @@ class ClientAgent:
             )
         )
 
+    def _new_renewal(self) -> CertificateRenewal:
+        files = RenewableFiles(self._tls.certificate, self._tls.key, self._tls.ca)
+        return CertificateRenewal(files, self._clock, send=self._send, attached=self.attached)
+
     def _new_guard(self) -> CheckpointGuard:
         return CheckpointGuard(self._state_dir, ca=self._tls.ca, certificate=self._tls.certificate)
 
@@ -375,6 +385,8 @@ class ClientAgent:
                     runner.take(message.task)
                 case "cancel":
                     runner.cancel(message.cancel)
+                case "renewed" if self._renewal is not None:
+                    self._renewal.take(message.renewed)
                 case "audit":
                     await self._take_checkpoint(message.audit)
                 case "receipt" if message.receipt.reason:

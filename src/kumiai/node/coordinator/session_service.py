@@ -22,6 +22,7 @@ from kumiai.core.clock import Clock
 from kumiai.core.errors import (
     ConfigError,
     ConflictError,
+    DeniedError,
     KumiaiError,
     NotFoundError,
     UpdateRejectedError,
@@ -34,6 +35,7 @@ from kumiai.node.coordinator.evaluations import EvaluationIntake
 from kumiai.node.coordinator.orders import TaskKey, verify_named_task
 from kumiai.node.coordinator.sessions import ClientSession, SessionHub, order_to_wire
 from kumiai.node.coordinator.signals import RunSignals
+from kumiai.node.coordinator.sites import SiteOffice
 from kumiai.node.coordinator.tasks import TaskWriter
 from kumiai.node.wire import kumiai_pb2 as pb
 from kumiai.node.wire.channel import CONTROL_BYTES_MAX, PROTOCOL_VERSION
@@ -86,6 +88,7 @@ class SessionService:
         times: SessionTimes,
         checkpoints: CheckpointOffers,
         audit: AuditSink,
+        sites: SiteOffice,
     ) -> None:
         """Work with these; `attach` is the gRPC handler."""
         self._coordinator_id = coordinator_id
@@ -99,6 +102,7 @@ class SessionService:
         self._times = times
         self._checkpoints = checkpoints
         self._audit = audit
+        self._sites = sites
         self._log = structlog.get_logger("kumiai.session")
 
     async def attach(self, requests: AsyncIterator[bytes], context: _Context) -> None:
@@ -108,7 +112,7 @@ class SessionService:
         log = self._log.bind(client=session.client_id, address=session.address)
         try:
             await self._register(session)
-            await self._welcome(session)
+            await self._send_open_tasks(session)
             self._audit.record(Act.CLIENT_ATTACHED, "", Outcome.DONE, actor_of(caller), {})
             log.info("client attached", apps=list(session.apps), version=session.software_version)
             await self._serve(session, requests, context)
@@ -159,10 +163,17 @@ class SessionService:
         )
         await self._make_room(session)
         try:
+            # Before the hub knows of it: a round that opens then sends its tasks at once.
+            session.send(await self._new_welcome(session))
             self._hub.attach(session)
         except ConflictError as error:
             self._log.warning("twin refused", client=session.client_id, address=session.address)
             await context.abort(grpc.StatusCode.ALREADY_EXISTS, str(error))
+        except KumiaiError as error:
+            self._log.error("session failed", client=session.client_id, error=str(error))
+            await context.abort(
+                grpc.StatusCode.UNAVAILABLE, "the coordinator can not welcome this client now"
+            )
         return session
 
     async def _make_room(self, newcomer: ClientSession) -> None:
@@ -192,21 +203,21 @@ class SessionService:
             address=session.address,
         )
 
-    async def _welcome(self, session: ClientSession) -> None:
+    async def _new_welcome(self, session: ClientSession) -> pb.ServerMessage:
         offered = await self._checkpoints.offer(session.known_audit_size)
         session.audit_size = session.known_audit_size if offered is None else size_of(offered)
-        session.send(
-            pb.ServerMessage(
-                welcome=pb.Welcome(
-                    protocol_version=PROTOCOL_VERSION,
-                    coordinator_id=self._coordinator_id,
-                    heartbeat_seconds=self._times.heartbeat_seconds,
-                    wall_time=self._clock.now(),
-                    software_version=__version__,
-                    audit=offered,
-                )
+        return pb.ServerMessage(
+            welcome=pb.Welcome(
+                protocol_version=PROTOCOL_VERSION,
+                coordinator_id=self._coordinator_id,
+                heartbeat_seconds=self._times.heartbeat_seconds,
+                wall_time=self._clock.now(),
+                software_version=__version__,
+                audit=offered,
             )
         )
+
+    async def _send_open_tasks(self, session: ClientSession) -> None:
         for order in await self._tasks.open_orders(session.client_id):
             session.send(order_to_wire(order))
 
@@ -265,6 +276,8 @@ class SessionService:
                     await self._take_failure(session, message.failure)
                 case "evaluation":
                     await self._take_evaluation(session, message.evaluation)
+                case "renewal":
+                    await self._take_renewal(session, message.renewal)
                 case _:
                     raise ValueError("a session's message must have a known body")
         session.end("the client ended the session")
@@ -344,6 +357,18 @@ class SessionService:
             _answer(session, report.key, accepted=False, reason=str(error))
         else:
             _answer(session, report.key, accepted=accepted)
+
+    async def _take_renewal(self, session: ClientSession, wanted: pb.CertificateRequest) -> None:
+        try:
+            done = await self._sites.renew(
+                session.client_id, wanted.request.encode("ascii", "replace")
+            )
+        except (DeniedError, ConflictError) as error:
+            self._log.warning("not renewed", client=session.client_id, reason=str(error))
+            answer = pb.CertificateAnswer(reason=str(error))
+        else:
+            answer = pb.CertificateAnswer(chain=done.chain.decode("ascii"))
+        session.send(pb.ServerMessage(renewed=answer))
 
 
 def _answer(session: ClientSession, key: pb.TaskKey, *, accepted: bool, reason: str = "") -> None:

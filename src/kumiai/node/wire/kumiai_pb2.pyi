@@ -40,34 +40,38 @@ PUT_OUTCOME_REFUSED: PutOutcome
 PUT_OUTCOME_RESUME: PutOutcome
 
 class ClientMessage(_message.Message):
-    __slots__ = ("hello", "heartbeat", "progress", "failure", "evaluation")
+    __slots__ = ("hello", "heartbeat", "progress", "failure", "evaluation", "renewal")
     HELLO_FIELD_NUMBER: _ClassVar[int]
     HEARTBEAT_FIELD_NUMBER: _ClassVar[int]
     PROGRESS_FIELD_NUMBER: _ClassVar[int]
     FAILURE_FIELD_NUMBER: _ClassVar[int]
     EVALUATION_FIELD_NUMBER: _ClassVar[int]
+    RENEWAL_FIELD_NUMBER: _ClassVar[int]
     hello: Hello
     heartbeat: Heartbeat
     progress: TaskProgress
     failure: TaskFailure
     evaluation: EvaluationReport
-    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., progress: _Optional[_Union[TaskProgress, _Mapping]] = ..., failure: _Optional[_Union[TaskFailure, _Mapping]] = ..., evaluation: _Optional[_Union[EvaluationReport, _Mapping]] = ...) -> None: ...
+    renewal: CertificateRequest
+    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., progress: _Optional[_Union[TaskProgress, _Mapping]] = ..., failure: _Optional[_Union[TaskFailure, _Mapping]] = ..., evaluation: _Optional[_Union[EvaluationReport, _Mapping]] = ..., renewal: _Optional[_Union[CertificateRequest, _Mapping]] = ...) -> None: ...
 
 class ServerMessage(_message.Message):
-    __slots__ = ("welcome", "heartbeat", "task", "cancel", "receipt", "audit")
+    __slots__ = ("welcome", "heartbeat", "task", "cancel", "receipt", "audit", "renewed")
     WELCOME_FIELD_NUMBER: _ClassVar[int]
     HEARTBEAT_FIELD_NUMBER: _ClassVar[int]
     TASK_FIELD_NUMBER: _ClassVar[int]
     CANCEL_FIELD_NUMBER: _ClassVar[int]
     RECEIPT_FIELD_NUMBER: _ClassVar[int]
     AUDIT_FIELD_NUMBER: _ClassVar[int]
+    RENEWED_FIELD_NUMBER: _ClassVar[int]
     welcome: Welcome
     heartbeat: Heartbeat
     task: Task
     cancel: Cancel
     receipt: Receipt
     audit: AuditCheckpoint
-    def __init__(self, welcome: _Optional[_Union[Welcome, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., task: _Optional[_Union[Task, _Mapping]] = ..., cancel: _Optional[_Union[Cancel, _Mapping]] = ..., receipt: _Optional[_Union[Receipt, _Mapping]] = ..., audit: _Optional[_Union[AuditCheckpoint, _Mapping]] = ...) -> None: ...
+    renewed: CertificateAnswer
+    def __init__(self, welcome: _Optional[_Union[Welcome, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., task: _Optional[_Union[Task, _Mapping]] = ..., cancel: _Optional[_Union[Cancel, _Mapping]] = ..., receipt: _Optional[_Union[Receipt, _Mapping]] = ..., audit: _Optional[_Union[AuditCheckpoint, _Mapping]] = ..., renewed: _Optional[_Union[CertificateAnswer, _Mapping]] = ...) -> None: ...
 
 class Hello(_message.Message):
     __slots__ = ("protocol_version", "instance_id", "software_version", "apps", "wall_time", "audit_size")
@@ -112,6 +116,20 @@ class AuditCheckpoint(_message.Message):
     from_size: int
     path: _containers.RepeatedScalarFieldContainer[bytes]
     def __init__(self, note: _Optional[str] = ..., key: _Optional[str] = ..., from_size: _Optional[int] = ..., path: _Optional[_Iterable[bytes]] = ...) -> None: ...
+
+class CertificateRequest(_message.Message):
+    __slots__ = ("request",)
+    REQUEST_FIELD_NUMBER: _ClassVar[int]
+    request: str
+    def __init__(self, request: _Optional[str] = ...) -> None: ...
+
+class CertificateAnswer(_message.Message):
+    __slots__ = ("chain", "reason")
+    CHAIN_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    chain: str
+    reason: str
+    def __init__(self, chain: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
 
 class Heartbeat(_message.Message):
     __slots__ = ("sequence",)
