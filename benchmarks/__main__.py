@@ -20,6 +20,7 @@ HERE = Path(__file__).resolve().parent
 NAMES = (
     "fold",
     "database",
+    "audit",
     "bulk_insert",
     "cache",
     "near_reads",

@@ -1,5 +1,6 @@
 """What a client keeps of the audit log, and whom it refuses."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from kumiai.node.auditing.signer_files import load_signer
 from kumiai.node.client.checkpoints import CheckpointGuard
 from kumiai.node.coordinator.auditing import CheckpointKeeper
 from kumiai.node.coordinator.checkpoint_offers import CheckpointOffers
-from kumiai.node.coordinator.sessions import SessionHub
+from kumiai.node.coordinator.sessions import ClientSession, SessionHub
 from kumiai.node.wire import kumiai_pb2 as pb
 from kumiai.storage import AuditLog, DatabaseManager
 from kumiai.testing.databases import SQLiteTemplate
@@ -32,7 +33,8 @@ class Coordinator:
         self._keeper = CheckpointKeeper(
             self.log, lambda: load_signer(folder, own.cert, own.key), SystemClock(), folder
         )
-        self._offers = CheckpointOffers(self.log, SessionHub(SystemClock()))
+        self.hub = SessionHub(SystemClock())
+        self.offers = CheckpointOffers(self.log, self.hub)
 
     async def grow(self, count: int) -> None:
         actor = Actor("coordinator", "c")
@@ -40,7 +42,7 @@ class Coordinator:
         await self._keeper.sign()
 
     async def offer(self, known: int = 0) -> pb.AuditCheckpoint | None:
-        return await self._offers.offer(known)
+        return await self.offers.offer(known)
 
 
 @pytest.fixture
@@ -151,7 +153,45 @@ async def test_proofs_for_many_clients_are_made_once(
         assert await coordinator.offer(known) is not None
 
     assert await coordinator.offer(2) == first
-    assert len(coordinator._offers._proofs) == 2
+    assert len(coordinator.offers._proofs) == 2
     unknown = await coordinator.offer(99)
     assert unknown is not None
     assert list(unknown.path) == []
+
+
+def session_of(coordinator: Coordinator, name: str, *, known: int | None) -> ClientSession:
+    session = ClientSession(
+        client_id=name,
+        instance_id=f"{name}-1",
+        address="10.0.0.1",
+        software_version="0.1.0",
+        apps=("digits",),
+        attached_at=0.0,
+        last_heard=0.0,
+        audit_size=known,
+    )
+    coordinator.hub.attach(session)
+    return session
+
+
+async def test_a_new_checkpoint_is_sent_to_everybody_who_is_welcome(
+    coordinators: tuple[Coordinator, Coordinator], tmp_path: Path
+) -> None:
+    coordinator, _ = coordinators
+    await coordinator.grow(5)
+    guard = guard_of(coordinator, tmp_path)
+    await guard.take(await coordinator.offer())
+    welcome = session_of(coordinator, "site-1", known=5)
+    waiting = session_of(coordinator, "site-2", known=None)
+    serving = asyncio.create_task(coordinator.offers.serve())
+
+    for size in (9, 300):
+        await coordinator.grow(size - guard.known_size)
+        coordinator.offers.announce()
+        async with asyncio.timeout(20):
+            message = await welcome.outgoing.get()
+        await guard.take(message.audit)
+        assert guard.known_size == welcome.audit_size == size
+
+    assert waiting.outgoing.empty()
+    serving.cancel()
