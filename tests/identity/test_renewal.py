@@ -147,9 +147,7 @@ def test_a_certificate_for_another_key_is_refused(
 def test_a_certificate_for_another_owner_is_refused(
     own: RenewableFiles, issuer: SiteIssuer, clock: Any
 ) -> None:
-    with pytest.raises(
-        CertificateError, match=r"be for kumiai://hospitals/client/site-1, got"
-    ):
+    with pytest.raises(CertificateError, match=r"be for kumiai://hospitals/client/site-1, got"):
         own.install(*signed(issuer, "site-2"))
 
     assert checked(own, clock).name == "site-1"
@@ -204,9 +202,7 @@ def test_what_is_revoked_or_foreign_is_not_renewed(
 ) -> None:
     authority.revoke("site-1")
 
-    with pytest.raises(
-        CertificateError, match=r"must not be revoked, got .*`kumiai ca issue"
-    ):
+    with pytest.raises(CertificateError, match=r"must not be revoked, got .*`kumiai ca issue"):
         authority.renew(client.cert)
     with pytest.raises(NotFoundError, match="must have been issued by this authority"):
         authority.renew(stranger.cert)
