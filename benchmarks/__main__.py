@@ -29,6 +29,7 @@ NAMES = (
     "rounds",
     "transfer",
     "sessions",
+    "flood",
     "memory",
 )
 PROGRAMS = {"fold": "_fold_goal"}

@@ -10,6 +10,8 @@ from kumiai.identity import (
     Admission,
     AsyncMTLSAuthenticator,
     CallGate,
+    CallLimits,
+    LimitRules,
     MTLSAuthenticationMiddleware,
     PeerRefusedError,
     Permission,
@@ -70,13 +72,15 @@ class Site:
 
         return answered
 
-    async def get(self, path: str, *chain: bytes, token: str | None = None) -> str:
+    async def get(
+        self, path: str, *chain: bytes, token: str | None = None, method: str = "GET"
+    ) -> str:
         headers = [(b"host", b"x")]
         if token is not None:
             headers.append((b"authorization", f"Bearer {token}".encode()))
         scope: dict[str, Any] = {
             "type": "http",
-            "method": "GET",
+            "method": method,
             "path": path,
             "headers": headers,
             "client": ("10.0.0.1", 5000),
@@ -151,6 +155,23 @@ async def test_the_name_that_a_refused_certificate_claims_is_told(
 
     claimed = [call.claimed.name if call.claimed else None for call in refused]
     assert claimed == ["site-1", None, None]
+
+
+async def test_what_everybody_may_change_is_limited_by_address(
+    clock: Any, refused: list[RefusedCall]
+) -> None:
+    trust = WatchedFiles[TrustBundle]((Path("none"),), lambda: TRUST, clock)
+    limits = CallLimits(clock, LimitRules(address_calls_max=2))
+    admission = Admission(federation=FEDERATION, trust=trust, clock=clock, limits=limits)
+    gate = CallGate(AsyncMTLSAuthenticator(admission), on_refused=refused.append)
+    site = Site(gate)
+
+    posted = [await site.get("/open", method="POST") for _ in range(3)]
+    probed = [await site.get("/open") for _ in range(9)]
+
+    assert posted == ["reached by somebody", "reached by somebody", "refused: rate-limited"]
+    assert set(probed) == {"reached by somebody"}
+    assert [(call.act, call.claimed) for call in refused] == [("POST /open", None)]
 
 
 async def test_what_nobody_has_listed_is_denied_to_everybody(site: Site) -> None:

@@ -112,6 +112,14 @@ class Admission:
         self._limits.admit_identity(identity.uri)
         return identity
 
+    def admit_unknown(self, address: str) -> None:
+        """Count a call of nobody in particular.
+
+        Raises:
+            PeerRefusedError: too many come from this address, or it is locked out.
+        """
+        self._limits.admit_unknown(address)
+
     def _known(self, chain: tuple[bytes, ...]) -> PeerCertificate:
         key = (self._trust.version, chain)
         known = self._read.get(key)
@@ -175,6 +183,14 @@ class AsyncMTLSAuthenticator:
         """
         await self._refreshed()
         return self._admission.admit(chain, address)
+
+    def admit_unknown(self, address: str) -> None:
+        """Count a call that everybody may make and that costs us something.
+
+        Raises:
+            PeerRefusedError: too many come from this address, or it is locked out.
+        """
+        self._admission.admit_unknown(address)
 
     async def authenticate_again(self, chain: Sequence[bytes]) -> Identity:
         """Return who calls if it still may, while a call lasts; limits nothing.

@@ -35,6 +35,8 @@ Send: TypeAlias = Callable[[Message], Awaitable[None]]
 Application: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 _BEARER: Final = "bearer "
+_CHEAP_METHODS: Final = frozenset({"GET", "HEAD"})
+"""Probes ask open routes by these as often as they like."""
 
 
 class TokenReader(Protocol):
@@ -125,6 +127,18 @@ class CallGate:
             raise
         return principal
 
+    def admit_anybody(self, *, act: str, address: str) -> None:
+        """Let in whoever calls, unless too many such calls come from its address.
+
+        Raises:
+            PeerRefusedError: they do.
+        """
+        try:
+            self._authenticator.admit_unknown(address)
+        except PeerRefusedError as error:
+            self._on_refused(RefusedCall(error, address, act, None))
+            raise
+
     async def admit_again(self, principal: Principal, *, act: str) -> None:
         """Check that who was let in may go on.
 
@@ -202,19 +216,25 @@ class MTLSAuthenticationMiddleware:
             return
         state = scope.setdefault("state", {})
         state["requirement"] = requirement
-        if requirement.permission is not None:
-            try:
-                state["caller"] = await self._gate.admit(
-                    requirement.permission,
-                    act=f"{method} {path}",
-                    chain=_chain_of(scope),
-                    address=_address_of(scope),
-                    token=_token_of(scope),
-                )
-            except PeerRefusedError as error:
-                await self._refuse(error)(scope, receive, send)
-                return
+        try:
+            await self._admit(requirement, scope)
+        except PeerRefusedError as error:
+            await self._refuse(error)(scope, receive, send)
+            return
         await self._app(scope, receive, send)
+
+    async def _admit(self, requirement: Requirement, scope: Scope) -> None:
+        act, address = f"{scope['method']} {scope['path']}", _address_of(scope)
+        if requirement.permission is not None:
+            scope["state"]["caller"] = await self._gate.admit(
+                requirement.permission,
+                act=act,
+                chain=_chain_of(scope),
+                address=address,
+                token=_token_of(scope),
+            )
+        elif scope["method"] not in _CHEAP_METHODS:
+            self._gate.admit_anybody(act=act, address=address)
 
 
 def _chain_of(scope: Scope) -> tuple[bytes, ...]:

@@ -36,7 +36,7 @@ class LimitRules:
         address_calls_max: at once, of these, >= 1.
         failures_max: so many refusals of one address in a row lock it out, >= 1.
         lockout_seconds: for so long at first, > 0.
-        lockout_seconds_max: and at most, >= ``lockout_seconds``.
+        lockout_seconds_max: and never longer than this, > 0.
         remembered_max: how many identities, and how many addresses, are remembered, >= 1.
     """
 

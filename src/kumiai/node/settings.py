@@ -13,6 +13,7 @@ __all__ = [
     "ClientSettings",
     "CoordinatorSettings",
     "IdentitySettings",
+    "LimitsSettings",
     "LogSettings",
     "OperatorSettings",
     "Settings",
@@ -161,6 +162,25 @@ class SitesSettings(_Table):
     """How long a certificate is good; clients renew it at half of that."""
 
 
+class LimitsSettings(_Table):
+    """How often who may call the coordinator. A good certificate is never locked out."""
+
+    calls_per_second: Annotated[float, Field(gt=0, le=100_000)] = 200.0
+    """Of one certificate or token, on average."""
+    calls_burst: Annotated[int, Field(ge=1, le=1_000_000)] = 1000
+    """Of one certificate or token, at once."""
+    unknown_calls_per_second: Annotated[float, Field(gt=0, le=100_000)] = 20.0
+    """From one address, of callers who must still be looked up, on average."""
+    unknown_calls_burst: Annotated[int, Field(ge=1, le=1_000_000)] = 100
+    """The same at once."""
+    refusals_max: Annotated[int, Field(ge=1, le=100_000)] = 10
+    """So many refused callers from one address lock it out for those without a good certificate."""
+    lockout_seconds: Annotated[float, Field(gt=0, le=86_400)] = 1.0
+    """How long at first; each time twice as long, but never longer than the next."""
+    lockout_seconds_max: Annotated[float, Field(gt=0, le=86_400)] = 300.0
+    """How long at most."""
+
+
 class ClientSettings(_Table):
     """A site's client."""
 
@@ -214,6 +234,7 @@ class Settings(_Table):
     storage: StorageSettings = StorageSettings()
     coordinator: CoordinatorSettings = CoordinatorSettings()
     sites: SitesSettings = SitesSettings()
+    limits: LimitsSettings = LimitsSettings()
     client: ClientSettings = ClientSettings()
     operator: OperatorSettings = OperatorSettings()
     log: LogSettings = LogSettings()

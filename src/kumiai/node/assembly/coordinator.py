@@ -17,6 +17,7 @@ from kumiai.identity import (
     CallLimits,
     Denials,
     Identity,
+    LimitRules,
     RefusedCall,
     RevocationWatcher,
     Role,
@@ -47,7 +48,7 @@ from kumiai.node.coordinator.sites import SiteOffice, SQLDenials
 from kumiai.node.coordinator.sweeping import BackgroundSweep
 from kumiai.node.coordinator.tasks import TaskWriter
 from kumiai.node.coordinator.tokens import TokenDesk
-from kumiai.node.settings import IdentitySettings, Settings
+from kumiai.node.settings import IdentitySettings, LimitsSettings, Settings
 from kumiai.node.study import Site, run_evaluate
 from kumiai.node.wire.channel import TlsFiles
 from kumiai.node.wire.peers import AuthenticationInterceptor
@@ -213,6 +214,7 @@ def _shared(settings: Settings, coordinator_id: str) -> _Shared:
         settings.identity,
         clock,
         stores.tokens,
+        _limit_rules(settings.limits),
         own=own,
         denials=SQLDenials(stores.denials),
         on_refused=refusals.note,
@@ -223,7 +225,12 @@ def _shared(settings: Settings, coordinator_id: str) -> _Shared:
         clock=clock,
         gate=gate,
         sites=new_site_office(
-            settings, database=stores.database, denials=stores.denials, issuer=issuer, own=own
+            settings,
+            database=stores.database,
+            denials=stores.denials,
+            issuer=issuer,
+            own=own,
+            trail=stores.audit.log,
         ),
         stores=stores,
         executors=executors,
@@ -242,6 +249,18 @@ def _shared(settings: Settings, coordinator_id: str) -> _Shared:
     )
 
 
+def _limit_rules(limits: LimitsSettings) -> LimitRules:
+    return LimitRules(
+        identity_calls_per_second=limits.calls_per_second,
+        identity_calls_max=limits.calls_burst,
+        address_calls_per_second=limits.unknown_calls_per_second,
+        address_calls_max=limits.unknown_calls_burst,
+        failures_max=limits.refusals_max,
+        lockout_seconds=limits.lockout_seconds,
+        lockout_seconds_max=limits.lockout_seconds_max,
+    )
+
+
 def _own_identity(settings: IdentitySettings, clock: Clock) -> Identity:
     return verify_own_certificate(
         settings.certificate, settings.key, settings.ca, clock, role=Role.COORDINATOR
@@ -252,12 +271,13 @@ def _gate(
     settings: IdentitySettings,
     clock: Clock,
     tokens: APITokenRepository,
+    rules: LimitRules,
     *,
     own: Identity,
     denials: Denials,
     on_refused: Callable[[RefusedCall], None],
 ) -> CallGate:
-    limits = CallLimits(clock)
+    limits = CallLimits(clock, rules)
     revocations = None
     if settings.crl is not None:
         revocations = RevocationWatcher(settings.crl, settings.ca, clock)

@@ -18,7 +18,7 @@ __all__ = ["app", "config_text"]
 app = typer.Typer(help="The file kumiai.toml.", no_args_is_help=True)
 
 _TABLES = {
-    "coordinator": ("identity", "storage", "coordinator", "log"),
+    "coordinator": ("identity", "storage", "coordinator", "limits", "log"),
     "client": ("identity", "client", "log"),
     "operator": ("identity", "operator"),
 }
