@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from kumiai.core import failpoints
@@ -21,14 +22,14 @@ from kumiai.core.errors import (
     IntegrityError,
     TransportError,
 )
-from kumiai.identity import Identity, Role, identity_of, verify_own_certificate
+from kumiai.identity import Identity, Role, TrustBundle, identity_of, verify_own_certificate
 from kumiai.identity.keys import new_key
 from kumiai.identity.members import MemberFiles
 from kumiai.identity.requests import new_request
 from kumiai.node.assembly.sites import new_site_issuer, new_site_office
 from kumiai.node.client import joining
 from kumiai.node.client.joining import JoinToken, make_request
-from kumiai.node.coordinator.sites import SiteOffice, SQLDenials
+from kumiai.node.coordinator.sites import Enrolment, SiteOffice, SQLDenials
 from kumiai.node.settings import Settings
 from kumiai.storage import DatabaseManager, SiteDenials
 from tests.node.http.api import FEDERATION, Certificates, RunningApi, error_of, running_api
@@ -38,6 +39,9 @@ pytestmark = pytest.mark.integration
 
 class Killed(BaseException):
     """What a failpoint raises in place of SIGKILL."""
+
+
+POINTS = {"client.join.answered", "identity.member.before", "client.join.saved"}
 
 
 @pytest.fixture
@@ -119,9 +123,7 @@ async def test_a_token_is_good_once(api: RunningApi, tmp_path: Path) -> None:
     assert not (tmp_path / "thief" / "site-1.crt").exists()
 
 
-@pytest.mark.parametrize(
-    "point", ["client.join.answered", "identity.member.before", "client.join.saved"]
-)
+@pytest.mark.parametrize("point", sorted(POINTS))
 async def test_who_is_killed_while_joining_goes_on_with_the_same_certificate(
     api: RunningApi, tmp_path: Path, killed_at: Callable[[str], None], point: str
 ) -> None:
@@ -174,6 +176,56 @@ async def test_what_is_there_already_is_not_overwritten(api: RunningApi, tmp_pat
 
     assert before
     assert not (tmp_path / "site" / "site-1.crt").exists()
+
+
+class LyingOffice:
+    """Answers with what it was told, whatever is asked."""
+
+    def __init__(self, bundle: bytes, chain: bytes, answered_bundle: bytes) -> None:
+        self._bundle = bundle
+        self._answer = Enrolment("site-1", chain, answered_bundle)
+
+    async def trust_bundle(self) -> bytes:
+        return self._bundle
+
+    async def enrol(self, secret: str, csr_pem: bytes, *, address: str) -> Enrolment:
+        return self._answer
+
+
+async def lied_to(
+    certificates: Certificates, database: DatabaseManager, folder: Path, *answer: bytes
+) -> None:
+    office: Any = LyingOffice(certificates.coordinator.ca.read_bytes(), *answer)
+    (root,) = TrustBundle.load(certificates.coordinator.ca).authorities
+    async with running_api(certificates, database, folder, sites=office) as api:
+        token = JoinToken(
+            api.url.removeprefix("https://"), root.fingerprint(hashes.SHA256()), "s" * 43
+        )
+        await join(token, folder / "site")
+
+
+async def test_a_certificate_for_another_key_is_not_kept(
+    certificates: Certificates, database: DatabaseManager, tmp_path: Path
+) -> None:
+    own = certificates.client
+
+    with pytest.raises(IntegrityError, match="must be for this site's key"):
+        await lied_to(certificates, database, tmp_path, own.cert.read_bytes(), own.ca.read_bytes())
+
+    assert not list((tmp_path / "site").glob("*.crt"))
+
+
+async def test_other_roots_than_the_invitations_are_not_taken(
+    certificates: Certificates, database: DatabaseManager, tmp_path: Path
+) -> None:
+    foreign = certificates.foreigner
+
+    with pytest.raises(CertificateError, match="must trust the invitation's root, got other"):
+        await lied_to(
+            certificates, database, tmp_path, foreign.cert.read_bytes(), foreign.ca.read_bytes()
+        )
+
+    assert not (tmp_path / "site" / "ca.crt").exists()
 
 
 # ---------------------------------------------------------------- who may not

@@ -13,7 +13,18 @@ from sqlalchemy import text
 
 from kumiai.identity.audit import Act as AuditAct
 from kumiai.identity.audit import Actor, AuditScribe, NewEntry
-from kumiai.storage import AuditLog, Changes, DatabaseManager, EvaluationRecord, Lease
+from kumiai.storage import (
+    APITokenRepository,
+    AuditLog,
+    Changes,
+    DatabaseManager,
+    EnrolmentRepository,
+    EvaluationRecord,
+    Lease,
+    NewAPIToken,
+    NewInvitation,
+    SiteCertificate,
+)
 from kumiai.storage.cache.draining import DrainSettings, OutboxDrain
 from kumiai.storage.cache.epoch import EpochKeeper
 from kumiai.storage.cache.outbox import CacheOutbox
@@ -49,6 +60,11 @@ async def prepare(url: str) -> None:
     ).drain_once()
     await EpochKeeper(database, "epoch").register(5.0)
     await _log(database).record([NewEntry(AuditAct.RUN_CREATED, Actor("operator", "bob"))])
+    sites = EnrolmentRepository(database)
+    for name in ("open", "waiting"):
+        await sites.invite(NewInvitation(f"hash-{name}", name, "client", "ann", 3600.0))
+    await _claim_enrolment(database, "waiting")
+    await _create_token(database, "old")
     await database.close()
 
 
@@ -96,11 +112,55 @@ def _audited(act: AuditAct = AuditAct.RUN_CREATED) -> NewEntry:
     return NewEntry(act, Actor("operator", "ann"), "run/run-b")
 
 
+async def _claim_enrolment(database: DatabaseManager, name: str) -> None:
+    await EnrolmentRepository(database).claim(
+        f"hash-{name}", key_digest=f"key-{name}", request_pem="PEM", needs_approval=True
+    )
+
+
+async def _create_token(database: DatabaseManager, token_id: str) -> None:
+    token = NewAPIToken(token_id, "hash", "nightly", "operator", "ann", ["runs.read"], 60.0)
+    await APITokenRepository(database).create(token)
+
+
+_CERTIFICATE: Final = SiteCertificate(
+    serial="a1",
+    name="open",
+    role="client",
+    issuer="f0",
+    key_digest="key-open",
+    chain="PEM",
+    not_before=0.0,
+    not_after=4e9,
+)
+
+
 ACTS: Final[Mapping[str, Act]] = {
     "audit_record": lambda database: _log(database).record([_audited()]),
     "audit_redact": lambda database: _log(database).redact(
         "operator", "bob", lambda _: _audited(AuditAct.AUDIT_REDACTED)
     ),
+    "audit_checkpoint": lambda database: _log(database).add_checkpoint(
+        size=1, key_id="key", at=1.0, note="note"
+    ),
+    "audit_signer": lambda database: _log(database).add_signer("key", "document"),
+    "invite_site": lambda database: EnrolmentRepository(database).invite(
+        NewInvitation("hash-new", "new", "client", "ann", 3600.0)
+    ),
+    "claim_enrolment": lambda database: _claim_enrolment(database, "open"),
+    "approve_site": lambda database: EnrolmentRepository(database).approve("waiting"),
+    "keep_certificate": lambda database: EnrolmentRepository(database).keep_certificate(
+        _CERTIFICATE
+    ),
+    "change_site": lambda database: EnrolmentRepository(database).suspend(
+        "open", by="ann", reason="late"
+    ),
+    "remove_site": lambda database: EnrolmentRepository(database).remove(
+        "open", by="ann", reason="left"
+    ),
+    "create_token": lambda database: _create_token(database, "new"),
+    "revoke_token": lambda database: APITokenRepository(database).revoke("old", by="ann"),
+    "note_token_use": lambda database: APITokenRepository(database).note_use("old"),
     "renew_lease": _renew,
     "update_run": lambda database: Catalogue(database).history.update(
         "run-a", _DESCRIBED, by="ann"
