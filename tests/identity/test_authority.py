@@ -34,6 +34,9 @@ from kumiai.identity import (
     identity_of,
     verify_own_certificate,
 )
+from kumiai.identity.members import member_files
+from kumiai.identity.requests import new_request
+from kumiai.identity.vault import Vault
 
 DAY_SECONDS = 86_400
 PASSPHRASE = b"correct horse battery"
@@ -642,6 +645,22 @@ def test_a_manager_shows_no_passphrase_and_cannot_be_copied(tmp_path: Path, cloc
     assert PASSPHRASE.decode() not in repr(manager)
     with pytest.raises(TypeError, match="cannot be pickled"):
         copy.copy(manager)
+
+
+def test_the_vault_of_a_manager_cannot_be_copied(tmp_path: Path, clock: Any) -> None:
+    with pytest.raises(TypeError, match="cannot be pickled"):
+        copy.copy(Vault(tmp_path, clock=clock, passphrase=PASSPHRASE))
+
+
+def test_files_without_a_key_are_for_one_that_lies_elsewhere(
+    authority: CertificateManager, tmp_path: Path
+) -> None:
+    key = ec.generate_private_key(ec.SECP256R1())
+    signed = authority.sign_request(new_request(key), Role.CLIENT, "a")
+
+    member_files(tmp_path, "a").save(chain=signed.chain, key=None, trust_bundle=signed.trust_bundle)
+
+    assert sorted(path.name for path in tmp_path.glob("*.*")) == ["a.crt", "ca.crt"]
 
 
 # ---------------------------------------------------------------- revoking

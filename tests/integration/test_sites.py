@@ -75,6 +75,26 @@ async def test_a_site_that_joined_takes_part(federation: Federation) -> None:
     assert (await federation.wait_for(run_id))["round"] == 3
 
 
+async def test_what_happens_to_a_site_stands_in_the_audit_log(federation: Federation) -> None:
+    certificate = await joined(federation, "cleveland")
+    async with federation.http() as http:
+        for act in ("suspend", "resume", "remove"):
+            body = None if act == "resume" else {"reason": "an audit"}
+            (await http.post(f"/api/v1/sites/cleveland/{act}", json=body)).raise_for_status()
+        entries = (await http.get("/api/v1/audit", params={"limit": 50})).json()["entries"]
+
+    told = {each["act"]: each for each in entries if each["act"].startswith("site.")}
+    assert set(told) == {
+        "site.invited",
+        "site.joined",
+        "site.suspended",
+        "site.resumed",
+        "site.removed",
+    }
+    assert {each["subject"] for each in told.values()} == {"site/cleveland"}
+    assert told["site.joined"]["detail"] == {"serial": f"{certificate.identity.serial:x}"}
+
+
 async def test_certificates_are_renewed_amid_a_run_and_no_round_is_lost(
     federation: Federation,
 ) -> None:

@@ -14,6 +14,7 @@ from sqlalchemy import ColumnElement, delete, func, select, true, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from kumiai.core.errors import ConflictError, DeniedError, NotFoundError
+from kumiai.storage.audit_trail import AuditTrail, NoTrail
 from kumiai.storage.bulk import now_of
 from kumiai.storage.database import DatabaseManager
 from kumiai.storage.enrolment_tables import EnrolmentRow, SiteCertificateRow, SiteRow
@@ -141,15 +142,21 @@ class EnrolmentRepository:
 
     Args:
         database: connected, its schema at this version.
+        trail: takes the entries of the audit log that calls are given, in their transactions.
     """
 
-    def __init__(self, database: DatabaseManager) -> None:
+    def __init__(self, database: DatabaseManager, *, trail: AuditTrail | None = None) -> None:
         self._database = database
+        self._trail = trail or NoTrail()
 
     # --------------------------------------------------------------------------- invitations
 
-    async def invite(self, invitation: NewInvitation) -> float:
+    async def invite(self, invitation: NewInvitation, entry: Any = None) -> float:
         """Keep an invitation; an earlier one of this site that nobody took is withdrawn.
+
+        Args:
+            invitation: what to keep.
+            entry: of the audit log, written with it; ``None``: none is kept.
 
         Returns:
             When it ends, seconds since 1970-01-01 UTC.
@@ -177,6 +184,7 @@ class EnrolmentRepository:
                     expires_at=expires_at,
                 )
             )
+            await self._note(connection, entry)
         return expires_at
 
     async def claim(
@@ -231,8 +239,12 @@ class EnrolmentRepository:
             )
         return _claim_of(row)
 
-    async def approve(self, name: str) -> Claim:
+    async def approve(self, name: str, entry: Any = None) -> Claim:
         """Let the site that waits have its certificate.
+
+        Args:
+            name: the site's.
+            entry: of the audit log, written with it; ``None``: none is kept.
 
         Raises:
             NotFoundError: none of this name waits.
@@ -250,6 +262,8 @@ class EnrolmentRepository:
                     .returning(*_ENROLMENTS.c)
                 )
             ).first()
+            if row is not None:
+                await self._note(connection, entry)
         if row is None:
             raise NotFoundError(
                 f"site must wait for approval, got none named {name!r} that does; "
@@ -259,8 +273,14 @@ class EnrolmentRepository:
 
     # -------------------------------------------------------------------------- certificates
 
-    async def keep_certificate(self, certificate: SiteCertificate) -> SiteCertificate:
+    async def keep_certificate(
+        self, certificate: SiteCertificate, entry: Any = None
+    ) -> SiteCertificate:
         """Note a certificate before it is handed out.
+
+        Args:
+            certificate: what was signed.
+            entry: of the audit log, written with it; ``None``: none is kept.
 
         Returns:
             It; or, where the site has got one for the same key before, that one.
@@ -287,6 +307,8 @@ class EnrolmentRepository:
                     )
                 )
             ).one()
+            if row.serial == certificate.serial:
+                await self._note(connection, entry)
         if row.name != certificate.name or row.role != certificate.role:
             raise ConflictError(
                 f"key must be {certificate.name}'s own, got one that another site's certificate "
@@ -301,26 +323,43 @@ class EnrolmentRepository:
 
     # --------------------------------------------------------------------------------- sites
 
-    async def suspend(self, name: str, *, by: str, reason: str) -> None:
+    async def suspend(self, name: str, *, by: str, reason: str, entry: Any = None) -> None:
         """Refuse a site until it is resumed.
 
+        Args:
+            name: the site's.
+            by: the operator.
+            reason: why.
+            entry: of the audit log, written with it; ``None``: none is kept.
+
         Raises:
             NotFoundError: there is no such site.
             ConflictError: it was removed.
         """
-        await self._change(name, "suspended", by=by, reason=reason)
+        await self._change(name, "suspended", by=by, reason=reason, entry=entry)
 
-    async def resume(self, name: str, *, by: str) -> None:
+    async def resume(self, name: str, *, by: str, entry: Any = None) -> None:
         """Let a suspended site in again.
 
+        Args:
+            name: the site's.
+            by: the operator.
+            entry: of the audit log, written with it; ``None``: none is kept.
+
         Raises:
             NotFoundError: there is no such site.
             ConflictError: it was removed.
         """
-        await self._change(name, "active", by=by, reason="")
+        await self._change(name, "active", by=by, reason="", entry=entry)
 
-    async def remove(self, name: str, *, by: str, reason: str) -> list[str]:
+    async def remove(self, name: str, *, by: str, reason: str, entry: Any = None) -> list[str]:
         """Refuse a site for good: its certificates are revoked, its invitations withdrawn.
+
+        Args:
+            name: the site's.
+            by: the operator.
+            reason: why.
+            entry: of the audit log, written with it; ``None``: none is kept.
 
         Returns:
             The serial numbers, hexadecimal, of those that a coordinator signed.
@@ -345,6 +384,7 @@ class EnrolmentRepository:
                 .where(_ENROLMENTS.c.name == name, _ENROLMENTS.c.state != "withdrawn")
                 .values(state="withdrawn")
             )
+            await self._note(connection, entry)
             return await _revoke_all(connection, name, now)
 
     async def list_sites(self) -> list[SiteRecord]:
@@ -393,7 +433,9 @@ class EnrolmentRepository:
             changed_by=clean(invitation.created_by),
         )
 
-    async def _change(self, name: str, state: SiteState, *, by: str, reason: str) -> None:
+    async def _change(
+        self, name: str, state: SiteState, *, by: str, reason: str, entry: Any
+    ) -> None:
         async with self._database.transaction("change_site") as connection:
             await _verify_known(connection, name)
             this = _SITES.c.name == name
@@ -412,6 +454,11 @@ class EnrolmentRepository:
                 changed_at=await now_of(connection),
                 changed_by=clean(by),
             )
+            await self._note(connection, entry)
+
+    async def _note(self, connection: AsyncConnection, entry: Any) -> None:
+        if entry is not None:
+            await self._trail.append(connection, entry)
 
     async def _save(self, connection: AsyncConnection, **values: Any) -> None:
         insert = upsert(connection, _SITES).values(**values)

@@ -76,6 +76,7 @@ class Act(StrEnum):
     RUN_STOPPED = "run.stopped"
     RUN_STOP_REQUESTED = "run.stop_requested"
     SCHEMA_MIGRATED = "schema.migrated"
+    SITE_APPROVED = "site.approved"
     SITE_INVITED = "site.invited"
     SITE_JOINED = "site.joined"
     SITE_REMOVED = "site.removed"

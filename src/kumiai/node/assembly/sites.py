@@ -12,7 +12,7 @@ from kumiai.identity.issuer import SiteIssuer
 from kumiai.identity.trust import chain_of
 from kumiai.node.coordinator.sites import SiteOffice, TrustAnchor
 from kumiai.node.settings import IdentitySettings, Settings, SitesSettings
-from kumiai.storage import DatabaseManager, EnrolmentRepository, SiteDenials
+from kumiai.storage import AuditTrail, DatabaseManager, EnrolmentRepository, SiteDenials
 
 __all__ = ["new_site_issuer", "new_site_office"]
 
@@ -24,6 +24,7 @@ def new_site_office(
     denials: SiteDenials,
     issuer: SiteIssuer | None,
     own: Identity,
+    trail: AuditTrail | None = None,
 ) -> SiteOffice:
     """Return what deals with sites.
 
@@ -33,9 +34,10 @@ def new_site_office(
         denials: the snapshot of who is denied.
         issuer: signs; ``None``: nothing is signed here.
         own: this coordinator's identity.
+        trail: takes the entries of the audit log.
     """
     return SiteOffice(
-        sites=EnrolmentRepository(database),
+        sites=EnrolmentRepository(database, trail=trail),
         denials=denials,
         issuer=issuer,
         federation=own.federation,

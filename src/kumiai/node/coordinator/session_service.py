@@ -361,7 +361,9 @@ class SessionService:
     async def _take_renewal(self, session: ClientSession, wanted: pb.CertificateRequest) -> None:
         try:
             done = await self._sites.renew(
-                session.client_id, wanted.request.encode("ascii", "replace")
+                session.client_id,
+                wanted.request.encode("ascii", "replace"),
+                address=session.address,
             )
         except (DeniedError, ConflictError) as error:
             self._log.warning("not renewed", client=session.client_id, reason=str(error))

@@ -16,11 +16,13 @@ import structlog
 
 from kumiai.core.errors import ConfigError, ConflictError
 from kumiai.core.ids import verify_name
+from kumiai.identity.audit import Act, Actor, NewEntry
 from kumiai.identity.denials import Denial
 from kumiai.identity.issuer import SiteIssuer
 from kumiai.identity.keys import digest_of
 from kumiai.identity.names import Identity, Role, identity_uri
 from kumiai.identity.requests import CertificateRequest, verify_request
+from kumiai.node.auditing.actors import subject_of
 from kumiai.storage import (
     EnrolmentRepository,
     NewInvitation,
@@ -125,7 +127,7 @@ class SiteOffice:
         """Return the certificates of the roots, PEM: public."""
         return (await asyncio.to_thread(self._read_anchor)).bundle
 
-    async def invite(self, name: str, *, role: str, lifetime_hours: float, by: str) -> Invitation:
+    async def invite(self, name: str, *, role: str, lifetime_hours: float, by: Actor) -> Invitation:
         """Invite a site.
 
         Args:
@@ -153,13 +155,14 @@ class SiteOffice:
         anchor = await asyncio.to_thread(self._read_anchor)
         secret = secrets.token_urlsafe(_SECRET_BYTES)
         expires_at = await self._sites.invite(
-            NewInvitation(_hash_of(secret), name, role, by, lifetime_hours * 3600.0)
+            NewInvitation(_hash_of(secret), name, role, by.name, lifetime_hours * 3600.0),
+            NewEntry(Act.SITE_INVITED, by, subject_of("site", name)),
         )
         await self._denials.refresh()
-        self._log.info("site invited", site=name, by=by)
+        self._log.info("site invited", site=name, by=by.name)
         return Invitation(name, secret, anchor.fingerprint, expires_at)
 
-    async def enrol(self, secret: str, csr_pem: bytes) -> Enrolment:
+    async def enrol(self, secret: str, csr_pem: bytes, *, address: str = "") -> Enrolment:
         """Sign the request of whoever holds an invitation.
 
         The same key again gets the same answer for as long as the invitation is good.
@@ -167,6 +170,7 @@ class SiteOffice:
         Args:
             secret: the invitation's.
             csr_pem: the site's request.
+            address: where it comes from, for the audit log.
 
         Raises:
             ConflictError: nothing is signed here, or the key is another site's.
@@ -185,14 +189,16 @@ class SiteOffice:
         if claim.state == "waiting":
             self._log.info("site waits for approval", site=claim.name)
             return Enrolment(claim.name, b"", b"")
-        return await self._signed(issuer, claim.name, request)
+        actor = Actor(Role.CLIENT.value, claim.name, address=address[:64])
+        return await self._signed(issuer, claim.name, request, act=Act.SITE_JOINED, actor=actor)
 
-    async def renew(self, name: str, csr_pem: bytes) -> Enrolment:
+    async def renew(self, name: str, csr_pem: bytes, *, address: str = "") -> Enrolment:
         """Sign the next certificate of a site that has one in force; with a new key.
 
         Args:
             name: whose session it is, by its certificate, which is good.
             csr_pem: its request.
+            address: where it comes from, for the audit log.
 
         Raises:
             ConflictError: nothing is signed here, the key is another site's or was revoked, or
@@ -202,38 +208,46 @@ class SiteOffice:
         issuer = self._own_issuer()
         request = verify_request(csr_pem)
         request.verify_for(name, self._uri(name))
-        return await self._signed(issuer, name, request)
+        actor = Actor(Role.CLIENT.value, name, address=address[:64])
+        return await self._signed(issuer, name, request, act=Act.CERTIFICATE_ISSUED, actor=actor)
 
-    async def approve(self, name: str, *, by: str) -> None:
+    async def approve(self, name: str, *, by: Actor) -> None:
         """Let a site that waits have its certificate.
 
         Raises:
             NotFoundError: none of this name waits.
         """
-        await self._sites.approve(name)
-        self._log.info("site approved", site=name, by=by)
+        await self._sites.approve(name, NewEntry(Act.SITE_APPROVED, by, subject_of("site", name)))
+        self._log.info("site approved", site=name, by=by.name)
 
-    async def suspend(self, name: str, *, by: str, reason: str) -> None:
+    async def suspend(self, name: str, *, by: Actor, reason: str) -> None:
         """Refuse a site until it is resumed; open sessions end within seconds.
 
         Raises:
             NotFoundError, ConflictError: as for `EnrolmentRepository.suspend`.
         """
-        await self._sites.suspend(name, by=by, reason=reason)
+        await self._sites.suspend(
+            name,
+            by=by.name,
+            reason=reason,
+            entry=NewEntry(Act.SITE_SUSPENDED, by, subject_of("site", name)),
+        )
         await self._denials.refresh()
-        self._log.info("site suspended", site=name, by=by)
+        self._log.info("site suspended", site=name, by=by.name)
 
-    async def resume(self, name: str, *, by: str) -> None:
+    async def resume(self, name: str, *, by: Actor) -> None:
         """Let a suspended site in again.
 
         Raises:
             NotFoundError, ConflictError: as for `EnrolmentRepository.resume`.
         """
-        await self._sites.resume(name, by=by)
+        await self._sites.resume(
+            name, by=by.name, entry=NewEntry(Act.SITE_RESUMED, by, subject_of("site", name))
+        )
         await self._denials.refresh()
-        self._log.info("site resumed", site=name, by=by)
+        self._log.info("site resumed", site=name, by=by.name)
 
-    async def remove(self, name: str, *, by: str, reason: str) -> list[str]:
+    async def remove(self, name: str, *, by: Actor, reason: str) -> list[str]:
         """Refuse a site for good, and revoke its certificates.
 
         Returns:
@@ -242,9 +256,14 @@ class SiteOffice:
         Raises:
             NotFoundError: there is no such site.
         """
-        serials = await self._sites.remove(name, by=by, reason=reason)
+        serials = await self._sites.remove(
+            name,
+            by=by.name,
+            reason=reason,
+            entry=NewEntry(Act.SITE_REMOVED, by, subject_of("site", name)),
+        )
         await self._denials.refresh()
-        self._log.info("site removed", site=name, by=by, certificates=len(serials))
+        self._log.info("site removed", site=name, by=by.name, certificates=len(serials))
         return serials
 
     async def list_sites(self) -> list[SiteRecord]:
@@ -252,7 +271,13 @@ class SiteOffice:
         return await self._sites.list_sites()
 
     async def _signed(
-        self, issuer: SiteIssuer, name: str, request: CertificateRequest
+        self,
+        issuer: SiteIssuer,
+        name: str,
+        request: CertificateRequest,
+        *,
+        act: Act,
+        actor: Actor,
     ) -> Enrolment:
         signed = issuer.sign(request.public_key, name, lifetime_seconds=self._lifetime_seconds)
         # Kept before it is handed out, so that none exists that cannot be revoked. Who got one for
@@ -267,7 +292,13 @@ class SiteOffice:
                 chain=signed.chain.decode("ascii"),
                 not_before=signed.not_before,
                 not_after=signed.identity.not_after,
-            )
+            ),
+            NewEntry(
+                act,
+                actor,
+                subject_of("site", name),
+                detail={"serial": f"{signed.identity.serial:x}"},
+            ),
         )
         await self._denials.refresh()
         self._log.info("certificate signed", site=name, serial=kept.serial)

@@ -6,10 +6,11 @@ takes the secret of an invitation in place of a certificate.
 
 from typing import Annotated
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from kumiai.identity.requests import REQUEST_SIZE_BYTES_MAX
+from kumiai.node.auditing.actors import actor_of
 from kumiai.node.http.access import Caller, GuardedRoute
 from kumiai.node.http.dependencies import Parts
 from kumiai.storage import EnrolmentState, SiteRecord, SiteState
@@ -113,9 +114,10 @@ async def trust(parts: Parts) -> TrustView:
     return TrustView(ca=(await parts.sites.trust_bundle()).decode("ascii"))
 
 
-async def join(body: JoinBody, parts: Parts, response: Response) -> JoinedView:
+async def join(body: JoinBody, parts: Parts, request: Request, response: Response) -> JoinedView:
     """Sign the request of whoever holds an invitation; 202 while an operator must approve it."""
-    done = await parts.sites.enrol(body.secret, body.request.encode("ascii"))
+    address = request.client.host if request.client else ""
+    done = await parts.sites.enrol(body.secret, body.request.encode("ascii"), address=address)
     if not done.chain:
         response.status_code = _WAITING
     return JoinedView(
@@ -133,7 +135,7 @@ async def list_sites(parts: Parts) -> SitesView:
 async def invite(name: str, body: InviteBody, parts: Parts, caller: Caller) -> InvitationView:
     """Invite a site; an earlier invitation that nobody took is withdrawn."""
     made = await parts.sites.invite(
-        name, role=body.role, lifetime_hours=body.lifetime_hours, by=caller.name
+        name, role=body.role, lifetime_hours=body.lifetime_hours, by=actor_of(caller)
     )
     return InvitationView(
         name=made.name,
@@ -145,25 +147,25 @@ async def invite(name: str, body: InviteBody, parts: Parts, caller: Caller) -> I
 
 async def approve(name: str, parts: Parts, caller: Caller) -> SiteActView:
     """Let a site that waits have its certificate."""
-    await parts.sites.approve(name, by=caller.name)
+    await parts.sites.approve(name, by=actor_of(caller))
     return SiteActView(name=name, act="approved")
 
 
 async def suspend(name: str, body: ReasonBody, parts: Parts, caller: Caller) -> SiteActView:
     """Refuse a site until it is resumed."""
-    await parts.sites.suspend(name, by=caller.name, reason=body.reason)
+    await parts.sites.suspend(name, by=actor_of(caller), reason=body.reason)
     return SiteActView(name=name, act="suspended")
 
 
 async def resume(name: str, parts: Parts, caller: Caller) -> SiteActView:
     """Let a suspended site in again."""
-    await parts.sites.resume(name, by=caller.name)
+    await parts.sites.resume(name, by=actor_of(caller))
     return SiteActView(name=name, act="resumed")
 
 
 async def remove(name: str, body: ReasonBody, parts: Parts, caller: Caller) -> SiteActView:
     """Refuse a site for good, and revoke its certificates."""
-    revoked = await parts.sites.remove(name, by=caller.name, reason=body.reason)
+    revoked = await parts.sites.remove(name, by=actor_of(caller), reason=body.reason)
     return SiteActView(name=name, act="removed", revoked=revoked)
 
 
