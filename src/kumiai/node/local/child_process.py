@@ -124,8 +124,10 @@ class ChildProcess:
     async def stop(self, patience_seconds: float) -> int:
         """Ask it to end, force it after the time, and return the exit code."""
         self.is_unwanted = True
+        # One that was halted can not hear. And nothing is sent after what ends it: Python looks
+        # first whether it has ended, which takes the exit code away from who waits for it.
+        self.send(signal.SIGCONT)
         self.send(signal.SIGTERM)
-        self.send(signal.SIGCONT)  # one that was halted can not hear
         try:
             async with asyncio.timeout(patience_seconds):
                 return await self.wait()
