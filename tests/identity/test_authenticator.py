@@ -1,6 +1,7 @@
 """The two authenticators decide alike, take up new authorities, and lock out nobody who is good."""
 
 import asyncio
+import threading
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,9 +36,14 @@ class Revocations:
 
     serials: set[int] = field(default_factory=set)
     looks: int = 0
+    may_look: threading.Event = field(default_factory=threading.Event)
+
+    def __post_init__(self) -> None:
+        self.may_look.set()
 
     def current(self) -> Any:
         self.looks += 1
+        self.may_look.wait(10)
         return Frozen(frozenset(self.serials))
 
 
@@ -143,6 +149,39 @@ async def test_files_are_looked_at_once_a_second_whatever_the_number_of_calls(
     await asyncio.gather(*(authenticate([MEMBER.pem], "10.0.0.1") for _ in range(3)))
 
     assert revocations.looks - before == 1
+
+
+async def test_who_waits_for_a_look_at_the_files_does_not_look_again(
+    admission: Admission, revocations: Revocations, clock: Any
+) -> None:
+    authenticator = AsyncMTLSAuthenticator(admission)
+    clock.advance(1.0)
+    before = revocations.looks
+    revocations.may_look.clear()
+    waiting = [
+        asyncio.create_task(authenticator.authenticate([MEMBER.pem], "10.0.0.1")) for _ in range(3)
+    ]
+    for _ in range(3):
+        await asyncio.sleep(0)  # each of them waits now
+
+    revocations.may_look.set()
+    await asyncio.gather(*waiting)
+
+    assert revocations.looks - before == 1
+
+
+async def test_where_no_list_is_kept_authorities_are_looked_at_all_the_same(
+    ca: Path, clock: Any
+) -> None:
+    trust = WatchedFiles((ca,), lambda: TrustBundle.load(ca), clock)
+    authenticator = MTLSAuthenticator(Admission(federation=FEDERATION, trust=trust, clock=clock))
+    authenticator.authenticate([MEMBER.pem], "10.0.0.1")
+
+    ca.write_bytes(OTHER.pem)
+    clock.advance(1.0)
+
+    with pytest.raises(PeerRefusedError, match="signed by"):
+        authenticator.authenticate([MEMBER.pem], "10.0.0.1")
 
 
 async def test_authorities_come_and_go_while_a_connection_lasts(

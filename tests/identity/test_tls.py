@@ -8,7 +8,16 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 
 from kumiai.core.errors import CertificateError, ConfigError, NotFoundError
-from kumiai.identity import IssuedCertificate, client_context, server_context
+from kumiai.identity import (
+    CertificateManager,
+    IssuedCertificate,
+    Role,
+    bearer_context,
+    client_context,
+    identity_of,
+    rotating_server_context,
+    server_context,
+)
 
 
 def greet(connection: socket.socket) -> None:
@@ -211,3 +220,59 @@ def test_an_authority_of_something_else_is_refused(
 def test_there_is_no_third_way_to_treat_clients(coordinator: IssuedCertificate) -> None:
     with pytest.raises(ConfigError, match="'required' or 'optional', got 'none'"):
         server_of(coordinator, "none")
+
+
+def shown_by(server: Any, ca: Path) -> int:
+    """Return the serial number of what a server shows to whoever brings no certificate."""
+    with (
+        socket.create_connection((server.host, server.port), 10) as plain,
+        bearer_context(ca).wrap_socket(plain, server_hostname="localhost") as secure,
+    ):
+        return identity_of(secure.getpeercert(binary_form=True) or b"").serial
+
+
+def test_a_server_takes_up_replaced_files_with_its_next_handshake(
+    authority: CertificateManager,
+    coordinator: IssuedCertificate,
+    clock: Any,
+    serving: Any,
+    tmp_path: Path,
+) -> None:
+    context = rotating_server_context(
+        coordinator.cert, coordinator.key, coordinator.ca, clock, client_certificate="optional"
+    )
+    fresh = authority.issue(
+        Role.COORDINATOR, "coordinator", hosts=["localhost"], out_dir=tmp_path / "fresh"
+    )
+
+    with serving(context) as server:
+        before = shown_by(server, coordinator.ca)
+        coordinator.key.write_bytes(fresh.key.read_bytes())
+        half_way = shown_by(server, coordinator.ca)
+        coordinator.cert.write_bytes(fresh.cert.read_bytes())
+        after = shown_by(server, coordinator.ca)
+
+    serials = (coordinator.identity.serial, coordinator.identity.serial, fresh.identity.serial)
+    assert (before, half_way, after) == serials
+
+
+def test_whoever_shows_a_token_checks_the_server_all_the_same(
+    coordinator: IssuedCertificate, stranger: IssuedCertificate, serving: Any
+) -> None:
+    context = server_context(
+        coordinator.cert, coordinator.key, coordinator.ca, client_certificate="optional"
+    )
+
+    with serving(context) as server:
+        assert shown_by(server, coordinator.ca) == coordinator.identity.serial
+        with pytest.raises(ssl.SSLCertVerificationError):
+            shown_by(server, stranger.ca)
+
+
+def test_a_token_without_the_authoritys_certificate_is_shown_to_nobody(tmp_path: Path) -> None:
+    (tmp_path / "ca.crt").write_bytes(b"junk")
+
+    with pytest.raises(NotFoundError):
+        bearer_context(tmp_path / "none")
+    with pytest.raises(CertificateError, match="ca certificate must be PEM"):
+        bearer_context(tmp_path / "ca.crt")

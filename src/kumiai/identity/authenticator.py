@@ -205,5 +205,6 @@ class AsyncMTLSAuthenticator:
         if not self._admission.is_stale:
             return
         async with self._lock:
-            if self._admission.is_stale:
-                await asyncio.to_thread(self._admission.refresh)
+            if not self._admission.is_stale:
+                return  # somebody has looked while this one waited
+            await asyncio.to_thread(self._admission.refresh)
