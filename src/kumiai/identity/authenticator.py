@@ -72,7 +72,6 @@ class Admission:
         self._refreshed_at = clock.monotonic()
         self._limits = limits or CallLimits(clock)
 
-    @property
     def is_stale(self) -> bool:
         """Whether the files should be looked at before the next decision."""
         return self._clock.monotonic() - self._refreshed_at >= REFRESH_SECONDS
@@ -151,7 +150,7 @@ class MTLSAuthenticator:
             PeerRefusedError: nobody who may enter; ``refusal`` tells why.
         """
         with self._lock:
-            if self._admission.is_stale:
+            if self._admission.is_stale():
                 self._admission.refresh()
             return self._admission.admit(chain, address)
 
@@ -162,7 +161,7 @@ class MTLSAuthenticator:
             PeerRefusedError: it may no longer.
         """
         with self._lock:
-            if self._admission.is_stale:
+            if self._admission.is_stale():
                 self._admission.refresh()
             return self._admission.judge(chain)
 
@@ -202,9 +201,9 @@ class AsyncMTLSAuthenticator:
         return self._admission.judge(chain)
 
     async def _refreshed(self) -> None:
-        if not self._admission.is_stale:
+        if not self._admission.is_stale():
             return
         async with self._lock:
-            if not self._admission.is_stale:
+            if not self._admission.is_stale():
                 return  # somebody has looked while this one waited
             await asyncio.to_thread(self._admission.refresh)
