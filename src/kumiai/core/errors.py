@@ -9,6 +9,7 @@
     │   └── QuorumLostError    too few clients reported
     ├── IntegrityError         bytes are not what they claim to be               (7)
     │   └── CodecError         bytes do not parse as named arrays
+    ├── CryptoError            a key, share, point, ciphertext or signature is not acceptable
     ├── ConflictError          the present state forbids the act
     │   └── FencedError        another coordinator leads this run now
     ├── DivergedError          a new model has numbers that are NaN or infinite
@@ -27,6 +28,7 @@ __all__ = [
     "CodecError",
     "ConfigError",
     "ConflictError",
+    "CryptoError",
     "DeadlineError",
     "DeniedError",
     "DivergedError",
@@ -77,6 +79,10 @@ class IntegrityError(KumiaiError):
 
 class CodecError(IntegrityError):
     """Bytes do not parse as named arrays."""
+
+
+class CryptoError(KumiaiError):
+    """A key, a share, a point, a ciphertext or a signature from outside is not acceptable."""
 
 
 class ConflictError(KumiaiError):
