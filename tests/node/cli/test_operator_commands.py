@@ -6,33 +6,14 @@ The runs are led by the test itself. Whole runs are in ``test_run_commands.py``.
 import asyncio
 import json
 import os
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from kumiai.core.codec import decode
-from kumiai.storage import DatabaseManager
-from kumiai.testing.databases import SQLiteTemplate
 from tests.node.cli.program import STUDY, Outcome, invoke
-from tests.node.http.api import Certificates, RunningApi, running_api
-
-
-@pytest.fixture(scope="module")
-def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
-    return Certificates(tmp_path_factory.mktemp("certificates"))
-
-
-@pytest.fixture
-async def api(
-    certificates: Certificates, sqlite_template: SQLiteTemplate, tmp_path: Path
-) -> AsyncIterator[RunningApi]:
-    database = DatabaseManager(sqlite_template.copy_to(tmp_path / "kumiai.db"))
-    await database.connect()
-    async with running_api(certificates, database, tmp_path) as running:
-        yield running
-    await database.close()
+from tests.node.http.api import RunningApi
 
 
 class Operator:

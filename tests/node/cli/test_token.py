@@ -1,32 +1,13 @@
 """``kumiai token``: made with a certificate, used without one."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from kumiai.storage import DatabaseManager
-from kumiai.testing.databases import SQLiteTemplate
 from tests.node.cli.program import Outcome, invoke
-from tests.node.http.api import Certificates, RunningApi, running_api
-
-
-@pytest.fixture(scope="module")
-def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
-    return Certificates(tmp_path_factory.mktemp("certificates"))
-
-
-@pytest.fixture
-async def api(
-    certificates: Certificates, sqlite_template: SQLiteTemplate, tmp_path: Path
-) -> AsyncIterator[RunningApi]:
-    database = DatabaseManager(sqlite_template.copy_to(tmp_path / "kumiai.db"))
-    await database.connect()
-    async with running_api(certificates, database, tmp_path) as running:
-        yield running
-    await database.close()
+from tests.node.http.api import RunningApi
 
 
 async def as_operator(api: RunningApi, *arguments: object) -> Outcome:
