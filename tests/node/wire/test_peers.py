@@ -101,7 +101,8 @@ class Handlers(grpc.GenericRpcHandler):  # type: ignore[misc] # untyped
 @pytest.fixture
 async def running(tmp_path: Path) -> AsyncIterator[Running]:
     running = Running(tmp_path)
-    limits = CallLimits(SystemClock(), LimitRules(identity_calls_max=5, failures_max=3))
+    rules = LimitRules(identity_calls_per_second=0.01, identity_calls_max=5, failures_max=3)
+    limits = CallLimits(SystemClock(), rules)
     gate = new_gate(denials=running.suspensions, on_refused=running.refused.append, limits=limits)
     interceptor = AuthenticationInterceptor(gate, watch_seconds=0.05)
     server = grpc.aio.server(interceptors=[interceptor], options=server_options())
