@@ -356,6 +356,16 @@ def test_a_secret_appears_in_no_error_and_no_display(folder: Path) -> None:
     assert "hunter2" not in repr(loaded)
 
 
+@pytest.mark.parametrize("text", ["hunter2\\n", "kumiai hunter2", "hünter2", ""])
+def test_a_token_that_fits_in_no_header_is_refused_and_not_repeated(
+    folder: Path, text: str
+) -> None:
+    (line,) = problems_of(written(folder, f'[operator]\ntoken = "{text}"\n'))
+
+    assert line.startswith("kumiai.toml:2: operator.token must be the one word")
+    assert "nter2" not in line
+
+
 def test_values_are_shown_as_plain_json() -> None:
     settings = load_settings(None, environ={}, overrides={"client.data.a": "1"}).settings
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from kumiai.node.local.federation import LocalFederation, ProcessOptions
+from kumiai.node.local.folder import Tables
 from kumiai.testing.databases import PostgresServer
 from kumiai.testing.redis_server import RedisServer
 from kumiai.testing.s3_server import S3Server
@@ -47,9 +48,22 @@ class Platform:
     Args:
         folder: of its own.
         zygote: forks the commands.
+        config: tables of the coordinator's settings, laid over the usual ones.
+        redis_password: that Redis asks for; none: it asks for none.
+        database_password: stands in the coordinator's settings; the database takes any.
+        log_level: of every process.
     """
 
-    def __init__(self, folder: Path, zygote: Zygote) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        zygote: Zygote,
+        *,
+        config: Tables | None = None,
+        redis_password: str = "",
+        database_password: str = "kumiai",
+        log_level: str = "info",
+    ) -> None:
         self.folder = folder
         self._zygote = zygote
         self._numbers = itertools.count()
@@ -57,15 +71,20 @@ class Platform:
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
         self.postgres = PostgresServer()
-        self.redis = RedisServer({"appendonly": "yes"})
+        asked = {"requirepass": redis_password} if redis_password else {}
+        self.redis = RedisServer({"appendonly": "yes", **asked})
+        self.redis_url = self.redis.url.replace("//", f"//:{redis_password}@" if asked else "//")
         self.s3 = S3Server()
-        self.database_url = self.postgres.new_database(migrated=False)
+        self.database_url = self.postgres.new_database(migrated=False).replace(
+            ":kumiai@", f":{database_password}@"
+        )
         self.processes = LocalFederation(
             folder / "federation",
             client_names=SITES,
             apps=[str(STUDY)],
             database_url=self.database_url,
-            coordinator=ProcessOptions(config=self._coordinator_tables()),
+            log_level=log_level,
+            coordinator=ProcessOptions(config={**self._coordinator_tables(), **(config or {})}),
         )
 
     def start(self) -> None:
@@ -143,7 +162,7 @@ class Platform:
         return {
             "identity": {"crl": str(self.folder / "federation" / "ca" / "ca.crl")},
             "storage": {
-                "redis": f"{self.redis.url}/0",
+                "redis": f"{self.redis_url}/0",
                 "blobs": f"s3://{self.s3.bucket}/{PREFIX}",
                 "s3_endpoint": self.s3.endpoint,
                 "s3_credentials": str(keys),

@@ -217,6 +217,17 @@ class OperatorSettings(_Table):
             raise ValueError(f"must begin with https://, got {value!r}")
         return value.rstrip("/")
 
+    @field_validator("token")
+    @classmethod
+    def _is_visible(cls, value: SecretStr | None) -> SecretStr | None:
+        # Told here without its text: whoever puts it into a header would repeat it.
+        if value is not None and not re.fullmatch(r"[!-~]+", value.get_secret_value()):
+            raise ValueError(
+                "must be the one word that `kumiai token create` printed, got blanks, line breaks "
+                "or none"
+            )
+        return value
+
 
 class LogSettings(_Table):
     """What is logged, and how it looks."""
