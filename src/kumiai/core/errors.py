@@ -10,6 +10,7 @@
     ├── IntegrityError         bytes are not what they claim to be               (7)
     │   └── CodecError         bytes do not parse as named arrays
     ├── CryptoError            a key, share, point, ciphertext or signature is not acceptable
+    ├── SecureAggregationError a message or an act must not be in a round of secure aggregation
     ├── ConflictError          the present state forbids the act
     │   └── FencedError        another coordinator leads this run now
     ├── DivergedError          a new model has numbers that are NaN or infinite
@@ -38,6 +39,7 @@ __all__ = [
     "NotFoundError",
     "QuorumLostError",
     "SchemaError",
+    "SecureAggregationError",
     "StorageError",
     "TransportError",
     "UnavailableError",
@@ -83,6 +85,10 @@ class CodecError(IntegrityError):
 
 class CryptoError(KumiaiError):
     """A key, a share, a point, a ciphertext or a signature from outside is not acceptable."""
+
+
+class SecureAggregationError(KumiaiError):
+    """A message or an act must not be in a round of secure aggregation; nothing has changed."""
 
 
 class ConflictError(KumiaiError):
