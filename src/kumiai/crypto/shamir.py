@@ -1,0 +1,286 @@
+"""Shamir's secret sharing: any ``threshold`` shares give the secret, fewer give nothing.
+
+A share is the value of a random polynomial at its holder's ``x``; the secret is the value at 0, so
+that no share may ever stand at 0. Shares do not say whether they are genuine: their author
+publishes `commitment_of` each, and whoever gets one checks it with `verify_share`. A dealer whose
+shares do not lie on one polynomial is found out when the secret is rebuilt and does not fit what
+the dealer has published about it.
+
+Source: Shamir 1979, "How to share a secret".
+"""
+
+import hashlib
+import hmac
+import math
+import operator
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Final, NoReturn
+
+from kumiai.core.errors import CryptoError
+from kumiai.crypto.fields import SHARE_FIELD, PrimeField
+
+__all__ = [
+    "SHARE_COUNT_MAX",
+    "SHARE_SALT_SIZE_BYTES",
+    "SHARE_SIZE_BYTES",
+    "Share",
+    "combine",
+    "combine_many",
+    "commitment_of",
+    "lagrange_weights",
+    "split",
+    "verify_share",
+]
+
+SHARE_COUNT_MAX: Final = 65_535
+SHARE_SALT_SIZE_BYTES: Final = 32
+_X_SIZE_BYTES: Final = 2
+SHARE_SIZE_BYTES: Final = _X_SIZE_BYTES + SHARE_FIELD.size_bytes
+
+_COMMITMENT_DOMAIN: Final = b"kumiai/crypto/share/v1/"
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """One holder's share of a secret.
+
+    Attributes:
+        x: where the polynomial was evaluated, 1 to 65 535.
+        value: what came out, an element of the field.
+    """
+
+    x: int
+    value: int = field(repr=False)
+
+    def __post_init__(self) -> None:
+        """Check the place: the share at 0 would be the secret itself.
+
+        Raises:
+            CryptoError: ``x`` is out of its range.
+        """
+        if not 1 <= self.x <= SHARE_COUNT_MAX:
+            raise CryptoError(f"x of a share must be 1 to {SHARE_COUNT_MAX}, got {self.x}")
+
+    def __reduce__(self) -> NoReturn:
+        """Refuse to be pickled: a share travels sealed, and on purpose."""
+        raise TypeError("a Share cannot be pickled")
+
+    def encode(self) -> bytes:
+        """Return the share as 34 bytes, to be sealed for its holder.
+
+        Raises:
+            ValueError: the value is not an element of the field that secrets are shared in.
+        """
+        return self.x.to_bytes(_X_SIZE_BYTES, "little") + SHARE_FIELD.encode(self.value)
+
+    @classmethod
+    def decode(cls, data: bytes) -> "Share":
+        """Return the share that the bytes stand for.
+
+        Raises:
+            CryptoError: the length is wrong, ``x`` is 0, or the value is no element of the field.
+        """
+        if len(data) != SHARE_SIZE_BYTES:
+            raise CryptoError(f"share must be {SHARE_SIZE_BYTES} bytes, got {len(data)}")
+        x, value = data[:_X_SIZE_BYTES], data[_X_SIZE_BYTES:]
+        return cls(int.from_bytes(x, "little"), SHARE_FIELD.decode(value))
+
+
+def split(
+    secret: int, *, threshold: int, share_count: int, over: PrimeField = SHARE_FIELD
+) -> tuple[Share, ...]:
+    """Share a secret among holders at 1, 2, … ``share_count``.
+
+    Args:
+        secret: an element of the field.
+        threshold: how many shares give the secret back, at least 2: with 1 each is the secret.
+        share_count: how many shares to make, at least ``threshold`` and at most 65 535.
+        over: the field.
+
+    Raises:
+        ValueError: an argument is out of its range.
+    """
+    if not 0 <= secret < over.prime:
+        raise ValueError(
+            f"secret must be an element of the field, got a number of {secret.bit_length()} bits"
+        )
+    _verify_threshold(threshold)
+    count_max = min(SHARE_COUNT_MAX, over.prime - 1)
+    if not threshold <= share_count <= count_max:
+        raise ValueError(
+            f"share_count must be {threshold} (the threshold) to {count_max}, got {share_count}"
+        )
+    # The highest coefficient may be zero as well: to rule that out would tell something.
+    coefficients = [over.random_element() for _ in range(threshold - 1)]
+    return _split_with(secret, coefficients, share_count=share_count, over=over)
+
+
+def combine(shares: Sequence[Share], *, threshold: int, over: PrimeField = SHARE_FIELD) -> int:
+    """Return the secret.
+
+    Args:
+        shares: at least ``threshold``, in any order; those beyond it must agree with the others.
+        threshold: what the secret was split with.
+        over: the field.
+
+    Raises:
+        CryptoError: the shares are too few, two have the same ``x``, a value is not in the field,
+            or they do not lie on one polynomial.
+        ValueError: the threshold is less than 2.
+    """
+    return combine_many([shares], threshold=threshold, over=over)[0]
+
+
+def combine_many(
+    share_sets: Sequence[Sequence[Share]], *, threshold: int, over: PrimeField = SHARE_FIELD
+) -> tuple[int, ...]:
+    """Return the secret of each set of shares.
+
+    The weights of a set of holders are computed once, however many secrets they hold shares of.
+
+    Raises:
+        CryptoError: as `combine`, for any of the sets.
+        ValueError: the threshold is less than 2.
+    """
+    _verify_threshold(threshold)
+    weights: dict[tuple[int, ...], _Weights] = {}
+    secrets_found = []
+    for shares in share_sets:
+        ordered = sorted(shares, key=lambda share: share.x)
+        xs = tuple(share.x for share in ordered)
+        if xs not in weights:
+            weights[xs] = _Weights.of(xs, threshold, over)
+        secrets_found.append(weights[xs].secret([share.value for share in ordered], over))
+    return tuple(secrets_found)
+
+
+def lagrange_weights(
+    xs: Sequence[int], *, at: int = 0, over: PrimeField = SHARE_FIELD
+) -> tuple[int, ...]:
+    """Return by what to multiply the values at ``xs``, so that their sum is the value at ``at``.
+
+    Args:
+        xs: distinct places.
+        at: a place that is not among them.
+        over: the field.
+
+    Raises:
+        ValueError: two places are the same.
+    """
+    if len(set(xs)) < len(xs):
+        raise ValueError("xs must be distinct, got two that are the same")
+    return _weights_at(at, xs, _barycentric(xs, over), over)
+
+
+def commitment_of(share: Share, *, salt: bytes, context: bytes) -> bytes:
+    """Return what a share's author publishes, so that a wrong share can be told from the right one.
+
+    Args:
+        share: the share.
+        salt: 32 random bytes, which travel with the share and hide it until then.
+        context: what the share is for: round, author, holder and which secret; of any length.
+
+    Raises:
+        CryptoError: the salt has another length.
+    """
+    if len(salt) != SHARE_SALT_SIZE_BYTES:
+        raise CryptoError(f"salt must be {SHARE_SALT_SIZE_BYTES} bytes, got {len(salt)}")
+    # Share and salt have fixed lengths, so that nothing can move from one part to the next.
+    return hashlib.sha256(_COMMITMENT_DOMAIN + share.encode() + salt + context).digest()
+
+
+def verify_share(share: Share, *, salt: bytes, context: bytes, commitment: bytes) -> None:
+    """Check a share against what its author published.
+
+    Raises:
+        CryptoError: it is not the share that was committed to.
+    """
+    if not hmac.compare_digest(commitment_of(share, salt=salt, context=context), commitment):
+        raise CryptoError(f"share at {share.x} must be the one its author published, got another")
+
+
+def _verify_threshold(threshold: int) -> None:
+    if threshold < 2:
+        raise ValueError(f"threshold must be at least 2, got {threshold}")
+
+
+def _split_with(
+    secret: int, coefficients: Sequence[int], *, share_count: int, over: PrimeField
+) -> tuple[Share, ...]:
+    """Evaluate ``secret + coefficients[0] x + coefficients[1] x^2 + …`` at 1, 2, ….
+
+    Source: Horner's rule.
+    """
+    falling = [*reversed(coefficients), secret]
+    shares = []
+    for x in range(1, share_count + 1):
+        value = 0
+        for coefficient in falling:
+            value = (value * x + coefficient) % over.prime
+        shares.append(Share(x, value))
+    return tuple(shares)
+
+
+@dataclass(frozen=True, slots=True)
+class _Weights:
+    """What turns the values of one set of holders into the secret, and checks those too many.
+
+    Attributes:
+        at_zero: weights of the first ``threshold`` values.
+        at_others: for each further value, the weights that foretell it from the first ones.
+    """
+
+    at_zero: tuple[int, ...]
+    at_others: tuple[tuple[int, ...], ...]
+
+    @classmethod
+    def of(cls, xs: tuple[int, ...], threshold: int, over: PrimeField) -> "_Weights":
+        if len(xs) < threshold:
+            raise CryptoError(f"shares must be at least the threshold {threshold}, got {len(xs)}")
+        if len(set(xs)) < len(xs):
+            raise CryptoError("shares must stand at distinct x, got two at the same")
+        if xs[-1] >= over.prime:
+            raise CryptoError(f"x of a share must be below the prime, got {xs[-1]}")
+        first = xs[:threshold]
+        barycentric = _barycentric(first, over)
+        at_zero, *at_others = (
+            _weights_at(at, first, barycentric, over) for at in (0, *xs[threshold:])
+        )
+        return cls(at_zero, tuple(at_others))
+
+    def secret(self, values: Sequence[int], over: PrimeField) -> int:
+        if not all(0 <= value < over.prime for value in values):
+            raise CryptoError("value of a share must be an element of the field, got another")
+        known, others = values[: len(self.at_zero)], values[len(self.at_zero) :]
+        for weights, value in zip(self.at_others, others, strict=True):
+            if _dot(weights, known) % over.prime != value:
+                raise CryptoError("shares must lie on one polynomial, got one that does not")
+        return _dot(self.at_zero, known) % over.prime
+
+
+def _barycentric(xs: Sequence[int], over: PrimeField) -> list[int]:
+    """Return for each place the inverse of its differences from all others, multiplied.
+
+    Source: Berrut and Trefethen 2004, equation 3.2.
+    """
+    differences = [math.prod(here - x for x in xs if x != here) % over.prime for here in xs]
+    return over.inverses(differences)
+
+
+def _weights_at(
+    at: int, xs: Sequence[int], barycentric: Sequence[int], over: PrimeField
+) -> tuple[int, ...]:
+    """Return the weights of the values at ``xs`` in the value at ``at``.
+
+    Source: Berrut and Trefethen 2004, equations 3.1 and 3.3.
+    """
+    node = math.prod(at - x for x in xs) % over.prime
+    return tuple(
+        node * weight * inverse % over.prime
+        for weight, inverse in zip(barycentric, over.inverses([at - x for x in xs]), strict=True)
+    )
+
+
+def _dot(left: Sequence[int], right: Sequence[int]) -> int:
+    return sum(map(operator.mul, left, right))
