@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -60,6 +61,15 @@ async def test_a_blob_store_that_can_not_be_written_is_a_reason_not_to_be_ready(
     answer = await api.caller(None).get("/readyz")
 
     assert answer.json() == {"ready": False, "reasons": ["blob store must take a write within 5 s"]}
+
+
+async def test_background_work_that_ended_is_a_reason_not_to_be_ready(api: RunningApi) -> None:
+    api.app.state.parts = replace(api.parts, unwell=lambda: ["audit signer"])
+
+    answer = await api.caller(None).get("/readyz")
+
+    assert answer.status_code == 503
+    assert answer.json()["reasons"] == ["audit signer must go on, got its end by an error"]
 
 
 async def test_readiness_is_looked_at_once_a_second_however_many_ask(

@@ -1,6 +1,5 @@
 """How a coordinator's audit log is put together: who writes it, who signs it."""
 
-import asyncio
 import hashlib
 from collections.abc import Sequence
 
@@ -15,6 +14,7 @@ from kumiai.node.auditing.signer_files import load_signer
 from kumiai.node.coordinator.auditing import AuditRecorder, CheckpointKeeper
 from kumiai.node.coordinator.checkpoint_offers import CheckpointOffers
 from kumiai.node.coordinator.sessions import SessionHub
+from kumiai.node.coordinator.supervision import SupervisedWork
 from kumiai.node.settings import Settings
 from kumiai.storage import AuditLog, DatabaseManager, MigrationStep
 
@@ -50,7 +50,12 @@ class CoordinatorAudit:
             self.log, signer, clock, folder, on_checkpoint=self.offers.announce
         )
         self._settings_digest = _digest_of(settings)
-        self._tasks: list[asyncio.Task[None]] = []
+        self._works = (
+            SupervisedWork("audit recorder", self.recorder.serve, clock),
+            SupervisedWork("audit signer", self.keeper.serve, clock),
+            SupervisedWork("audit checkpoint offers", self.offers.serve, clock),
+        )
+        self._is_open = False
         self._logger = structlog.get_logger("kumiai.audit")
 
     async def open(self, steps: Sequence[MigrationStep]) -> None:
@@ -70,20 +75,21 @@ class CoordinatorAudit:
             Act.COORDINATOR_STARTED, detail={"settings_sha256": self._settings_digest}
         )
         await self.recorder.flush()
-        self._tasks = [
-            asyncio.create_task(self.recorder.serve(), name="audit-recorder"),
-            asyncio.create_task(self.keeper.serve(), name="audit-signer"),
-            asyncio.create_task(self.offers.serve(), name="audit-offers"),
-        ]
+        for work in self._works:
+            work.start()
+        self._is_open = True
+
+    def unwell(self) -> list[str]:
+        """Return what has ended by an error and does not go on again for sure."""
+        return [work.name for work in self._works if not work.is_well]
 
     async def close(self) -> None:
         """Write what waits, and sign; a database that is gone keeps nobody from stopping."""
-        tasks, self._tasks = self._tasks, []
-        if not tasks:
+        if not self._is_open:
             return
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        self._is_open = False
+        for work in self._works:
+            await work.stop()
         self.recorder.record_own(Act.COORDINATOR_STOPPED)
         try:
             await self.recorder.flush(is_last=True)

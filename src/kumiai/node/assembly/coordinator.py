@@ -412,6 +412,7 @@ def _http_server(shared: _Shared, supervisor: RunSupervisor) -> HttpServer:
             can_evaluate=shared.aggregator.can_evaluate,
             tokens=stores.tokens,
             token_days_max=shared.settings.coordinator.token_days_max,
+            unwell=stores.audit.unwell,
         )
     )
     identity = shared.settings.identity

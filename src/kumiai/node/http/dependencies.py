@@ -1,5 +1,6 @@
 """What the API works with: the coordinator's parts, handed in by the assembly."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, cast
 
@@ -39,6 +40,7 @@ class ApiDependencies:
         model_bytes_max: the largest initial model that may be uploaded.
         stream_count_max: how many event streams may be open at once.
         token_days_max: how long a token may be good.
+        unwell: names the background work that has ended by an error and was started again.
     """
 
     database: DatabaseManager
@@ -61,6 +63,7 @@ class ApiDependencies:
     model_bytes_max: int = 4 << 30
     stream_count_max: int = 100
     token_days_max: int = 90
+    unwell: Callable[[], Sequence[str]] = tuple
 
 
 async def _parts(request: Request) -> ApiDependencies:

@@ -71,7 +71,7 @@ async def health() -> StatusView:
 
 
 async def readiness(parts: Parts, kept: _Kept, response: Response) -> ReadyView:
-    """Tell whether the database answers and the blob store can be written."""
+    """Tell whether the database answers, the blob store can be written and all parts go on."""
     async with kept.lock:
         # Everybody may ask, and each check writes: once a second is enough.
         if parts.clock.monotonic() - kept.checked_at >= _READY_SECONDS:
@@ -145,6 +145,7 @@ async def _check(parts: ApiDependencies) -> ReadyView:
         )
         if error
     ]
+    reasons += [f"{work} must go on, got its end by an error" for work in parts.unwell()]
     return ReadyView(ready=not reasons, reasons=reasons)
 
 
