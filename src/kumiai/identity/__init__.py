@@ -50,6 +50,7 @@ from kumiai.identity.tls import (
 )
 from kumiai.identity.tokens import APITokenSecret, new_api_token, parse_api_token
 from kumiai.identity.trust import TrustBundle, verify_own_certificate
+from kumiai.identity.vouchers import VouchedKey, new_voucher, verify_voucher
 from kumiai.identity.watching import WatchedFiles
 
 __all__ = [
@@ -85,6 +86,7 @@ __all__ = [
     "SiteIssuer",
     "TokenReader",
     "TrustBundle",
+    "VouchedKey",
     "WatchedFiles",
     "bearer_context",
     "client_context",
@@ -93,6 +95,7 @@ __all__ = [
     "identity_of",
     "identity_uri",
     "new_api_token",
+    "new_voucher",
     "parse_api_token",
     "permissions_of",
     "principal_of",
@@ -103,4 +106,5 @@ __all__ = [
     "verify_own_certificate",
     "verify_peer",
     "verify_permission",
+    "verify_voucher",
 ]
