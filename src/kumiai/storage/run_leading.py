@@ -11,7 +11,8 @@ from typing import Any, Literal
 from sqlalchemy import Double, Row, and_, bindparam, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from kumiai.core.errors import ConflictError, FencedError, NotFoundError
+from kumiai.core.errors import ConflictError, NotFoundError
+from kumiai.storage.fencing import LIVE_STATES, fence, fenced, held
 from kumiai.storage.records import (
     Lease,
     Metrics,
@@ -46,8 +47,6 @@ _ASSIGNMENTS = table_of(Assignment)
 _UPDATES = table_of(AcceptedUpdate)
 _MODELS = table_of(FLModel)
 
-_LIVE = ("submitted", "running")
-
 # Named unlike the columns: SQLAlchemy takes a value by a column's name for one to be written.
 _RENEW_LEASE = SingleWrite(
     "renew_lease",
@@ -56,7 +55,7 @@ _RENEW_LEASE = SingleWrite(
         _RUNS.c.run_id == bindparam("of_run"),
         _RUNS.c.epoch == bindparam("of_epoch"),
         _RUNS.c.leader == bindparam("of_leader"),
-        or_(*(_RUNS.c.state == state for state in _LIVE)),
+        or_(*(_RUNS.c.state == state for state in LIVE_STATES)),
     )
     .values(lease_until=clock_sql() + bindparam("ttl_seconds", type_=Double()))
     .returning(_RUNS.c.run_id),
@@ -77,7 +76,7 @@ class RunLeading(RunReports):
             free = or_(free, _RUNS.c.leader == leader)
         statement = (
             select(_RUNS.c.run_id)
-            .where(_RUNS.c.state.in_(_LIVE), free)
+            .where(_RUNS.c.state.in_(LIVE_STATES), free)
             .order_by(_RUNS.c.created_at, _RUNS.c.run_id)
         )
         return [row["run_id"] for row in await self._fetch(statement)]
@@ -102,7 +101,7 @@ class RunLeading(RunReports):
                     update(_RUNS)
                     .where(
                         _RUNS.c.run_id == run_id,
-                        _RUNS.c.state.in_(_LIVE),
+                        _RUNS.c.state.in_(LIVE_STATES),
                         or_(_RUNS.c.lease_until < clock_sql(), _RUNS.c.leader == leader),
                     )
                     .values(
@@ -140,13 +139,13 @@ class RunLeading(RunReports):
             ttl_seconds=ttl_seconds,
         )
         if not renewed:
-            raise _fenced(lease)
+            raise fenced(lease)
 
     async def release_lease(self, lease: Lease) -> None:
         """Give the lease back, so that another may lead at once; an old one releases nothing."""
         async with self._database.transaction() as connection:
             await connection.execute(
-                update(_RUNS).where(_held(lease)).values(leader=None, lease_until=0.0)
+                update(_RUNS).where(held(lease)).values(leader=None, lease_until=0.0)
             )
 
     async def start(self, lease: Lease) -> RunRecord:
@@ -157,7 +156,7 @@ class RunLeading(RunReports):
             ConflictError: the run has ended.
         """
         async with self._database.transaction("start") as connection:
-            run = await _fence(connection, lease, states=_LIVE)
+            run = await fence(connection, lease, states=LIVE_STATES)
             if run.state == "submitted":
                 await connection.execute(
                     update(_RUNS)
@@ -200,7 +199,7 @@ class RunLeading(RunReports):
             ConflictError: the run stands elsewhere, or its model is another.
         """
         async with self._database.transaction("open_round") as connection:
-            run = await _fence(connection, lease)
+            run = await fence(connection, lease)
             await _verify_next(connection, run, lease.run_id, round, base_digest)
             row = await _insert_round(
                 connection,
@@ -245,7 +244,7 @@ class RunLeading(RunReports):
             ConflictError: the round does not collect.
         """
         async with self._database.transaction("extend_round") as connection:
-            await _fence(connection, lease)
+            await fence(connection, lease)
             row = (
                 await connection.execute(
                     update(_ROUNDS)
@@ -280,7 +279,7 @@ class RunLeading(RunReports):
             ConflictError: the round does not collect.
         """
         async with self._database.transaction("mark_quorum") as connection:
-            await _fence(connection, lease)
+            await fence(connection, lease)
             await connection.execute(
                 update(_ROUNDS)
                 .where(
@@ -310,7 +309,7 @@ class RunLeading(RunReports):
             ConflictError: the round is published or abandoned.
         """
         async with self._database.transaction("close_round") as connection:
-            await _fence(connection, lease)
+            await fence(connection, lease)
             closed = await connection.execute(
                 update(_ROUNDS)
                 .where(_this(lease, round), _ROUNDS.c.stage == "collecting")
@@ -373,7 +372,7 @@ class RunLeading(RunReports):
             ConflictError: the round is not closed, or another model is published.
         """
         async with self._database.transaction("publish_round") as connection:
-            run = await _fence(connection, lease)
+            run = await fence(connection, lease)
             is_first = await _mark_published(
                 connection,
                 lease,
@@ -426,7 +425,7 @@ class RunLeading(RunReports):
             ConflictError: the round is not published.
         """
         async with self._database.transaction("record_evaluation") as connection:
-            await _fence(connection, lease)
+            await fence(connection, lease)
             row = await _round_row(connection, lease, round)
             if row.stage != "published":
                 raise await _wrong_stage(connection, lease, round, "published")
@@ -465,7 +464,7 @@ class RunLeading(RunReports):
             ConflictError: the round is not published.
         """
         async with self._database.transaction("open_evaluation") as connection:
-            await _fence(connection, lease)
+            await fence(connection, lease)
             await _verify_stage(connection, lease, round, "published")
             await _assign_evaluation(connection, lease.run_id, round, clients)
             await add_event_row(
@@ -484,7 +483,7 @@ class RunLeading(RunReports):
             FencedError: another leads.
         """
         async with self._database.transaction("close_evaluation") as connection:
-            await _fence(connection, lease)
+            await fence(connection, lease)
             await connection.execute(
                 update(_ASSIGNMENTS)
                 .where(_open(lease, round, "evaluate"))
@@ -513,7 +512,7 @@ class RunLeading(RunReports):
             FencedError: another leads, or this was done before.
         """
         async with self._database.transaction("finish") as connection:
-            run = await _fence(connection, lease, states=_LIVE)
+            run = await fence(connection, lease, states=LIVE_STATES)
             await connection.execute(
                 update(_RUNS)
                 .where(_RUNS.c.run_id == lease.run_id)
@@ -539,14 +538,6 @@ class RunLeading(RunReports):
                 await self._trail.append(connection, entry)
 
 
-def _held(lease: Lease) -> Any:
-    return and_(
-        _RUNS.c.run_id == lease.run_id,
-        _RUNS.c.epoch == lease.epoch,
-        _RUNS.c.leader == lease.leader,
-    )
-
-
 def _this(lease: Lease, number: int) -> Any:
     return and_(_ROUNDS.c.run_id == lease.run_id, _ROUNDS.c.round == number)
 
@@ -558,32 +549,6 @@ def _open(lease: Lease, number: int, kind: str) -> Any:
         _ASSIGNMENTS.c.kind == kind,
         _ASSIGNMENTS.c.state == "assigned",
     )
-
-
-def _fenced(lease: Lease) -> FencedError:
-    return FencedError(
-        f"lease of run {lease.run_id} must be of the present epoch, got epoch {lease.epoch} of "
-        f"{lease.leader}; another coordinator leads the run, or it has ended"
-    )
-
-
-async def _fence(
-    connection: AsyncConnection, lease: Lease, *, states: Sequence[str] = ("running",)
-) -> Row[Any]:
-    """Lock the run's row under the lease, or raise; return how the run stands."""
-    row = (
-        await connection.execute(
-            update(_RUNS)
-            .where(_held(lease))
-            .values(updated_at=clock_sql())
-            .returning(_RUNS.c.state, _RUNS.c.round, _RUNS.c.model_digest, _RUNS.c.name)
-        )
-    ).one_or_none()
-    if row is None:
-        raise _fenced(lease)
-    if row.state not in states:
-        raise ConflictError(f"run {lease.run_id} must be {' or '.join(states)}, got {row.state}")
-    return row
 
 
 async def _round_row(connection: AsyncConnection, lease: Lease, number: int) -> Row[Any]:
