@@ -41,6 +41,8 @@ class Tokens:
     async def principal_of_token(self, token: str, address: str) -> Principal:
         if token != "good":
             raise PeerRefusedError(Refusal.BAD_TOKEN, "no such token")
+        if self.is_revoked:
+            raise PeerRefusedError(Refusal.BAD_TOKEN, "revoked", token_id="t1")
         granted = frozenset({Permission.RUNS_READ})
         return Principal("olivia", Role.OPERATOR, granted, address, token_id="t1")
 
@@ -155,6 +157,34 @@ async def test_the_name_that_a_refused_certificate_claims_is_told(
 
     claimed = [call.claimed.name if call.claimed else None for call in refused]
     assert claimed == ["site-1", None, None]
+
+
+async def test_an_answer_waits_for_what_is_told_of_those_who_are_known(
+    authenticator: AsyncMTLSAuthenticator, tokens: Tokens, clock: Any
+) -> None:
+    waited: list[RefusedCall] = []
+
+    async def settle(call: RefusedCall) -> None:
+        waited.append(call)
+
+    site = Site(CallGate(authenticator, tokens=tokens, before_answer=settle))
+    for chain in ((), (b"junk",), (forge().pem,)):
+        await site.get("/runs", *chain)
+    await site.get("/runs", token="bad")
+    assert waited == []
+
+    await site.get("/runs", CLIENT.pem)
+    tokens.is_revoked = True
+    await site.get("/runs", token="good")
+    clock.wall = 5e9
+    await site.get("/runs", OPERATOR.pem)
+
+    assert [call.error.refusal for call in waited] == [
+        Refusal.MISSING_PERMISSION,
+        Refusal.BAD_TOKEN,
+        Refusal.EXPIRED,
+    ]
+    assert [call.caller.name if call.caller else None for call in waited] == ["site-1", None, None]
 
 
 async def test_what_everybody_may_change_is_limited_by_address(

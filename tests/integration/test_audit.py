@@ -1,15 +1,17 @@
 """A whole federation is in its audit log, and its clients notice when that is rewritten."""
 
 import sqlite3
+import ssl
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import orjson
 import pytest
 
 from kumiai.core.errors import IntegrityError
-from kumiai.identity import Role, TrustBundle
+from kumiai.identity import TrustBundle
 from kumiai.identity.audit import LogHead
 from kumiai.node.auditing.export import verify_export
 from kumiai.node.auditing.kept import KEPT_FILE, KeptCheckpoint
@@ -79,9 +81,10 @@ async def test_a_run_is_told_from_its_beginning_to_its_end(federation: Federatio
 
 
 async def test_who_is_refused_is_told_once_and_then_counted(federation: Federation) -> None:
-    client = federation.issue(Role.CLIENT, "site-9")
-    federation.certificates["site-9"] = client
-    async with federation.http("site-9") as http:
+    assert federation.server is not None
+    stranger = ssl.create_default_context(cafile=federation.certificates["coordinator"].ca)
+    url = f"https://localhost:{federation.server.http_port}"
+    async with httpx.AsyncClient(base_url=url, verify=stranger) as http:
         for _ in range(5):
             assert (await http.get("/api/v1/runs")).status_code == 403
 
@@ -90,7 +93,7 @@ async def test_who_is_refused_is_told_once_and_then_counted(federation: Federati
 
     (first,) = await eventually(refused, lambda found: found)
 
-    assert first["actor"]["name"] == "site-9"
+    assert first["actor"]["role"] == "nobody"
     assert first["actor"]["address"] == "127.0.0.1"
     assert first["detail"]["call"].startswith("GET /api/v1/runs")
 

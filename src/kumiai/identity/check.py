@@ -60,6 +60,8 @@ class Refusal(StrEnum):
     REMOVED = "removed"
     BAD_TOKEN = "bad-token"  # noqa: S105 - a kind, no secret
     MISSING_PERMISSION = "missing-permission"
+    BAD_ENROLMENT = "bad-enrolment"
+    ALREADY_ATTACHED = "already-attached"
     RATE_LIMITED = "rate-limited"
     LOCKED_OUT = "locked-out"
 
@@ -70,15 +72,22 @@ class PeerRefusedError(CertificateError):
     Attributes:
         refusal: why.
         retry_seconds: when trying again may help; ``None``: not by waiting.
+        token_id: the token that was shown and proved, and has ended; empty: none was.
     """
 
     def __init__(
-        self, refusal: Refusal, message: str, *, retry_seconds: float | None = None
+        self,
+        refusal: Refusal,
+        message: str,
+        *,
+        retry_seconds: float | None = None,
+        token_id: str = "",
     ) -> None:
         """Say why, to programs and to people."""
         super().__init__(message)
         self.refusal = refusal
         self.retry_seconds = retry_seconds
+        self.token_id = token_id
 
 
 _DENIALS: Final = {

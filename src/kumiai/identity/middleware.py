@@ -11,7 +11,7 @@ from typing import Any, Final, Protocol, TypeAlias
 
 from kumiai.core.errors import CertificateError
 from kumiai.identity.authenticator import AsyncMTLSAuthenticator
-from kumiai.identity.check import PeerRefusedError
+from kumiai.identity.check import PeerRefusedError, Refusal
 from kumiai.identity.names import Identity, identity_of
 from kumiai.identity.permissions import (
     Permission,
@@ -35,6 +35,16 @@ Send: TypeAlias = Callable[[Message], Awaitable[None]]
 Application: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 _BEARER: Final = "bearer "
+_OF_PROVED: Final = frozenset(
+    {
+        Refusal.NOT_YET_VALID,
+        Refusal.EXPIRED,
+        Refusal.REVOKED,
+        Refusal.SUSPENDED,
+        Refusal.REMOVED,
+    }
+)
+"""What a caller is only refused for after its certificate has led to an authority of ours."""
 _CHEAP_METHODS: Final = frozenset({"GET", "HEAD"})
 """Probes ask open routes by these as often as they like."""
 
@@ -69,12 +79,24 @@ class RefusedCall:
         act: what was called: a route or a remote method.
         claimed: whom its certificate names; ``None`` where there is none that can be read. Not
             proved: the certificate may be another authority's.
+        caller: who was let in, and then refused this one thing.
     """
 
     error: PeerRefusedError
     address: str
     act: str
     claimed: Identity | None
+    caller: Principal | None = None
+
+    @property
+    def is_of_known(self) -> bool:
+        """Whether it is proved who called: somebody who is or was a member."""
+        is_proved = self.claimed is not None and self.error.refusal in _OF_PROVED
+        return self.caller is not None or is_proved or bool(self.error.token_id)
+
+
+async def _without_waiting(_call: RefusedCall) -> None:
+    """Let the answer go at once."""
 
 
 class CallGate:
@@ -86,6 +108,7 @@ class CallGate:
         *,
         tokens: TokenReader | None = None,
         on_refused: Callable[[RefusedCall], None] = lambda _: None,
+        before_answer: Callable[[RefusedCall], Awaitable[None]] = _without_waiting,
     ) -> None:
         """Ask these.
 
@@ -93,10 +116,13 @@ class CallGate:
             authenticator: for certificates.
             tokens: for tokens; ``None``: no token is good.
             on_refused: told of every refusal; must not wait.
+            before_answer: told next of refusals of those who are known; their answer waits for
+                it, so that it can be on disk before.
         """
         self._authenticator = authenticator
         self._tokens = tokens
         self._on_refused = on_refused
+        self._before_answer = before_answer
 
     async def admit(
         self,
@@ -119,13 +145,20 @@ class CallGate:
         Raises:
             PeerRefusedError: it is nobody, or somebody who may not.
         """
+        principal = None
         try:
             principal = await self._identified(chain, address, token)
             verify_permission(principal, permission)
         except PeerRefusedError as error:
-            self._on_refused(RefusedCall(error, address, act, _claimed(chain)))
+            await self.tell(RefusedCall(error, address, act, _claimed(chain), principal))
             raise
         return principal
+
+    async def tell(self, call: RefusedCall) -> None:
+        """Tell of a call that was refused, here or by its handler; its answer may go after."""
+        self._on_refused(call)
+        if call.is_of_known:
+            await self._before_answer(call)
 
     def admit_anybody(self, *, act: str, address: str) -> None:
         """Let in whoever calls, unless too many such calls come from its address.
@@ -151,7 +184,8 @@ class CallGate:
             else:
                 await self._authenticator.authenticate_again(principal.chain)
         except PeerRefusedError as error:
-            refused = RefusedCall(error, principal.address, act, principal.identity)
+            # Without waiting: whoever watches many calls must get to all of them.
+            refused = RefusedCall(error, principal.address, act, principal.identity, principal)
             self._on_refused(refused)
             raise
 

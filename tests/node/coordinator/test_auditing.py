@@ -1,5 +1,6 @@
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -50,9 +51,8 @@ async def eventually(condition: Callable[[], object]) -> None:
             await asyncio.sleep(0.01)
 
 
-def refusal(address: str, name: str = "") -> NewEntry:
-    actor = Actor("client" if name else "nobody", name, address=address)
-    return NewEntry(Act.AUTHENTICATION_REFUSED, actor, "", Outcome.REFUSED, {"kind": "revoked"})
+def admits(counter: RefusalCounter, address: str, now: float) -> bool:
+    return counter.admits(address, Actor("nobody", address=address), now)
 
 
 @pytest.mark.parametrize(
@@ -74,9 +74,9 @@ def test_an_address_is_told_without_its_port(peer: str, host: str) -> None:
 
 
 def test_of_an_address_the_first_refusal_is_told_and_the_others_counted() -> None:
-    counter = RefusalCounter(60.0)
+    counter = RefusalCounter(60.0, 32, 1)
 
-    admitted = [counter.admits(refusal("10.0.0.1"), 1.0) for _ in range(1000)]
+    admitted = [admits(counter, "10.0.0.1", 1.0) for _ in range(1000)]
 
     assert admitted == [True] + [False] * 999
     assert counter.summaries(60.9) == []
@@ -84,16 +84,16 @@ def test_of_an_address_the_first_refusal_is_told_and_the_others_counted() -> Non
     assert summary.detail == {"repeated": 999, "seconds": 60}
     assert summary.actor == Actor("nobody", address="10.0.0.1")
     assert counter.summaries(200.0) == []
-    assert counter.admits(refusal("10.0.0.1"), 201.0)
+    assert admits(counter, "10.0.0.1", 201.0)
 
 
 def test_a_flood_from_many_addresses_fills_no_disk() -> None:
-    counter = RefusalCounter(60.0)
+    counter = RefusalCounter(60.0, 32, 1)
 
-    admitted = [counter.admits(refusal(f"10.0.{n // 250}.{n % 250}"), 1.0) for n in range(10_000)]
+    admitted = [admits(counter, f"10.0.{n // 250}.{n % 250}", 1.0) for n in range(10_000)]
 
     assert sum(admitted) == 32
-    assert len(counter.counts) == 33
+    assert len(counter.callers) == 33
     (summary,) = counter.summaries(0.0, is_last=True)
     assert summary.detail["repeated"] == 10_000 - 32
     assert summary.actor.person is None
@@ -109,7 +109,7 @@ async def test_what_is_recorded_is_on_disk_a_moment_later(log: AuditLog) -> None
     recorder.record(Act.CLIENT_ATTACHED, "", Outcome.DONE, Actor("client", "site-1"), {})
     for _ in range(50):
         nobody = Actor("nobody", address="ipv4:1.2.3.4:9")
-        recorder.record(Act.AUTHENTICATION_REFUSED, "", Outcome.REFUSED, nobody, {"kind": "none"})
+        recorder.record_refusal(Act.AUTHENTICATION_REFUSED, "", nobody, {"kind": "none"})
 
     async def is_told() -> bool:
         return len(await all_of(log)) == 4
@@ -179,14 +179,72 @@ async def test_what_comes_while_others_are_written_is_written_too(log: AuditLog)
 async def test_at_the_end_the_counted_refusals_are_written(log: AuditLog) -> None:
     recorder = AuditRecorder(log, SystemClock(), "coordinator-1")
     for _ in range(3):
-        recorder.record(
-            Act.AUTHENTICATION_REFUSED, "", Outcome.REFUSED, Actor("nobody", address="1.2.3.4"), {}
+        recorder.record_refusal(
+            Act.AUTHENTICATION_REFUSED, "", Actor("nobody", address="1.2.3.4"), {}
         )
 
     await recorder.flush(is_last=True)
 
     entries = [decode_entry(record.body.encode()) for record in await all_of(log)]
     assert [entry.detail for entry in entries] == [{}, {"repeated": 2, "seconds": 60}]
+
+
+async def test_a_refusal_of_somebody_who_is_known_is_on_disk_before_the_answer(
+    log: AuditLog,
+) -> None:
+    recorder = AuditRecorder(log, SystemClock(), "coordinator-1")
+    writing = asyncio.create_task(recorder.serve())
+    for number in range(20):
+        recorder.record_refusal(
+            Act.PERMISSION_DENIED, "", ANN, {"call": number}, caller="operator/ann"
+        )
+    await recorder.written()
+    writing.cancel()
+
+    entries = [decode_entry(record.body.encode()) for record in await all_of(log)]
+    assert [entry.detail["call"] for entry in entries] == list(range(8))
+    await recorder.flush(is_last=True)
+    last = decode_entry((await all_of(log))[-1].body.encode())
+    assert last.detail == {"repeated": 12, "seconds": 60}
+    assert last.person == entries[0].person
+
+
+async def test_strangers_take_no_room_from_those_who_are_known(log: AuditLog) -> None:
+    recorder = AuditRecorder(log, SystemClock(), "coordinator-1")
+    for number in range(1000):
+        stranger = Actor("client", f"site-{number}", address=f"10.0.{number // 250}.{number % 250}")
+        recorder.record_refusal(Act.AUTHENTICATION_REFUSED, "", stranger, {})
+
+    recorder.record_refusal(Act.PERMISSION_DENIED, "", ANN, {}, caller="operator/ann")
+
+    await recorder.flush()
+    acts = [record.act for record in await all_of(log)]
+    assert acts == ["authentication.refused"] * 32 + ["permission.denied"]
+
+
+async def test_a_database_that_is_away_does_not_hold_up_answers(database_url: str) -> None:
+    recorder = AuditRecorder(
+        AuditLog(DatabaseManager(database_url), AuditScribe()),
+        SystemClock(),
+        "coordinator-1",
+        replace(FAST, written_seconds=0.01),
+    )
+    writing = asyncio.create_task(recorder.serve())
+    recorder.record_refusal(Act.PERMISSION_DENIED, "", ANN, {}, caller="operator/ann")
+
+    async with asyncio.timeout(10):
+        await recorder.written()
+
+    writing.cancel()
+    with pytest.raises(StorageError):  # it waits still
+        await recorder.flush()
+
+
+async def test_with_nothing_to_write_nothing_is_waited_for(log: AuditLog) -> None:
+    recorder = AuditRecorder(log, SystemClock(), "coordinator-1")
+
+    async with asyncio.timeout(1):
+        await recorder.written()
 
 
 # ---------------------------------------------------------------------------------- signing

@@ -30,3 +30,22 @@ class AuditSink(Protocol):
             ValueError: an argument is larger than an entry may hold.
         """
         ...
+
+    def record_refusal(
+        self, act: Act, subject: str, actor: Actor, detail: Detail, *, caller: str = ""
+    ) -> None:
+        """Take note of a refusal; of those that repeat themselves some are only counted.
+
+        Args:
+            act: what was refused.
+            subject: as for `record`.
+            actor: whom; of a stranger what is claimed.
+            detail: as for `record`.
+            caller: a name for whoever is proved to have called, by which refusals are counted;
+                empty: a stranger, who counts by address.
+        """
+        ...
+
+    async def written(self) -> None:
+        """Return once what was noted so far is on disk; after some seconds in any case."""
+        ...

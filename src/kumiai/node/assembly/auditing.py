@@ -7,9 +7,9 @@ import structlog
 
 from kumiai.core.clock import Clock
 from kumiai.core.errors import KumiaiError
-from kumiai.identity import RefusedCall
-from kumiai.identity.audit import Act, Actor, AuditScribe, CheckpointSigner, Outcome
-from kumiai.node.auditing.actors import said_by_stranger
+from kumiai.identity import Refusal, RefusedCall
+from kumiai.identity.audit import Act, Actor, AuditScribe, CheckpointSigner
+from kumiai.node.auditing.actors import actor_of, said_by_stranger, subject_of
 from kumiai.node.auditing.signer_files import load_signer
 from kumiai.node.coordinator.auditing import AuditRecorder, CheckpointKeeper
 from kumiai.node.coordinator.checkpoint_offers import CheckpointOffers
@@ -99,13 +99,26 @@ class CoordinatorAudit:
 
     def note_refusal(self, call: RefusedCall) -> None:
         """Record a call that did not get in; of a flood the first and the count."""
-        claimed = call.claimed
+        act, error = Act.AUTHENTICATION_REFUSED, call.error
         actor = Actor("nobody", address=call.address[:64])
-        if claimed is not None:
+        if call.caller is not None:
+            actor = actor_of(call.caller)
+            if error.refusal is Refusal.MISSING_PERMISSION:
+                act = Act.PERMISSION_DENIED
+        elif call.claimed is not None:
             # Whom the certificate names; for refusals of strangers that is not proved.
-            actor = Actor.of(claimed, call.address[:64])
-        detail = {"refusal": call.error.refusal.value, "call": said_by_stranger(call.act)}
-        self.recorder.record(Act.AUTHENTICATION_REFUSED, "", Outcome.REFUSED, actor, detail)
+            actor = Actor.of(call.claimed, call.address[:64])
+        token_id = error.token_id or (call.caller.token_id if call.caller else None)
+        subject = subject_of("token", token_id) if token_id else ""
+        detail = {"refusal": error.refusal.value, "call": said_by_stranger(call.act)}
+        known = subject or f"{actor.role}/{actor.name}"
+        self.recorder.record_refusal(
+            act, subject, actor, detail, caller=known if call.is_of_known else ""
+        )
+
+    async def settle_refusal(self, _call: RefusedCall) -> None:
+        """Return once what `note_refusal` has noted is on disk."""
+        await self.recorder.written()
 
 
 def _digest_of(settings: Settings) -> str:

@@ -1,7 +1,7 @@
 """How a coordinator is put together."""
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -218,6 +218,7 @@ def _shared(settings: Settings, coordinator_id: str) -> _Shared:
         own=own,
         denials=SQLDenials(stores.denials),
         on_refused=refusals.note,
+        before_answer=stores.audit.settle_refusal,
     )
     return _Shared(
         settings=settings,
@@ -276,6 +277,7 @@ def _gate(
     own: Identity,
     denials: Denials,
     on_refused: Callable[[RefusedCall], None],
+    before_answer: Callable[[RefusedCall], Awaitable[None]],
 ) -> CallGate:
     limits = CallLimits(clock, rules)
     revocations = None
@@ -294,6 +296,7 @@ def _gate(
         AsyncMTLSAuthenticator(admission),
         tokens=TokenDesk(tokens, limits, clock),
         on_refused=on_refused,
+        before_answer=before_answer,
     )
 
 

@@ -36,6 +36,8 @@ __all__ = ["AuditRecorder", "AuditTimes", "CheckpointKeeper", "RefusalCounter", 
 _WAITING_MAX: Final = 10_000
 _AT_ONCE: Final = 500
 _ADDRESSES_MAX: Final = 32
+_KNOWN_MAX: Final = 256
+_KNOWN_TOLD_MAX: Final = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +49,7 @@ class AuditTimes:
     look_seconds: float = 1.0
     refusals_seconds: float = 60.0
     retry_seconds: float = 1.0
+    written_seconds: float = 2.0
 
 
 def host_of(peer: str) -> str:
@@ -59,49 +62,71 @@ def host_of(peer: str) -> str:
 
 
 @dataclass(slots=True)
-class RefusalCounter:
-    """Lets the first refusal of an address through, and counts the others of a minute.
+class _Refused:
+    """Refusals of one caller in a minute."""
 
-    A flood must not fill the disk: in a minute at most 32 addresses are told apart, with two
-    entries each, and all others share one.
+    actor: Actor
+    told_count: int = 0
+    untold_count: int = 0
+
+
+@dataclass(slots=True)
+class RefusalCounter:
+    """Lets the first refusals of a caller through, and counts the others of a minute.
+
+    A flood must not fill the disk: in a minute at most so many callers are told apart, with so
+    many entries each and one that counts, and all others share one.
 
     Attributes:
         window_seconds: how long a minute is.
-        counts: refusals that were not let through, by address; of the others under "".
+        callers_max: how many are told apart.
+        told_max: how many refusals of each are let through.
+        callers: those of this minute; all whom there was no room for under "".
         began_at: on the monotonic clock.
     """
 
     window_seconds: float
-    counts: dict[str, int] = field(default_factory=dict)
+    callers_max: int
+    told_max: int
+    callers: dict[str, _Refused] = field(default_factory=dict)
     began_at: float = float("-inf")
 
-    def admits(self, entry: NewEntry, now: float) -> bool:
-        """Return whether the refusal is to be written as it is; else it is counted."""
-        if not self.counts:
+    def admits(self, caller: str, actor: Actor, now: float) -> bool:
+        """Return whether the refusal is to be written as it is; else it is counted.
+
+        Args:
+            caller: by which it is counted.
+            actor: whom its count is told of.
+            now: on the monotonic clock.
+        """
+        if not self.callers:
             self.began_at = now
-        address = entry.actor.address
-        if address not in self.counts and len(self.counts) < _ADDRESSES_MAX:
-            self.counts[address] = 0
+        found = self.callers.get(caller)
+        if found is None and len(self.callers) < self.callers_max:
+            found = self.callers[caller] = _Refused(actor)
+        if found is None:
+            found = self.callers.setdefault("", _Refused(Actor("nobody")))
+        elif found.told_count < self.told_max:
+            found.told_count += 1
             return True
-        key = address if address in self.counts else ""
-        self.counts[key] = self.counts.get(key, 0) + 1
+        found.untold_count += 1
         return False
 
     def summaries(self, now: float, *, is_last: bool = False) -> list[NewEntry]:
         """Return what was counted once the minute is over, and begin anew."""
         if not is_last and now < self.began_at + self.window_seconds:
             return []
-        counts, self.counts = self.counts, {}
+        callers, self.callers = self.callers, {}
         return [
             NewEntry(
                 Act.AUTHENTICATION_REFUSED,
-                Actor("nobody", address=address),
+                each.actor,
                 "",
                 Outcome.REFUSED,
-                {"repeated": count, "seconds": round(self.window_seconds)},
+                {"repeated": each.untold_count, "seconds": round(self.window_seconds)},
             )
-            for address, count in counts.items()
-            if count
+            for each in callers.values()
+            if each.untold_count
         ]
 
 
@@ -118,7 +143,11 @@ class AuditRecorder:
         self._times = times
         self._waiting: list[NewEntry] = []
         self._lost = 0
-        self._refusals = RefusalCounter(times.refusals_seconds)
+        self._strangers = RefusalCounter(times.refusals_seconds, _ADDRESSES_MAX, 1)
+        self._known = RefusalCounter(times.refusals_seconds, _KNOWN_MAX, _KNOWN_TOLD_MAX)
+        self._noted_count = 0
+        self._written_count = 0
+        self._progress = asyncio.Condition()
         self._wake = asyncio.Event()
         self._writing = asyncio.Lock()
         self._logger = structlog.get_logger("kumiai.audit")
@@ -128,11 +157,33 @@ class AuditRecorder:
     ) -> None:
         """Take note; see `kumiai.identity.audit.AuditSink`."""
         actor = replace(actor, address=host_of(actor.address))
-        entry = NewEntry(act, actor, subject, outcome, detail)
-        is_refusal = outcome is Outcome.REFUSED
-        if is_refusal and not self._refusals.admits(entry, self._clock.monotonic()):
-            return
-        self._add(entry)
+        self._add(NewEntry(act, actor, subject, outcome, detail))
+
+    def record_refusal(
+        self, act: Act, subject: str, actor: Actor, detail: Detail, *, caller: str = ""
+    ) -> None:
+        """Take note; see `kumiai.identity.audit.AuditSink`."""
+        actor, now = replace(actor, address=host_of(actor.address)), self._clock.monotonic()
+        entry = NewEntry(act, actor, subject, Outcome.REFUSED, detail)
+        if caller:
+            is_told = self._known.admits(caller, actor, now)
+        else:
+            # By address: whatever a stranger claims to be is another one each time.
+            stranger = Actor("nobody", address=actor.address)
+            is_told = self._strangers.admits(actor.address, stranger, now)
+        if is_told:
+            self._add(entry)
+
+    async def written(self) -> None:
+        """Return once what was noted so far is on disk.
+
+        After two seconds in any case: a database that is away must not hold up answers. What
+        was noted stays, and is written when it is back.
+        """
+        noted = self._noted_count
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._times.written_seconds), self._progress:
+                await self._progress.wait_for(lambda: self._written_count >= noted)
 
     def record_own(self, act: Act, subject: str = "", detail: Detail | None = None) -> None:
         """Take note of something that this coordinator does by itself."""
@@ -143,6 +194,7 @@ class AuditRecorder:
             self._lost += 1
         else:
             self._waiting.append(entry)
+            self._noted_count += 1
         self._wake.set()
 
     async def serve(self) -> None:
@@ -152,8 +204,7 @@ class AuditRecorder:
                 async with asyncio.timeout(self._times.look_seconds):
                     await self._wake.wait()
             self._wake.clear()
-            for entry in self._refusals.summaries(self._clock.monotonic()):
-                self._add(entry)
+            self._add_counts()
             try:
                 await self.flush()
             except KumiaiError as error:
@@ -170,8 +221,7 @@ class AuditRecorder:
             KumiaiError: the database failed; what waits stays.
         """
         if is_last:
-            for entry in self._refusals.summaries(self._clock.monotonic(), is_last=True):
-                self._add(entry)
+            self._add_counts(is_last=True)
         async with self._writing:
             while self._waiting or self._lost:
                 some, lost = self._waiting[:_AT_ONCE], self._lost
@@ -179,6 +229,17 @@ class AuditRecorder:
                 # Others may have come since, and are not written yet.
                 del self._waiting[: len(some)]
                 self._lost -= lost
+                await self._note_progress(len(some))
+
+    async def _note_progress(self, count: int) -> None:
+        async with self._progress:
+            self._written_count += count
+            self._progress.notify_all()
+
+    def _add_counts(self, *, is_last: bool = False) -> None:
+        for counter in (self._strangers, self._known):
+            for entry in counter.summaries(self._clock.monotonic(), is_last=is_last):
+                self._add(entry)
 
     def _told_of_lost(self, count: int) -> list[NewEntry]:
         if not count:

@@ -28,6 +28,7 @@ from kumiai.core.errors import (
     UpdateRejectedError,
 )
 from kumiai.core.ids import verify_name
+from kumiai.identity import Refusal
 from kumiai.identity.audit import Act, AuditSink, Outcome
 from kumiai.node.auditing.actors import actor_of
 from kumiai.node.coordinator.checkpoint_offers import CheckpointOffers, size_of
@@ -38,7 +39,7 @@ from kumiai.node.coordinator.signals import RunSignals
 from kumiai.node.coordinator.sites import SiteOffice
 from kumiai.node.coordinator.tasks import TaskWriter
 from kumiai.node.wire import kumiai_pb2 as pb
-from kumiai.node.wire.channel import CONTROL_BYTES_MAX, PROTOCOL_VERSION
+from kumiai.node.wire.channel import ATTACH, CONTROL_BYTES_MAX, PROTOCOL_VERSION
 from kumiai.node.wire.peers import caller_of, refusal_of
 from kumiai.storage import AssignmentKind, ClientRegistryRepository, RunRepository
 
@@ -168,6 +169,7 @@ class SessionService:
             self._hub.attach(session)
         except ConflictError as error:
             self._log.warning("twin refused", client=session.client_id, address=session.address)
+            await self._tell_refused(Refusal.ALREADY_ATTACHED)
             await context.abort(grpc.StatusCode.ALREADY_EXISTS, str(error))
         except KumiaiError as error:
             self._log.error("session failed", client=session.client_id, error=str(error))
@@ -309,6 +311,14 @@ class SessionService:
             # The round's deadline gives them up then.
             self._log.error("tasks not given up", client=session.client_id, error=str(error))
 
+    async def _tell_refused(self, refusal: Refusal) -> None:
+        """Let the audit log have it before the client has its answer."""
+        actor, detail = actor_of(caller_of()), {"refusal": refusal.value, "call": ATTACH}
+        self._audit.record_refusal(
+            Act.AUTHENTICATION_REFUSED, "", actor, detail, caller=f"{actor.role}/{actor.name}"
+        )
+        await self._audit.written()
+
     def _note_progress(self, session: ClientSession, progress: pb.TaskProgress) -> None:
         phase = _PHASES.get(progress.phase, "idle")
         session.phase = f"round {progress.key.round}: {phase}"
@@ -367,6 +377,7 @@ class SessionService:
             )
         except (DeniedError, ConflictError) as error:
             self._log.warning("not renewed", client=session.client_id, reason=str(error))
+            await self._tell_refused(Refusal.BAD_ENROLMENT)
             answer = pb.CertificateAnswer(reason=str(error))
         else:
             answer = pb.CertificateAnswer(chain=done.chain.decode("ascii"))

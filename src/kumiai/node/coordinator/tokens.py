@@ -93,6 +93,7 @@ class TokenDesk:
                 Refusal.BAD_TOKEN,
                 f"token {token_id} must not be revoked, got one that {record.revoked_by} revoked; "
                 "make a new one with `kumiai token create`",
+                token_id=token_id,
             )
         if self._clock.now() >= record.expires_at:
             raise PeerRefusedError(
@@ -100,6 +101,7 @@ class TokenDesk:
                 f"token {token_id} must be in force, got one that expired "
                 f"{self._clock.now() - record.expires_at:.0f} s ago; "
                 "make a new one with `kumiai token create`",
+                token_id=token_id,
             )
         return record
 

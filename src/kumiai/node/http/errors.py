@@ -15,7 +15,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from kumiai.core.error_kinds import kind_of
-from kumiai.identity import PeerRefusedError, Refusal
+from kumiai.identity import CallGate, PeerRefusedError, Principal, Refusal, RefusedCall
 
 __all__ = [
     "STATUSES",
@@ -55,8 +55,22 @@ async def answer_kumiai_error(request: Request, error: Exception) -> JSONRespons
     if status >= 500:
         log.error("request failed", kind=kind, error=str(error))
     elif status == 403:
-        log.warning("request denied", peer=request.client and request.client.host, error=str(error))
+        await _tell_refused(request, error)
     return _answer(status, kind, str(error))
+
+
+async def _tell_refused(request: Request, error: Exception) -> None:
+    """Tell the gate of what a handler refused: it let the caller in."""
+    caller: Principal | None = getattr(request.state, "caller", None)
+    # Only joining lets in strangers.
+    refusal = Refusal.BAD_ENROLMENT if caller is None else Refusal.MISSING_PERMISSION
+    if not isinstance(error, PeerRefusedError):
+        error = PeerRefusedError(refusal, str(error))
+    address = request.client.host if request.client else "unknown"
+    act = f"{request.method} {request.url.path}"
+    gate: CallGate = request.app.state.parts.gate
+    claimed = None if caller is None else caller.identity
+    await gate.tell(RefusedCall(error, address, act, claimed, caller))
 
 
 async def answer_http_error(_request: Request, error: Exception) -> JSONResponse:
