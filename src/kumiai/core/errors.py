@@ -10,6 +10,7 @@
     ├── IntegrityError         bytes are not what they claim to be               (7)
     │   └── CodecError         bytes do not parse as named arrays
     ├── CryptoError            a key, share, point, ciphertext or signature is not acceptable
+    │   └── ProofError         a commitment or proof is malformed, or does not prove
     ├── SecureAggregationError a message or an act must not be in a round of secure aggregation
     ├── ConflictError          the present state forbids the act
     │   └── FencedError        another coordinator leads this run now
@@ -37,6 +38,7 @@ __all__ = [
     "IntegrityError",
     "KumiaiError",
     "NotFoundError",
+    "ProofError",
     "QuorumLostError",
     "SchemaError",
     "SecureAggregationError",
@@ -85,6 +87,10 @@ class CodecError(IntegrityError):
 
 class CryptoError(KumiaiError):
     """A key, a share, a point, a ciphertext or a signature from outside is not acceptable."""
+
+
+class ProofError(CryptoError):
+    """A commitment or a proof is malformed, or does not prove what it should."""
 
 
 class SecureAggregationError(KumiaiError):
