@@ -120,13 +120,14 @@ def test_sealing_twice_gives_two_texts() -> None:
     assert seal(KEY, b"message", b"")[:12] != seal(KEY, b"message", b"")[:12]
 
 
-@pytest.mark.parametrize("place", range(8 * (7 + 28)))
-def test_a_changed_bit_does_not_open(place: int) -> None:
-    sealed = bytearray(seal(KEY, b"message", b"data"))
-    sealed[place // 8] ^= 1 << place % 8
+def test_a_changed_bit_does_not_open() -> None:
+    sealed = seal(KEY, b"message", b"data")
 
-    with pytest.raises(CryptoError, match="must be unchanged and sealed with this key for this"):
-        open_sealed(KEY, bytes(sealed), b"data")
+    for place in range(8 * len(sealed)):
+        changed = bytearray(sealed)
+        changed[place // 8] ^= 1 << place % 8
+        with pytest.raises(CryptoError, match="must be unchanged and sealed with this key for"):
+            open_sealed(KEY, bytes(changed), b"data")
 
 
 @pytest.mark.parametrize("data", [b"", b"dat", b"data1", b"datb"])

@@ -1,0 +1,133 @@
+import pickle  # noqa: TID251 - a signer must refuse it
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kumiai.core.errors import CryptoError
+from kumiai.crypto.signatures import Ed25519Signer, Ed25519Verifier, labelled
+from tests.crypto.known_answers import known_answers
+
+PRIME = 2**255 - 19
+SEED = bytes(range(32))
+SIGNER = Ed25519Signer(SEED)
+VERIFIER = Ed25519Verifier()
+LABEL = "kumiai/test/v1"
+
+
+@pytest.mark.parametrize("vector", known_answers("ed25519")["vectors"])
+def test_signatures_are_those_of_rfc_8032(vector: dict[str, str]) -> None:
+    signer = Ed25519Signer(bytes.fromhex(vector["seed"]))
+
+    assert signer.public.hex() == vector["public"]
+    assert signer._private.sign(bytes.fromhex(vector["message"])).hex() == vector["signature"]
+
+
+def test_what_is_signed_is_domain_label_and_message() -> None:
+    signature = SIGNER.sign("vote", b"yes")
+
+    assert labelled("vote", b"yes") == b"kumiai/crypto/signature/v1/\x04voteyes"
+    assert signature == SIGNER._private.sign(b"kumiai/crypto/signature/v1/\x04voteyes")
+
+
+@given(st.text(min_size=1, max_size=60), st.binary(max_size=100))
+def test_a_signature_passes_under_its_label(label: str, message: bytes) -> None:
+    VERIFIER.verify(SIGNER.public, label, message, SIGNER.sign(label, message))
+
+
+@pytest.mark.parametrize(
+    ("label", "message"),
+    [
+        (LABEL, b"message1"),
+        (LABEL, b""),
+        (LABEL + "1", b"message"),
+        # What is at the border belongs to the one or to the other.
+        (LABEL + "m", b"essage"),
+        (LABEL[:-1], b"1message"),
+    ],
+)
+def test_a_signature_says_nothing_about_another_message_or_kind(label: str, message: bytes) -> None:
+    signature = SIGNER.sign(LABEL, b"message")
+
+    with pytest.raises(
+        CryptoError, match=f"signature of {label} must be by {SIGNER.public.hex()}, got one that"
+    ):
+        VERIFIER.verify(SIGNER.public, label, message, signature)
+
+
+def test_a_changed_bit_of_a_signature_does_not_pass() -> None:
+    signature = SIGNER.sign(LABEL, b"message")
+
+    for place in range(512):
+        changed = bytearray(signature)
+        changed[place // 8] ^= 1 << place % 8
+        with pytest.raises(CryptoError, match="signature of"):
+            VERIFIER.verify(SIGNER.public, LABEL, b"message", bytes(changed))
+
+
+def test_the_order_added_to_a_signature_does_not_make_another_one() -> None:
+    signature = SIGNER.sign(LABEL, b"message")
+    order = 2**252 + 27742317777372353535851937790883648493
+    scalar = int.from_bytes(signature[32:], "little") + order
+
+    with pytest.raises(CryptoError, match="signature of"):
+        VERIFIER.verify(
+            SIGNER.public, LABEL, b"message", signature[:32] + scalar.to_bytes(32, "little")
+        )
+
+
+@pytest.mark.parametrize("size", [0, 63, 65])
+def test_a_signature_of_another_length_does_not_pass(size: int) -> None:
+    with pytest.raises(CryptoError, match="signature of"):
+        VERIFIER.verify(SIGNER.public, LABEL, b"message", bytes(size))
+
+
+def test_a_signature_by_somebody_else_does_not_pass() -> None:
+    other = Ed25519Signer.generate()
+
+    with pytest.raises(CryptoError, match=f"must be by {other.public.hex()}"):
+        VERIFIER.verify(other.public, LABEL, b"message", SIGNER.sign(LABEL, b"message"))
+
+
+@pytest.mark.parametrize(("label", "size"), [("", 0), ("é" * 128, 256)])
+def test_a_label_must_name_the_kind(label: str, size: int) -> None:
+    for act in (SIGNER.sign, lambda *given: VERIFIER.verify(SIGNER.public, *given, bytes(64))):
+        with pytest.raises(ValueError, match=f"label must be 1 to 255 bytes, got {size}"):
+            act(label, b"message")
+
+
+def test_the_longest_label_serves() -> None:
+    assert labelled("x" * 255, b"") == b"kumiai/crypto/signature/v1/\xff" + b"x" * 255
+
+
+@pytest.mark.parametrize("size", [0, 31, 33])
+def test_a_key_or_seed_of_another_length_is_refused(size: int) -> None:
+    with pytest.raises(CryptoError, match=f"verification key must be 32 bytes, got {size}"):
+        VERIFIER.verify(b"\x09" * size, LABEL, b"", bytes(64))
+    with pytest.raises(ValueError, match=f"seed must be 32 bytes, got {size}"):
+        Ed25519Signer(bytes(size))
+
+
+@pytest.mark.parametrize("y", [PRIME, PRIME + 1, 2**255 - 1, 2**256 - 1])
+def test_a_key_in_another_form_is_refused(y: int) -> None:
+    with pytest.raises(CryptoError, match="verification key must be in canonical form, got"):
+        VERIFIER.verify(y.to_bytes(32, "little"), LABEL, b"", bytes(64))
+
+
+def test_a_key_that_is_no_point_of_the_curve_passes_nothing() -> None:
+    with pytest.raises(CryptoError, match="signature of"):
+        VERIFIER.verify((2).to_bytes(32, "little"), LABEL, b"", bytes(64))
+
+
+def test_the_same_seed_gives_the_same_key_and_generated_ones_differ() -> None:
+    assert Ed25519Signer(SEED).public == SIGNER.public
+    assert Ed25519Signer.generate().public != Ed25519Signer.generate().public
+
+
+def test_a_signer_shows_its_public_half_alone() -> None:
+    assert repr(SIGNER) == f"Ed25519Signer({SIGNER.public.hex()})"
+
+
+def test_a_signer_cannot_be_pickled() -> None:
+    with pytest.raises(TypeError, match="an Ed25519Signer cannot be pickled"):
+        pickle.dumps(SIGNER)
