@@ -133,6 +133,11 @@ class CertificateManager:
         return self._vault.certificate_path
 
     @property
+    def succession_path(self) -> Path:
+        """Where it lies by what each root was named by the one before it, if it was."""
+        return self._vault.succession_path
+
+    @property
     def revocation_list_path(self) -> Path:
         """Where the lists of revoked certificates lie."""
         return self._vault.revocation_list_path
@@ -473,6 +478,8 @@ class CertificateManager:
     def _with_new_root(self, index: IssuedIndex, days: int) -> IssuedIndex:
         root = self._vault.new_root(index.federation, days)
         issuer = self._vault.new_issuer(root, AuthorityKind.MEMBERS, days=days)
+        if index.roots:
+            root = self._vault.named_by(index.roots[0], root)
         return index.with_authorities(issuer, root)
 
     def _signed(

@@ -84,6 +84,7 @@ class AuthorityRecord:
         revoked_at: when it was revoked, same; ``None`` if it was not.
         reason: why it was revoked; ``None`` if it was not.
         list_pem: a root's last revocation list, PEM; empty before the first.
+        succession: by which the root before it names this one, PEM; empty: it does not.
     """
 
     serial: int
@@ -94,6 +95,7 @@ class AuthorityRecord:
     revoked_at: float | None = None
     reason: RevocationReason | None = None
     list_pem: str = ""
+    succession: str = ""
 
     @property
     def revocation(self) -> Revocation | None:
@@ -170,6 +172,11 @@ class IssuedIndex:
     def trust_bundle(self) -> bytes:
         """The roots' certificates, PEM, the newest first: what ``ca.crt`` holds."""
         return "".join(root.certificate for root in self.roots).encode()
+
+    @property
+    def successions(self) -> bytes:
+        """By what the trusted roots were named by those before them, PEM."""
+        return "".join(root.succession for root in self.roots).encode()
 
     def with_authorities(self, *records: AuthorityRecord) -> Self:
         """Return the index with these before the others."""
@@ -284,6 +291,7 @@ def _authority_fields_of(record: AuthorityRecord) -> dict[str, object]:
         "revoked_at": record.revoked_at,
         "reason": None if record.reason is None else record.reason.value,
         "list_pem": record.list_pem,
+        "succession": record.succession,
     }
 
 
@@ -298,6 +306,8 @@ def _authority_of(fields: Any) -> AuthorityRecord:
         revoked_at=revoked_at,
         reason=reason,
         list_pem=_taken(fields, "list_pem", str),
+        # Those that were written before there were any have none.
+        succession=_taken({"succession": "", **fields}, "succession", str),
     )
 
 

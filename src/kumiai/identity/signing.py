@@ -30,6 +30,7 @@ __all__ = [
     "new_member_certificate",
     "new_revocation_list",
     "new_root_certificate",
+    "new_succession_certificate",
 ]
 
 _ROOT_NAME: Final = "Kumiai federation root"
@@ -67,6 +68,35 @@ def new_root_certificate(
         .add_extension(x509.BasicConstraints(ca=True, path_length=1), critical=True)
         .add_extension(_named_by(serial), critical=False)
         .sign(key, hashes.SHA256())
+    )
+
+
+def new_succession_certificate(
+    root: x509.Certificate,
+    *,
+    serial: int,
+    not_before: float,
+    before: x509.Certificate,
+    key_before: ec.EllipticCurvePrivateKey,
+) -> x509.Certificate:
+    """Return the certificate by which a root names the one that follows it.
+
+    Args:
+        root: the new one's, on P-256.
+        serial: > 0.
+        not_before: seconds since 1970-01-01 UTC; a fraction is cut off.
+        before: the old root's; the succession ends with it.
+        key_before: the old root's key.
+    """
+    public_key = root.public_key()
+    if not isinstance(public_key, ec.EllipticCurvePublicKey):
+        raise TypeError(f"root's key must be an elliptic curve's, got {type(public_key).__name__}")
+    end = min(before.not_valid_after_utc, root.not_valid_after_utc).timestamp()
+    return (
+        _authority_builder(root.subject, before.subject, public_key, serial, not_before, end)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=1), critical=True)
+        .add_extension(_signed_by(before), critical=False)
+        .sign(key_before, hashes.SHA256())
     )
 
 

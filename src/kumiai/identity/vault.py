@@ -7,6 +7,7 @@ by serial number, so that a root's may be taken away. Every function reads or wr
 
 import secrets
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Final, NoReturn
 
@@ -71,6 +72,7 @@ class Vault:
         self.directory = directory
         self.certificate_path = directory / "ca.crt"
         self.revocation_list_path = directory / "ca.crl"
+        self.succession_path = directory / "succession.crt"
         self._index_path = directory / "issued.json"
         self._clock = clock
         self._passphrase = passphrase
@@ -193,6 +195,28 @@ class Vault:
         (save or self._save_key)(record, key)
         return record
 
+    def named_by(self, before: AuthorityRecord, root: AuthorityRecord) -> AuthorityRecord:
+        """Return a new root with the word of the one before it, if that can still give it.
+
+        Without: its key is lost, or its time is over. Then members must be brought the new one.
+        """
+        old = certificate_of(before.certificate.encode())
+        now = self._clock.now()
+        try:
+            key = self.load_key(before)
+        except NotFoundError:
+            return root
+        if now > before.not_after:
+            return root
+        certificate = signing.new_succession_certificate(
+            certificate_of(root.certificate.encode()),
+            serial=new_serial(),
+            not_before=now - CLOCK_SKEW_SECONDS,
+            before=old,
+            key_before=key,
+        )
+        return replace(root, succession=pem_of(certificate).decode())
+
     def load_key(self, record: AuthorityRecord) -> ec.EllipticCurvePrivateKey:
         """Return the private key of a root or an issuer.
 
@@ -277,7 +301,9 @@ class Vault:
         failpoints.reach("identity.index.after")
 
     def publish_trust(self, index: IssuedIndex) -> None:
-        """Write ``ca.crt``."""
+        """Write ``ca.crt``, and before it ``succession.crt`` if a root has followed another."""
+        if index.successions:
+            files.write_atomic(self.succession_path, index.successions, mode=PUBLIC)
         files.write_atomic(self.certificate_path, index.trust_bundle, mode=PUBLIC)
 
     def publish_lists(self, index: IssuedIndex, *, roots: frozenset[int] = frozenset()) -> bytes:
