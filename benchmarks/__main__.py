@@ -19,6 +19,7 @@ HERE = Path(__file__).resolve().parent
 # The cheap ones first; memory moves the most bytes.
 NAMES = (
     "fold",
+    "masks",
     "database",
     "audit",
     "bulk_insert",
