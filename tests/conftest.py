@@ -83,7 +83,8 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str
 @pytest.fixture
 async def database(database_url: str) -> AsyncIterator[DatabaseManager]:
     """Lend a connected database of each kind."""
-    manager = DatabaseManager(database_url)
+    # Patient: a process that waits long for its turn is no subject of most tests.
+    manager = DatabaseManager(database_url, idle_in_transaction_timeout_seconds=30.0)
     await manager.connect()
     yield manager
     await manager.close()

@@ -69,7 +69,7 @@ def act(zygote: Zygote, database_url: str, tmp_path: Path) -> Act:
 
 async def rows_of(url: str, name: str) -> dict[str, list[Any]]:
     """Return every row that the transaction is about: a drain takes its lease in one of its own."""
-    database = DatabaseManager(url)
+    database = DatabaseManager(url, idle_in_transaction_timeout_seconds=30.0)
     await database.connect()
     async with database.reading() as connection:
         names = await connection.run_sync(lambda sync: inspect(sync).get_table_names())

@@ -42,11 +42,12 @@ class HandClock:
         return self.seconds
 
 
-def patient_manager(server: RedisServer) -> RedisManager:
+def patient_manager(server: RedisServer, *, pool_size: int = 50) -> RedisManager:
     """Return a client to which a machine that is busy does not look like a Redis that is away."""
     return RedisManager(
         "127.0.0.1",
         server.port,
+        pool_size=pool_size,
         connect_timeout_seconds=30,
         command_timeout_seconds=30,
         wait_seconds=60,

@@ -126,8 +126,9 @@ def test_no_old_value_is_read_after_an_acknowledged_invalidation(
     hits = sum(bool(hit) for *_, hit in reads)
     print(f"{len(reads)} reads, {hits} hits, {len(workers.of('invalidated'))} invalidations")
     assert stale_reads(workers) == []
-    assert hits > 200
-    assert len(workers.of("invalidated")) > 20
+    # Enough to have found something, on a machine however busy.
+    assert hits > 50
+    assert len(workers.of("invalidated")) > 10
 
 
 def test_the_checker_finds_old_values_where_the_epoch_is_left_alone(

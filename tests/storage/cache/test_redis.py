@@ -20,6 +20,7 @@ from kumiai.storage.cache.keyvalue import StoreFullError
 from kumiai.storage.cache.packing import PackedSerializer
 from kumiai.storage.cache.redis import RedisManager
 from kumiai.testing.redis_server import RedisServer
+from tests.storage.cache.stores import patient_manager
 
 pytestmark = pytest.mark.integration
 
@@ -116,7 +117,7 @@ async def test_a_body_that_fails_sends_nothing(redis_manager: RedisManager) -> N
 
 
 async def test_two_hundred_calls_share_a_small_pool(redis_server: RedisServer) -> None:
-    manager = RedisManager("127.0.0.1", redis_server.port, pool_size=3)
+    manager = patient_manager(redis_server, pool_size=3)
     await manager.set("n", 0)
 
     await asyncio.gather(*(manager.key_value.increment("count") for _ in range(200)))

@@ -69,7 +69,7 @@ async def prepare(url: str) -> None:
 
 
 async def _connected(url: str) -> DatabaseManager:
-    database = DatabaseManager(url)
+    database = DatabaseManager(url, idle_in_transaction_timeout_seconds=30.0)
     await database.connect()
     return database
 
