@@ -94,6 +94,14 @@ from kumiai.storage.runs import RunRepository
 from kumiai.storage.s3_blobs import S3BlobStore
 from kumiai.storage.s3_bucket import S3Place
 from kumiai.storage.schema import MigrationStep
+from kumiai.storage.secure_rounds import (
+    SecureMessage,
+    SecureOutcome,
+    SecureRequest,
+    SecureRoundRecord,
+    SecureRoundRepository,
+    SecureRoundState,
+)
 from kumiai.storage.tables import ClientRegistration, FLModel, TrainingSession
 from kumiai.storage.tokens import APITokenRecord, APITokenRepository, NewAPIToken
 
@@ -204,6 +212,12 @@ __all__ = [
     "S3Place",
     "SQLLocks",
     "SQLiteSynchronous",
+    "SecureMessage",
+    "SecureOutcome",
+    "SecureRequest",
+    "SecureRoundRecord",
+    "SecureRoundRepository",
+    "SecureRoundState",
     "Serializer",
     "ServedBy",
     "SessionOrder",

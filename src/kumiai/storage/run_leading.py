@@ -8,7 +8,7 @@ committed before the leader died can be asked for again where the docstring says
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from sqlalchemy import Double, Row, and_, bindparam, or_, select, update
+from sqlalchemy import Double, Row, and_, bindparam, delete, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from kumiai.core.errors import ConflictError, NotFoundError
@@ -265,6 +265,74 @@ class RunLeading(RunReports):
                 lease.run_id,
                 kind="round_extended",
                 text=f"round {round} goes on: attempt {row.attempt} for {len(clients)} clients",
+                level="warning",
+                round=round,
+                data={"clients": len(clients), "attempt": row.attempt},
+            )
+        return RoundRecord(**parsed(row))
+
+    async def restart_round(
+        self,
+        lease: Lease,
+        *,
+        round: int,  # noqa: A002 - the glossary's word
+        deadline_seconds: float,
+        clients: Sequence[tuple[str, int]],
+        reason: str,
+    ) -> RoundRecord:
+        """Let a round collect anew, from nothing: what was counted could not be summed.
+
+        Args:
+            lease: held.
+            round: collecting, or closed and not published.
+            deadline_seconds: from now, by the database's clock.
+            clients: ``(client, seed)`` who are asked again; the others are out of the round.
+            reason: why, in words.
+
+        Raises:
+            FencedError: another leads.
+            ConflictError: the round is published or abandoned.
+        """
+        async with self._database.transaction("restart_round") as connection:
+            await fence(connection, lease)
+            row = (
+                await connection.execute(
+                    update(_ROUNDS)
+                    .where(_this(lease, round), _ROUNDS.c.stage.in_(("collecting", "closed")))
+                    .values(
+                        stage="collecting",
+                        attempt=_ROUNDS.c.attempt + 1,
+                        deadline_at=clock_sql() + deadline_seconds,
+                        quorum_at=None,
+                        closed_at=None,
+                        close_reason=None,
+                    )
+                    .returning(*_ROUNDS.c)
+                )
+            ).one_or_none()
+            if row is None:
+                raise await _wrong_stage(connection, lease, round, "collecting or closed")
+            await connection.execute(
+                delete(_UPDATES).where(_UPDATES.c.run_id == lease.run_id, _UPDATES.c.round == round)
+            )
+            await connection.execute(
+                update(_ASSIGNMENTS)
+                .where(
+                    _ASSIGNMENTS.c.run_id == lease.run_id,
+                    _ASSIGNMENTS.c.round == round,
+                    _ASSIGNMENTS.c.kind == "train",
+                    _ASSIGNMENTS.c.state.in_(("assigned", "reported")),
+                )
+                .values(state="cancelled", reason=clean(reason), ended_at=clock_sql())
+            )
+            await _assign_training(
+                connection, lease.run_id, round, clients, attempt=int(row.attempt)
+            )
+            await add_event_row(
+                connection,
+                lease.run_id,
+                kind="round_restarted",
+                text=f"round {round} begins anew for {len(clients)} clients: {reason}",
                 level="warning",
                 round=round,
                 data={"clients": len(clients), "attempt": row.attempt},
