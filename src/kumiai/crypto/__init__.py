@@ -5,4 +5,6 @@ is pure and synchronous: bytes and numbers in, bytes and numbers out; no files, 
 clocks. Randomness comes from ``secrets``, and only in the outermost function.
 """
 
-__all__: list[str] = []
+from kumiai.crypto.paillier import PaillierCrypto
+
+__all__ = ["PaillierCrypto"]

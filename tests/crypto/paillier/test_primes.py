@@ -1,0 +1,90 @@
+import math
+
+import pytest
+
+from kumiai.core.errors import CryptoError
+from kumiai.crypto.paillier import PaillierPrivateKey, PaillierPublicKey, primes
+from kumiai.crypto.paillier.primes import new_blum_primes, verify_modulus, verify_primes
+from tests.crypto.paillier.some_keys import SMALL_KEY
+
+P, Q = SMALL_KEY.primes
+MERSENNE = 2**2203 - 1  # a prime
+
+
+def test_new_primes_make_a_blum_modulus_of_the_length_asked_for() -> None:
+    p, q = new_blum_primes(512)
+
+    assert (p * q).bit_length() == 512
+    assert (p % 4, q % 4) == (3, 3)
+    assert math.gcd(int(p) - 1, int(q) - 1) == 2
+
+
+def test_primes_that_share_a_factor_in_their_predecessors_are_drawn_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    drawn = [7, 19, P, P, P, Q]  # 6 and 18 share 6; a pair of equals is no pair
+    monkeypatch.setattr(primes, "_new_blum_prime", lambda bits: drawn.pop(0))
+
+    assert new_blum_primes(256) == (P, Q)
+
+
+@pytest.mark.parametrize(
+    ("n", "complaint"),
+    [
+        (0, "odd"),
+        (1, "odd"),
+        (-P * Q, "odd"),
+        (2 * P, "odd"),
+        (MERSENNE, "no prime"),
+        (P * P, "square"),
+        (P**3, "power"),
+        (3 * P, "factor below"),
+        (1_048_573 * P, "factor below"),  # the largest prime below 2^20
+    ],
+)
+def test_a_modulus_that_is_none_is_refused(n: int, complaint: str) -> None:
+    with pytest.raises(CryptoError, match=complaint):
+        verify_modulus(n)
+
+
+def test_a_factor_just_above_the_search_is_not_seen() -> None:
+    verify_modulus(1_048_583 * P)
+
+
+@pytest.mark.parametrize(
+    ("p", "q", "complaint"),
+    [
+        (P, P, "differ"),
+        (P, 7, "length"),
+        (P, P + 2, "far apart"),
+        (P, Q + 2, "prime"),
+        (P + 2, Q, "prime"),
+    ],
+)
+def test_primes_that_make_no_key_are_refused(p: int, q: int, complaint: str) -> None:
+    with pytest.raises(CryptoError, match=complaint):
+        verify_primes(p, q)
+
+
+def test_a_prime_that_divides_the_predecessor_of_the_other_is_refused() -> None:
+    # 11 divides 23 - 1, so 11 * 23 decrypts nothing; such a pair is never of one length.
+    with pytest.raises(CryptoError, match="length"):
+        verify_primes(11, 23)
+
+
+@pytest.mark.parametrize("key_size", [1024, 2047, 2049, 8194])
+def test_a_key_of_a_wrong_length_is_refused(key_size: int) -> None:
+    with pytest.raises(CryptoError, match="key_size"):
+        PaillierPrivateKey.generate(key_size)
+
+
+def test_a_modulus_of_a_wrong_length_is_refused() -> None:
+    p, q = SMALL_KEY.primes
+
+    with pytest.raises(CryptoError, match="key_size must be even and from 2048 to 8192"):
+        PaillierPublicKey(p * q)
+
+
+def test_a_private_key_of_a_wrong_length_is_refused() -> None:
+    with pytest.raises(CryptoError, match="key_size"):
+        PaillierPrivateKey(P, Q)
