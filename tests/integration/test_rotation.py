@@ -17,6 +17,7 @@ from kumiai.identity import (
     CertificateManager,
     IssuedCertificate,
     Role,
+    TrustBundle,
     client_context,
     identity_of,
 )
@@ -95,6 +96,115 @@ async def test_all_certificates_change_amid_a_run_and_no_round_and_no_call_is_lo
     assert await asyncio.to_thread(serial_of, federation, "coordinator") != before
     told = [each["event"] for each in logged]
     assert not {"not connected", "caller refused", "transfer failed", "session failed"} & set(told)
+
+
+def bring_roots(federation: Federation, *members: str) -> None:
+    """Bring whom to trust from the authority to these members, by renaming."""
+    authority = federation.authority
+    for name in members:
+        ca = federation.certificates[name].ca
+        for source, target in (
+            (authority.succession_path, ca.with_name("succession.crt")),
+            (authority.certificate_path, ca),
+        ):
+            waiting = target.with_suffix(".new")
+            shutil.copy2(source, waiting)
+            waiting.replace(target)
+
+
+def roots_of(federation: Federation, name: str) -> frozenset[int]:
+    return TrustBundle.load(federation.certificates[name].ca).serials
+
+
+async def test_the_root_changes_amid_a_run_and_nobody_carries_a_file_to_a_site(
+    federation: Federation,
+) -> None:
+    sites = ("site-1", "site-2")
+    await federation.start_clients(2)
+    (old,) = roots_of(federation, "coordinator")
+
+    with capture_logs() as logged:
+        run_id = await federation.submit(
+            job(run={"rounds": 20}, cohort={"size": 2, "min_reports": 2}), study.app
+        )
+        await federation.until_round(run_id, 3)
+        study.hold["site-1"] = threading.Event()
+        federation.authority.rotate()
+        bring_roots(federation, "coordinator", "operator")
+        await eventually(lambda: all(len(roots_of(federation, site)) == 2 for site in sites))
+        renew(federation, "coordinator", Role.COORDINATOR)
+        for name in sites:
+            renew(federation, name, Role.CLIENT)
+        renew(federation, "operator", Role.OPERATOR)
+        await eventually(
+            lambda: {serial_in(federation, name) for name in sites}
+            == {session_serial(federation, name) for name in sites}
+        )
+        federation.authority.retire(even_if_used=True)
+        bring_roots(federation, "coordinator", "operator")
+        await eventually(lambda: all(len(roots_of(federation, site)) == 1 for site in sites))
+        study.hold.pop("site-1").set()
+        run = await federation.wait_for(run_id, seconds=120)
+        async with federation.http() as http:
+            rounds = (await http.get(f"/api/v1/runs/{run_id}/rounds")).json()["rounds"]
+            query = {"limit": 100, "order": "oldest"}
+            entries = (await http.get("/api/v1/audit", params=query)).json()["entries"]
+
+    assert run["round"] == 20
+    assert [each["reports"] for each in rounds[1:]] == [2] * 20
+    assert old not in roots_of(federation, "site-1") | roots_of(federation, "site-2")
+    told = [each["event"] for each in logged]
+    assert not {"not connected", "transfer failed", "session failed"} & set(told)
+    acts = [each["act"] for each in entries]
+    assert acts.count("trust.changed") == 2
+    followed = [each["actor"]["name"] for each in entries if each["act"] == "trust.followed"]
+    assert sorted(followed) == ["site-1", "site-1", "site-2", "site-2"]
+
+
+def serial_in(federation: Federation, name: str) -> int:
+    return identity_of(federation.certificates[name].cert.read_bytes()).serial
+
+
+def session_serial(federation: Federation, name: str) -> int | None:
+    """Return the serial number of the certificate that a client's session was opened with."""
+    assert federation.server is not None
+    serials = [
+        call.principal.identity.serial
+        for call in federation.server._gate._open
+        if call.principal.name == name and call.principal.identity is not None
+    ]
+    return serials[-1] if len(serials) == 1 else None
+
+
+async def test_a_root_that_nobody_has_named_is_told_of_and_not_followed(
+    federation: Federation,
+) -> None:
+    await federation.start_clients(1)
+    before = roots_of(federation, "site-1")
+    stranger = CertificateManager(federation.folder / "stranger", clock=SystemClock())
+    stranger.create("test")
+    stranger.rotate()
+    ca = federation.certificates["coordinator"].ca
+
+    with capture_logs() as logged:
+        ca.with_name("succession.crt").write_bytes(stranger.succession_path.read_bytes())
+        ca.write_bytes(ca.read_bytes() + stranger.certificate_path.read_bytes())
+        await eventually(
+            lambda: [each for each in logged if each["event"] == "new root not taken up"]
+        )
+
+    async def refused() -> list[dict[str, object]]:
+        async with federation.http() as http:
+            query = {"act": "trust.followed", "outcome": "refused"}
+            entries: list[dict[str, object]] = (
+                await http.get("/api/v1/audit", params=query)
+            ).json()["entries"]
+            return entries
+
+    (entry,) = await eventually(refused)
+    assert roots_of(federation, "site-1") == before
+    assert "must be one of this federation" in str(entry["detail"])
+    assert federation.agents["site-1"].attached.is_set()
 
 
 async def test_a_client_that_is_revoked_amid_a_round_drops_out_and_the_round_ends(

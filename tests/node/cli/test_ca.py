@@ -213,11 +213,22 @@ def test_a_root_is_changed_step_by_step(authority: Path) -> None:
     late = invoke("ca", "retire")
     listed = invoke("ca", "issuers", "-o", "json").data
 
-    assert "bring ca/ca.crt to the coordinator" in rotated.out
+    assert "bring ca/ca.crt and ca/succession.crt to every coordinator" in rotated.out
     assert early.code == 1
     assert "client a" in early.err
     assert late.code == 0
     assert [each["kind"] for each in listed] == ["members", "root"]
+
+
+def test_a_root_without_the_word_of_the_old_one_must_be_brought_to_everybody(
+    authority: Path,
+) -> None:
+    (key,) = Path("ca").glob("root-*.key")
+    key.unlink()
+
+    rotated = invoke("ca", "rotate")
+
+    assert "bring ca/ca.crt to every coordinator, then to every member" in rotated.out
 
 
 def test_an_issuer_is_renewed_and_the_old_one_revoked(authority: Path) -> None:

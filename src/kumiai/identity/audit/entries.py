@@ -84,6 +84,8 @@ class Act(StrEnum):
     SITE_SUSPENDED = "site.suspended"
     TOKEN_CREATED = "token.created"  # noqa: S105 - the name of an act
     TOKEN_REVOKED = "token.revoked"  # noqa: S105
+    TRUST_CHANGED = "trust.changed"
+    TRUST_FOLLOWED = "trust.followed"
 
 
 class Outcome(StrEnum):

@@ -48,6 +48,7 @@ from kumiai.node.coordinator.sites import SiteOffice, SQLDenials
 from kumiai.node.coordinator.sweeping import BackgroundSweep
 from kumiai.node.coordinator.tasks import TaskWriter
 from kumiai.node.coordinator.tokens import TokenDesk
+from kumiai.node.coordinator.trust_offers import TrustOffers
 from kumiai.node.settings import IdentitySettings, LimitsSettings, Settings
 from kumiai.node.study import Site, run_evaluate
 from kumiai.node.wire.channel import TlsFiles
@@ -145,6 +146,7 @@ class _Stores:
     sweep: BackgroundSweep
     audit: CoordinatorAudit
     denials: SiteDenials
+    trust: TrustOffers
 
     async def open(self) -> None:
         await self.database.connect()
@@ -154,6 +156,11 @@ class _Stores:
         await self.inbox.start()
         await self.denials.start()
         self.sweep.start()
+        self.trust.start()
+
+    def unwell(self) -> list[str]:
+        """Return what has ended by an error and does not go on again for sure."""
+        return [*self.audit.unwell(), *self.trust.unwell()]
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,6 +205,7 @@ class _Shared:
             parts.push_async_callback(self.stores.inbox.close)
             parts.push_async_callback(self.stores.sweep.stop)
             parts.push_async_callback(self.stores.denials.stop)
+            parts.push_async_callback(self.stores.trust.stop)
 
 
 def _shared(settings: Settings, coordinator_id: str) -> _Shared:
@@ -317,6 +325,13 @@ def _stores(settings: Settings, clock: Clock, coordinator_id: str, hub: SessionH
             BlobSweeper(database, blobs), grace_seconds=3600 * settings.storage.grace_hours
         ),
         denials=SiteDenials(database),
+        trust=TrustOffers(
+            settings.identity.ca,
+            hub=hub,
+            clock=clock,
+            audit=audit.recorder,
+            coordinator_id=coordinator_id,
+        ),
     )
 
 
@@ -366,6 +381,7 @@ def _session_service(shared: _Shared) -> SessionService:
         checkpoints=stores.audit.offers,
         audit=stores.audit.recorder,
         sites=shared.sites,
+        trust=stores.trust,
     )
 
 
@@ -415,7 +431,7 @@ def _http_server(shared: _Shared, supervisor: RunSupervisor) -> HttpServer:
             can_evaluate=shared.aggregator.can_evaluate,
             tokens=stores.tokens,
             token_days_max=shared.settings.coordinator.token_days_max,
-            unwell=stores.audit.unwell,
+            unwell=stores.unwell,
         )
     )
     identity = shared.settings.identity

@@ -224,11 +224,17 @@ def rotate(
     """Make a new root and issuer; the old root stays trusted until `ca retire`."""
     invocation = invocation_of(ctx)
     path = _manager(directory, passphrase_file).rotate(ca_days=days)
+    succession = path.with_name("succession.crt")
+    told = {"ca": str(path), "succession": str(succession) if succession.exists() else None}
     note = (
-        f"made a new root; bring {path} to the coordinator, then to every member, issue all "
-        "certificates anew, and finish with `kumiai ca retire`"
+        f"made a new root; bring {path} and {succession} to every coordinator, whose clients "
+        "follow by themselves, and the first to operators"
+        if succession.exists()
+        else f"made a new root, for which the old one's key was not here to vouch; bring {path} to "
+        "every coordinator, then to every member"
     )
-    emit(invocation.output, {"ca": str(path)}, Table((), (), note=note))
+    note += "; issue all certificates anew, and finish with `kumiai ca retire`"
+    emit(invocation.output, told, Table((), (), note=note))
 
 
 @app.command()

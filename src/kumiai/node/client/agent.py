@@ -33,6 +33,7 @@ from kumiai.node.client.checkpoints import CheckpointGuard
 from kumiai.node.client.renewal import CertificateRenewal
 from kumiai.node.client.tasks import TaskRunner
 from kumiai.node.client.transfer import BlobTransfer
+from kumiai.node.client.trust import TrustFollower
 from kumiai.node.study import App, Site
 from kumiai.node.wire import kumiai_pb2 as pb
 from kumiai.node.wire.channel import ATTACH, PROTOCOL_VERSION, TlsFiles, open_channel
@@ -118,6 +119,9 @@ class ClientAgent:
         self._last_word_heard = asyncio.Event()
         self._guard: CheckpointGuard | None = None
         self._renewal: CertificateRenewal | None = None
+        self._trust = TrustFollower(
+            ca=tls.ca, certificate=tls.certificate, clock=clock, send=self._send
+        )
         self._log = structlog.get_logger("kumiai.client").bind(client=site.name)
         self.attached = asyncio.Event()
 
@@ -214,6 +218,9 @@ class ClientAgent:
         if first is grpc.aio.EOF:
             return await self._ended(call)
         welcome = pb.ServerMessage.FromString(first).welcome
+        if welcome.HasField("trust"):
+            # First: what comes with it may be signed under the new root.
+            await self._trust.take(welcome.trust)
         await self._take_checkpoint(welcome.audit if welcome.HasField("audit") else None)
         self._note_welcome(welcome)
         return _Link(channel, call, outgoing, welcome.heartbeat_seconds)
@@ -389,6 +396,8 @@ class ClientAgent:
                     self._renewal.take(message.renewed)
                 case "audit":
                     await self._take_checkpoint(message.audit)
+                case "trust":
+                    await self._trust.take(message.trust)
                 case "receipt" if message.receipt.reason:
                     self._log.warning("report refused", reason=message.receipt.reason)
                 case "heartbeat" if message.heartbeat.sequence == 0:

@@ -38,6 +38,7 @@ from kumiai.node.coordinator.sessions import ClientSession, SessionHub, order_to
 from kumiai.node.coordinator.signals import RunSignals
 from kumiai.node.coordinator.sites import SiteOffice
 from kumiai.node.coordinator.tasks import TaskWriter
+from kumiai.node.coordinator.trust_offers import TrustOffers
 from kumiai.node.wire import kumiai_pb2 as pb
 from kumiai.node.wire.channel import ATTACH, CONTROL_BYTES_MAX, PROTOCOL_VERSION
 from kumiai.node.wire.peers import caller_of, refusal_of
@@ -90,6 +91,7 @@ class SessionService:
         checkpoints: CheckpointOffers,
         audit: AuditSink,
         sites: SiteOffice,
+        trust: TrustOffers,
     ) -> None:
         """Work with these; `attach` is the gRPC handler."""
         self._coordinator_id = coordinator_id
@@ -104,6 +106,7 @@ class SessionService:
         self._checkpoints = checkpoints
         self._audit = audit
         self._sites = sites
+        self._trust = trust
         self._log = structlog.get_logger("kumiai.session")
 
     async def attach(self, requests: AsyncIterator[bytes], context: _Context) -> None:
@@ -216,6 +219,7 @@ class SessionService:
                 wall_time=self._clock.now(),
                 software_version=__version__,
                 audit=offered,
+                trust=self._trust.offer_to(session),
             )
         )
 
@@ -280,6 +284,8 @@ class SessionService:
                     await self._take_evaluation(session, message.evaluation)
                 case "renewal":
                     await self._take_renewal(session, message.renewal)
+                case "trust":
+                    self._trust.take(session, message.trust, by=actor_of(caller_of()))
                 case _:
                     raise ValueError("a session's message must have a known body")
         session.end("the client ended the session")

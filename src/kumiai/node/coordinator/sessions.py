@@ -63,6 +63,8 @@ class ClientSession:
     """How many entries of the audit log the client knew to be signed when it came."""
     audit_size: int | None = None
     """How many it has been told since; ``None`` before its welcome."""
+    open_trust_offers: int = 0
+    """Whether it was offered other roots, and has not answered yet."""
     phase: str = "idle"
     outgoing: asyncio.Queue[pb.ServerMessage] = field(
         default_factory=lambda: asyncio.Queue(_QUEUE_LIMIT)

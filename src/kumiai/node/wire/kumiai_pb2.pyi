@@ -40,23 +40,25 @@ PUT_OUTCOME_REFUSED: PutOutcome
 PUT_OUTCOME_RESUME: PutOutcome
 
 class ClientMessage(_message.Message):
-    __slots__ = ("hello", "heartbeat", "progress", "failure", "evaluation", "renewal")
+    __slots__ = ("hello", "heartbeat", "progress", "failure", "evaluation", "renewal", "trust")
     HELLO_FIELD_NUMBER: _ClassVar[int]
     HEARTBEAT_FIELD_NUMBER: _ClassVar[int]
     PROGRESS_FIELD_NUMBER: _ClassVar[int]
     FAILURE_FIELD_NUMBER: _ClassVar[int]
     EVALUATION_FIELD_NUMBER: _ClassVar[int]
     RENEWAL_FIELD_NUMBER: _ClassVar[int]
+    TRUST_FIELD_NUMBER: _ClassVar[int]
     hello: Hello
     heartbeat: Heartbeat
     progress: TaskProgress
     failure: TaskFailure
     evaluation: EvaluationReport
     renewal: CertificateRequest
-    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., progress: _Optional[_Union[TaskProgress, _Mapping]] = ..., failure: _Optional[_Union[TaskFailure, _Mapping]] = ..., evaluation: _Optional[_Union[EvaluationReport, _Mapping]] = ..., renewal: _Optional[_Union[CertificateRequest, _Mapping]] = ...) -> None: ...
+    trust: TrustAnswer
+    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., progress: _Optional[_Union[TaskProgress, _Mapping]] = ..., failure: _Optional[_Union[TaskFailure, _Mapping]] = ..., evaluation: _Optional[_Union[EvaluationReport, _Mapping]] = ..., renewal: _Optional[_Union[CertificateRequest, _Mapping]] = ..., trust: _Optional[_Union[TrustAnswer, _Mapping]] = ...) -> None: ...
 
 class ServerMessage(_message.Message):
-    __slots__ = ("welcome", "heartbeat", "task", "cancel", "receipt", "audit", "renewed")
+    __slots__ = ("welcome", "heartbeat", "task", "cancel", "receipt", "audit", "renewed", "trust")
     WELCOME_FIELD_NUMBER: _ClassVar[int]
     HEARTBEAT_FIELD_NUMBER: _ClassVar[int]
     TASK_FIELD_NUMBER: _ClassVar[int]
@@ -64,6 +66,7 @@ class ServerMessage(_message.Message):
     RECEIPT_FIELD_NUMBER: _ClassVar[int]
     AUDIT_FIELD_NUMBER: _ClassVar[int]
     RENEWED_FIELD_NUMBER: _ClassVar[int]
+    TRUST_FIELD_NUMBER: _ClassVar[int]
     welcome: Welcome
     heartbeat: Heartbeat
     task: Task
@@ -71,7 +74,8 @@ class ServerMessage(_message.Message):
     receipt: Receipt
     audit: AuditCheckpoint
     renewed: CertificateAnswer
-    def __init__(self, welcome: _Optional[_Union[Welcome, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., task: _Optional[_Union[Task, _Mapping]] = ..., cancel: _Optional[_Union[Cancel, _Mapping]] = ..., receipt: _Optional[_Union[Receipt, _Mapping]] = ..., audit: _Optional[_Union[AuditCheckpoint, _Mapping]] = ..., renewed: _Optional[_Union[CertificateAnswer, _Mapping]] = ...) -> None: ...
+    trust: TrustOffer
+    def __init__(self, welcome: _Optional[_Union[Welcome, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., task: _Optional[_Union[Task, _Mapping]] = ..., cancel: _Optional[_Union[Cancel, _Mapping]] = ..., receipt: _Optional[_Union[Receipt, _Mapping]] = ..., audit: _Optional[_Union[AuditCheckpoint, _Mapping]] = ..., renewed: _Optional[_Union[CertificateAnswer, _Mapping]] = ..., trust: _Optional[_Union[TrustOffer, _Mapping]] = ...) -> None: ...
 
 class Hello(_message.Message):
     __slots__ = ("protocol_version", "instance_id", "software_version", "apps", "wall_time", "audit_size")
@@ -90,20 +94,38 @@ class Hello(_message.Message):
     def __init__(self, protocol_version: _Optional[int] = ..., instance_id: _Optional[str] = ..., software_version: _Optional[str] = ..., apps: _Optional[_Iterable[str]] = ..., wall_time: _Optional[float] = ..., audit_size: _Optional[int] = ...) -> None: ...
 
 class Welcome(_message.Message):
-    __slots__ = ("protocol_version", "coordinator_id", "heartbeat_seconds", "wall_time", "software_version", "audit")
+    __slots__ = ("protocol_version", "coordinator_id", "heartbeat_seconds", "wall_time", "software_version", "audit", "trust")
     PROTOCOL_VERSION_FIELD_NUMBER: _ClassVar[int]
     COORDINATOR_ID_FIELD_NUMBER: _ClassVar[int]
     HEARTBEAT_SECONDS_FIELD_NUMBER: _ClassVar[int]
     WALL_TIME_FIELD_NUMBER: _ClassVar[int]
     SOFTWARE_VERSION_FIELD_NUMBER: _ClassVar[int]
     AUDIT_FIELD_NUMBER: _ClassVar[int]
+    TRUST_FIELD_NUMBER: _ClassVar[int]
     protocol_version: int
     coordinator_id: str
     heartbeat_seconds: float
     wall_time: float
     software_version: str
     audit: AuditCheckpoint
-    def __init__(self, protocol_version: _Optional[int] = ..., coordinator_id: _Optional[str] = ..., heartbeat_seconds: _Optional[float] = ..., wall_time: _Optional[float] = ..., software_version: _Optional[str] = ..., audit: _Optional[_Union[AuditCheckpoint, _Mapping]] = ...) -> None: ...
+    trust: TrustOffer
+    def __init__(self, protocol_version: _Optional[int] = ..., coordinator_id: _Optional[str] = ..., heartbeat_seconds: _Optional[float] = ..., wall_time: _Optional[float] = ..., software_version: _Optional[str] = ..., audit: _Optional[_Union[AuditCheckpoint, _Mapping]] = ..., trust: _Optional[_Union[TrustOffer, _Mapping]] = ...) -> None: ...
+
+class TrustOffer(_message.Message):
+    __slots__ = ("roots", "successions")
+    ROOTS_FIELD_NUMBER: _ClassVar[int]
+    SUCCESSIONS_FIELD_NUMBER: _ClassVar[int]
+    roots: str
+    successions: str
+    def __init__(self, roots: _Optional[str] = ..., successions: _Optional[str] = ...) -> None: ...
+
+class TrustAnswer(_message.Message):
+    __slots__ = ("roots", "reason")
+    ROOTS_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    roots: _containers.RepeatedScalarFieldContainer[str]
+    reason: str
+    def __init__(self, roots: _Optional[_Iterable[str]] = ..., reason: _Optional[str] = ...) -> None: ...
 
 class AuditCheckpoint(_message.Message):
     __slots__ = ("note", "key", "from_size", "path")
