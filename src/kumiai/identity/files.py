@@ -20,6 +20,7 @@ __all__ = [
     "locked",
     "new_private_directory",
     "read_file",
+    "sync_directory",
     "verify_private",
     "write_atomic",
 ]
@@ -38,7 +39,7 @@ def new_private_directory(path: Path) -> None:
     """
     try:
         path.mkdir(parents=True, mode=0o700, exist_ok=True)
-        _sync_directory(path.parent)
+        sync_directory(path.parent)
     except OSError as error:
         raise StorageError(f"cannot create directory {path}: {error.strerror}") from error
 
@@ -72,7 +73,7 @@ def write_atomic(path: Path, content: bytes, *, mode: int) -> None:
     try:
         _write_synced(temporary, content, mode)
         temporary.replace(path)
-        _sync_directory(path.parent)
+        sync_directory(path.parent)
     except OSError as error:
         with contextlib.suppress(OSError):
             temporary.unlink()
@@ -91,7 +92,8 @@ def _write_synced(path: Path, content: bytes, mode: int) -> None:
         os.close(descriptor)
 
 
-def _sync_directory(path: Path) -> None:
+def sync_directory(path: Path) -> None:
+    """Make the names in a directory durable; an ``OSError`` if that cannot be done."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
