@@ -96,6 +96,12 @@ def test_a_public_key_in_another_form_is_refused(place: int) -> None:
         ALICE.exchange(place.to_bytes(32, "little"))
 
 
+@pytest.mark.parametrize("place", [0, 1, PRIME - 1])
+def test_a_public_key_of_low_order_is_refused(place: int) -> None:
+    with pytest.raises(CryptoError, match="public key must not be of low order, got one that is"):
+        ALICE.exchange(place.to_bytes(32, "little"))
+
+
 @pytest.mark.parametrize("place", [2, 9, PRIME - 2])
 def test_other_public_keys_pass(place: int) -> None:
     verify_public_key(place.to_bytes(32, "little"))

@@ -114,6 +114,12 @@ def test_a_key_in_another_form_is_refused(y: int) -> None:
         VERIFIER.verify(y.to_bytes(32, "little"), LABEL, b"", bytes(64))
 
 
+@pytest.mark.parametrize("y", [0, 1, PRIME - 1, 1 + 2**255])
+def test_a_key_of_low_order_is_refused(y: int) -> None:
+    with pytest.raises(CryptoError, match="verification key must not be of low order, got one"):
+        VERIFIER.verify(y.to_bytes(32, "little"), LABEL, b"", bytes(64))
+
+
 def test_a_key_that_is_no_point_of_the_curve_passes_nothing() -> None:
     with pytest.raises(CryptoError, match="signature of"):
         VERIFIER.verify((2).to_bytes(32, "little"), LABEL, b"", bytes(64))
