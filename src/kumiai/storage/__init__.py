@@ -95,9 +95,6 @@ from kumiai.storage.s3_blobs import S3BlobStore
 from kumiai.storage.s3_bucket import S3Place
 from kumiai.storage.schema import MigrationStep
 from kumiai.storage.secure_rounds import (
-    SecureMessage,
-    SecureOutcome,
-    SecureRequest,
     SecureRoundRecord,
     SecureRoundRepository,
     SecureRoundState,
@@ -212,9 +209,6 @@ __all__ = [
     "S3Place",
     "SQLLocks",
     "SQLiteSynchronous",
-    "SecureMessage",
-    "SecureOutcome",
-    "SecureRequest",
     "SecureRoundRecord",
     "SecureRoundRepository",
     "SecureRoundState",

@@ -7,17 +7,12 @@ from kumiai.storage.accepting import accept_evaluations, accept_updates
 from kumiai.storage.batching import BatchWriter
 from kumiai.storage.database import DatabaseManager
 from kumiai.storage.records import AcceptOutcome, AcceptRequest, EvaluationRequest, Metrics
-from kumiai.storage.secure_rounds import SecureOutcome, SecureRequest, accept_messages
 
 __all__ = ["UpdateInbox"]
 
 
-_Request = AcceptRequest | EvaluationRequest | SecureRequest
-_Outcome = AcceptOutcome | bool | SecureOutcome
-
-
-class UpdateInbox(BatchWriter[_Request, _Outcome]):
-    """Accepts updates, evaluation reports and messages in batches; any replica has one.
+class UpdateInbox(BatchWriter[AcceptRequest | EvaluationRequest, AcceptOutcome | bool]):
+    """Accepts updates and evaluation reports in batches; any replica has one.
 
     Args:
         database: connected.
@@ -60,29 +55,15 @@ class UpdateInbox(BatchWriter[_Request, _Outcome]):
         request = EvaluationRequest(run_id, round, client_id, examples, metrics)
         return cast("bool", await self._written(request))
 
-    async def accept_message(self, request: SecureRequest) -> SecureOutcome:
-        """Keep a message of secure aggregation; return after the commit what became of it.
-
-        Raises:
-            StorageError: it could not be kept, or the inbox is closed.
-        """
-        return cast("SecureOutcome", await self._written(request))
-
-    async def _commit(self, requests: Sequence[_Request]) -> list[_Outcome]:
+    async def _commit(
+        self, requests: Sequence[AcceptRequest | EvaluationRequest]
+    ) -> list[AcceptOutcome | bool]:
         updates = [request for request in requests if isinstance(request, AcceptRequest)]
         reports = [request for request in requests if isinstance(request, EvaluationRequest)]
-        messages = [request for request in requests if isinstance(request, SecureRequest)]
         async with self._database.transaction("inbox") as connection:
             accepted = iter(await accept_updates(connection, updates))
             reported = iter(await accept_evaluations(connection, reports))
-            kept = iter(await accept_messages(connection, messages))
-        outcomes: list[_Outcome] = []
-        for request in requests:
-            match request:
-                case AcceptRequest():
-                    outcomes.append(next(accepted))
-                case EvaluationRequest():
-                    outcomes.append(next(reported))
-                case SecureRequest():
-                    outcomes.append(next(kept))
-        return outcomes
+        return [
+            next(accepted) if isinstance(request, AcceptRequest) else next(reported)
+            for request in requests
+        ]

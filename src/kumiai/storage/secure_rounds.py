@@ -1,18 +1,15 @@
-"""Secure aggregation's memory: which attempt a round is at, and every message of it, in order.
+"""Secure aggregation's memory: which attempt a round is at, and the coordinator's steps in it.
 
-A message is kept before anybody acts on it, and is one of its kind: the same bytes again change
-nothing, other bytes are refused. So a coordinator that starts again stands where the messages
-stand, and can say to a client nothing but what it said before. Nothing here is secret from the
+A step is durable before anybody hears of it, so that a coordinator that starts again stands where
+it stood, and says to a client nothing but what it said before. Nothing here is secret from the
 coordinator, and nothing here tells it an update.
 """
 
-import itertools
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
-from enum import StrEnum
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from sqlalchemy import select, update
+from sqlalchemy import delete, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from kumiai.core.errors import ConflictError
@@ -20,84 +17,37 @@ from kumiai.storage.database import DatabaseManager
 from kumiai.storage.fencing import fence
 from kumiai.storage.records import Lease
 from kumiai.storage.rows import clean, parsed, table_of, upsert
-from kumiai.storage.secure_tables import SecureMessageRow, SecureRoundRow
-from kumiai.storage.tables import Assignment, clock_sql
+from kumiai.storage.secure_tables import SecureRecordRow, SecureRoundRow
+from kumiai.storage.tables import clock_sql
 
-__all__ = [
-    "SecureMessage",
-    "SecureOutcome",
-    "SecureRequest",
-    "SecureRoundRecord",
-    "SecureRoundRepository",
-    "SecureRoundState",
-    "accept_messages",
-]
+__all__ = ["SecureRoundRecord", "SecureRoundRepository", "SecureRoundState"]
 
 _ROUNDS = table_of(SecureRoundRow)
-_MESSAGES = table_of(SecureMessageRow)
-_ASSIGNMENTS = table_of(Assignment)
-
-_SEQS_AT_ONCE = 500
+_RECORDS = table_of(SecureRecordRow)
 
 SecureRoundState = Literal["open", "done", "aborted"]
 
 
 @dataclass(frozen=True, slots=True)
 class SecureRoundRecord:
-    """One attempt to sum a round."""
+    """One attempt to sum a round.
+
+    Attributes:
+        opening: what clients are told first: the round's descriptor and who is who.
+    """
 
     run_id: str
     round: int
     attempt: int
     state: SecureRoundState
     reason: str | None
+    opening: bytes = field(repr=False)
     opened_at: float
     ended_at: float | None
 
 
-@dataclass(frozen=True, slots=True)
-class SecureMessage:
-    """A message that is kept.
-
-    Attributes:
-        seq: grows with the time of writing.
-        sender: a client; empty for the coordinator.
-        kind: of the protocol's messages.
-        body: as it was sent.
-    """
-
-    seq: int
-    sender: str
-    kind: str
-    body: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class SecureRequest:
-    """A client's message that wants to be kept."""
-
-    run_id: str
-    round: int
-    attempt: int
-    client_id: str
-    kind: str
-    body: bytes
-
-
-class SecureOutcome(StrEnum):
-    """What became of a client's message."""
-
-    KEPT = "kept"
-    DUPLICATE = "duplicate"
-    """The same bytes were kept before."""
-    CONFLICT = "conflict"
-    """Other bytes of the same kind were kept before; those stand."""
-    NOT_OPEN = "not_open"
-    """There is no such attempt, it has ended, or this client is not in the round."""
-
-
 class SecureRoundRepository:
-    """The attempts and messages of all runs.
+    """The attempts of all runs, and their records.
 
     Args:
         database: connected, its schema at this version.
@@ -120,61 +70,22 @@ class SecureRoundRepository:
             row = (await connection.execute(statement)).one_or_none()
         return None if row is None else SecureRoundRecord(**parsed(row))
 
-    async def find_open_of(self, client_id: str) -> list[SecureRoundRecord]:
-        """Return the open attempts of the rounds that a client takes part in."""
+    async def records(self, attempt: SecureRoundRecord) -> list[bytes]:
+        """Return the records of an attempt, in the order of writing."""
         statement = (
-            select(_ROUNDS)
-            .join(
-                _ASSIGNMENTS,
-                (_ASSIGNMENTS.c.run_id == _ROUNDS.c.run_id)
-                & (_ASSIGNMENTS.c.round == _ROUNDS.c.round),
-            )
-            .where(
-                _ASSIGNMENTS.c.client_id == client_id,
-                _ASSIGNMENTS.c.kind == "train",
-                _ROUNDS.c.state == "open",
-            )
-            .order_by(_ROUNDS.c.run_id, _ROUNDS.c.round)
+            select(_RECORDS.c.body).where(_of(_RECORDS, attempt)).order_by(_RECORDS.c.number)
         )
         async with self._database.reading() as connection:
-            rows = (await connection.execute(statement)).all()
-        return [SecureRoundRecord(**parsed(row)) for row in rows]
-
-    async def messages(
-        self, attempt: SecureRoundRecord, *, known: Collection[int] = ()
-    ) -> list[SecureMessage]:
-        """Return the messages of an attempt that are not known yet, in the order of writing.
-
-        Args:
-            attempt: which.
-            known: their numbers; a message that was written earlier may become visible later,
-                so that the largest number alone would not do.
-        """
-        of_attempt = (
-            _MESSAGES.c.run_id == attempt.run_id,
-            _MESSAGES.c.round == attempt.round,
-            _MESSAGES.c.attempt == attempt.attempt,
-        )
-        columns = (_MESSAGES.c.seq, _MESSAGES.c.sender, _MESSAGES.c.kind, _MESSAGES.c.body)
-        async with self._database.reading() as connection:
-            seqs = (await connection.execute(select(_MESSAGES.c.seq).where(*of_attempt))).scalars()
-            new = sorted(set(seqs).difference(known))
-            messages: list[SecureMessage] = []
-            for start in range(0, len(new), _SEQS_AT_ONCE):
-                some = new[start : start + _SEQS_AT_ONCE]
-                rows = await connection.execute(
-                    select(*columns).where(_MESSAGES.c.seq.in_(some)).order_by(_MESSAGES.c.seq)
-                )
-                messages += [SecureMessage(*row) for row in rows]
-        return messages
+            return list((await connection.execute(statement)).scalars())
 
     async def open(
         self,
         lease: Lease,
         round: int,  # noqa: A002 - the glossary's word
         attempt: int,
+        opening: bytes,
     ) -> SecureRoundRecord:
-        """Begin an attempt; beginning it again returns it as it stands.
+        """Begin an attempt; one that has begun is returned as it stands.
 
         Raises:
             FencedError: another leads.
@@ -186,36 +97,53 @@ class SecureRoundRepository:
                 round=round,
                 attempt=attempt,
                 state="open",
+                opening=opening,
                 opened_at=clock_sql(),
             )
             await connection.execute(statement.on_conflict_do_nothing())
             return await _locked(connection, lease.run_id, round, attempt)
 
-    async def record(
-        self, lease: Lease, attempt: SecureRoundRecord, messages: Mapping[str, bytes]
+    async def append(
+        self, lease: Lease, attempt: SecureRoundRecord, number: int, records: Sequence[bytes]
     ) -> None:
-        """Keep what the coordinator is about to say, by kind; the same again changes nothing.
+        """Write records down, before what they tell of is said.
+
+        Args:
+            lease: held.
+            attempt: which.
+            number: how many are there already.
+            records: at least one.
 
         Raises:
             FencedError: another leads.
-            ConflictError: it has said something else, or the attempt has ended.
+            ConflictError: the attempt has ended, or there are more or fewer.
         """
-        async with self._database.transaction("record_secure_message") as connection:
+        async with self._database.transaction("append_secure_records") as connection:
             await fence(connection, lease)
             standing = await _locked(connection, attempt.run_id, attempt.round, attempt.attempt)
             if standing.state != "open":
                 raise ConflictError(_ended(standing))
-            requests = [
-                SecureRequest(
-                    attempt.run_id, attempt.round, attempt.attempt, "", kind, messages[kind]
+            last = (
+                await connection.execute(
+                    select(_RECORDS.c.number)
+                    .where(_of(_RECORDS, attempt))
+                    .order_by(_RECORDS.c.number.desc())
+                    .limit(1)
                 )
-                for kind in sorted(messages)
+            ).scalar_one_or_none()
+            if (count := 0 if last is None else last + 1) != number:
+                raise ConflictError(f"records must be {number} so far, got {count}")
+            rows = [
+                {
+                    "run_id": attempt.run_id,
+                    "round": attempt.round,
+                    "attempt": attempt.attempt,
+                    "number": number + index,
+                    "body": record,
+                }
+                for index, record in enumerate(records)
             ]
-            if SecureOutcome.CONFLICT in await _keep(connection, requests):
-                raise ConflictError(
-                    f"coordinator must say one thing in round {attempt.round} of run "
-                    f"{attempt.run_id}, got another after the first was kept"
-                )
+            await connection.execute(insert(_RECORDS), rows)
 
     async def end(
         self,
@@ -224,7 +152,7 @@ class SecureRoundRepository:
         state: Literal["done", "aborted"],
         reason: str | None = None,
     ) -> None:
-        """End an attempt; ending it again so changes nothing.
+        """End an attempt, and forget its records; ending it again so changes nothing.
 
         Raises:
             FencedError: another leads.
@@ -239,92 +167,22 @@ class SecureRoundRepository:
                 raise ConflictError(_ended(standing))
             await connection.execute(
                 update(_ROUNDS)
-                .where(
-                    _ROUNDS.c.run_id == attempt.run_id,
-                    _ROUNDS.c.round == attempt.round,
-                    _ROUNDS.c.attempt == attempt.attempt,
-                )
+                .where(_of(_ROUNDS, attempt))
                 .values(
                     state=state,
                     reason=None if reason is None else clean(reason),
                     ended_at=clock_sql(),
                 )
             )
+            await connection.execute(delete(_RECORDS).where(_of(_RECORDS, attempt)))
 
 
-async def accept_messages(
-    connection: AsyncConnection, requests: Sequence[SecureRequest]
-) -> list[SecureOutcome]:
-    """Keep the clients' messages that may be kept; return what became of each.
-
-    Args:
-        connection: in a read-write transaction; nothing is kept before its commit.
-        requests: each of a client that the transport has authenticated, its size limited there.
-    """
-    outcomes = [SecureOutcome.NOT_OPEN] * len(requests)
-
-    def attempt_of(index: int) -> tuple[str, int, int]:
-        return requests[index].run_id, requests[index].round, requests[index].attempt
-
-    in_order = sorted(range(len(requests)), key=attempt_of)
-    for (run_id, number, attempt), group in itertools.groupby(in_order, key=attempt_of):
-        indices = list(group)
-        # Shared: the end of an attempt and its messages follow one another.
-        state = (
-            await connection.execute(
-                select(_ROUNDS.c.state)
-                .where(
-                    _ROUNDS.c.run_id == run_id,
-                    _ROUNDS.c.round == number,
-                    _ROUNDS.c.attempt == attempt,
-                )
-                .with_for_update(read=True)
-            )
-        ).scalar_one_or_none()
-        members = await _members(connection, run_id, number) if state == "open" else frozenset()
-        taken = [index for index in indices if requests[index].client_id in members]
-        kept = await _keep(connection, [requests[index] for index in taken])
-        for index, outcome in zip(taken, kept, strict=True):
-            outcomes[index] = outcome
-    return outcomes
-
-
-async def _members(connection: AsyncConnection, run_id: str, number: int) -> frozenset[str]:
-    statement = select(_ASSIGNMENTS.c.client_id).where(
-        _ASSIGNMENTS.c.run_id == run_id,
-        _ASSIGNMENTS.c.round == number,
-        _ASSIGNMENTS.c.kind == "train",
+def _of(table: Any, attempt: SecureRoundRecord) -> Any:
+    return (
+        (table.c.run_id == attempt.run_id)
+        & (table.c.round == attempt.round)
+        & (table.c.attempt == attempt.attempt)
     )
-    return frozenset((await connection.execute(statement)).scalars())
-
-
-async def _keep(
-    connection: AsyncConnection, requests: Sequence[SecureRequest]
-) -> list[SecureOutcome]:
-    outcomes = []
-    for request in requests:
-        values: dict[str, Any] = {
-            "run_id": request.run_id,
-            "round": request.round,
-            "attempt": request.attempt,
-            "sender": request.client_id,
-            "kind": request.kind,
-        }
-        statement = upsert(connection, _MESSAGES).values(
-            **values, body=request.body, taken_at=clock_sql()
-        )
-        inserted = await connection.execute(
-            statement.on_conflict_do_nothing().returning(_MESSAGES.c.seq)
-        )
-        if inserted.one_or_none() is not None:
-            outcomes.append(SecureOutcome.KEPT)
-            continue
-        standing = (
-            await connection.execute(select(_MESSAGES.c.body).filter_by(**values))
-        ).scalar_one()
-        same = standing == request.body
-        outcomes.append(SecureOutcome.DUPLICATE if same else SecureOutcome.CONFLICT)
-    return outcomes
 
 
 async def _locked(

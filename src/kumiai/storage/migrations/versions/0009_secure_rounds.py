@@ -1,4 +1,4 @@
-"""Secure aggregation: the attempts of a round and their messages."""
+"""Secure aggregation: the attempts of a round and the coordinator's steps in each."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -18,6 +18,7 @@ def upgrade() -> None:
         sa.Column("attempt", sa.Integer(), nullable=False),
         sa.Column("state", sa.Text(), nullable=False),
         sa.Column("reason", sa.Text(), nullable=True),
+        sa.Column("opening", sa.LargeBinary(), nullable=False),
         sa.Column("opened_at", sa.Double(), nullable=False),
         sa.Column("ended_at", sa.Double(), nullable=True),
         sa.ForeignKeyConstraint(
@@ -26,37 +27,20 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("run_id", "round", "attempt", name="pk_secure_rounds"),
     )
     op.create_table(
-        "secure_messages",
-        sa.Column(
-            "seq",
-            sa.BigInteger().with_variant(sa.Integer(), "sqlite"),
-            autoincrement=True,
-            nullable=False,
-        ),
+        "secure_records",
         sa.Column("run_id", sa.Text(), nullable=False),
         sa.Column("round", sa.Integer(), nullable=False),
         sa.Column("attempt", sa.Integer(), nullable=False),
-        sa.Column("sender", sa.Text(), nullable=False),
-        sa.Column("kind", sa.Text(), nullable=False),
+        sa.Column("number", sa.Integer(), nullable=False),
         sa.Column("body", sa.LargeBinary(), nullable=False),
-        sa.Column("taken_at", sa.Double(), nullable=False),
         sa.ForeignKeyConstraint(
-            ["run_id"], ["runs.run_id"], name="fk_secure_messages_run_id_runs", ondelete="CASCADE"
+            ["run_id"], ["runs.run_id"], name="fk_secure_records_run_id_runs", ondelete="CASCADE"
         ),
-        sa.PrimaryKeyConstraint("seq", name="pk_secure_messages"),
-        sa.UniqueConstraint(
-            "run_id",
-            "round",
-            "attempt",
-            "sender",
-            "kind",
-            name="uq_secure_messages_run_id_round_attempt_sender_kind",
-        ),
-        sqlite_autoincrement=True,
+        sa.PrimaryKeyConstraint("run_id", "round", "attempt", "number", name="pk_secure_records"),
     )
 
 
 def downgrade() -> None:
     """Drop the tables; rounds under way begin anew."""
-    op.drop_table("secure_messages")
+    op.drop_table("secure_records")
     op.drop_table("secure_rounds")
