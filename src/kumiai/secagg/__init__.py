@@ -5,4 +5,58 @@ Everything here is pure and synchronous: messages in, actions out; whoever calls
 durable, sends messages and keeps the time.
 """
 
-__all__: list[str] = []
+from kumiai.secagg.actions import (
+    Action,
+    Advance,
+    AskUpdate,
+    Exclude,
+    KeepReceipt,
+    Outcome,
+    Persist,
+    Publish,
+    Send,
+    Stop,
+)
+from kumiai.secagg.client import ClientRound
+from kumiai.secagg.client_records import ClientPhase
+from kumiai.secagg.descriptor import Member, Proofs, RoundDescriptor
+from kumiai.secagg.messages import Signer, Verifier
+from kumiai.secagg.parameters import Adversary, GraphParameters, smallest_graph
+from kumiai.secagg.proofs import CommittedUpdate, UpdateProofs
+from kumiai.secagg.protocol import LocalResult, SecureAggregationProtocol
+from kumiai.secagg.receipts import ReceiptFacts, verify_receipt
+from kumiai.secagg.server import ServerRound
+from kumiai.secagg.server_records import ServerPhase
+from kumiai.secagg.vectors import Blocks
+
+__all__ = [
+    "Action",
+    "Advance",
+    "Adversary",
+    "AskUpdate",
+    "Blocks",
+    "ClientPhase",
+    "ClientRound",
+    "CommittedUpdate",
+    "Exclude",
+    "GraphParameters",
+    "KeepReceipt",
+    "LocalResult",
+    "Member",
+    "Outcome",
+    "Persist",
+    "Proofs",
+    "Publish",
+    "ReceiptFacts",
+    "RoundDescriptor",
+    "SecureAggregationProtocol",
+    "Send",
+    "ServerPhase",
+    "ServerRound",
+    "Signer",
+    "Stop",
+    "UpdateProofs",
+    "Verifier",
+    "smallest_graph",
+    "verify_receipt",
+]

@@ -1,0 +1,330 @@
+"""What a round of secure aggregation is: everything on which both sides must agree, in one value.
+
+Its digest, the ``context``, goes into every signature, derived key and sealed share of the round:
+whoever has another idea of the round cannot take part in it. A descriptor that could not keep
+what it promises cannot be made.
+"""
+
+import hashlib
+import math
+from dataclasses import dataclass
+from enum import Enum
+from typing import Final
+
+from kumiai.core.errors import SecureAggregationError
+from kumiai.secagg.parameters import PRIVACY_LOG2, Adversary, privacy_failure_log2
+from kumiai.secagg.wire import (
+    Codec,
+    blob,
+    choice,
+    fixed,
+    increasing,
+    number,
+    real,
+    record,
+    text,
+)
+
+__all__ = [
+    "CLIENT_COUNT_MAX",
+    "COMPLETE_COUNT_MAX",
+    "DIMENSION_MAX",
+    "PROTOCOL_VERSION",
+    "SURVIVORS_LEAST",
+    "Member",
+    "Proofs",
+    "RoundDescriptor",
+]
+
+PROTOCOL_VERSION: Final = 1
+CLIENT_COUNT_MAX: Final = 4096
+COMPLETE_COUNT_MAX: Final = 200
+DIMENSION_MAX: Final = 1 << 32
+SURVIVORS_LEAST: Final = 3
+"""With two, each learns the other's update from the sum."""
+_COORDINATORS_MAX: Final = 16
+_NAME_SIZE_MAX: Final = 128
+_KEY_SIZE_MAX: Final = 512
+_SCALE_MAX: Final = 1 << 16
+_CONTEXT_DOMAIN: Final = b"kumiai/secagg/round/v1/"
+
+
+class Proofs(Enum):
+    """What is proven about the hidden updates."""
+
+    OFF = "off"
+    """Nothing: the sum is what the coordinator says."""
+    SUM = "sum"
+    """That the published sum is the one of the updates committed to."""
+    NORM = "norm"
+    """That, and that each update's norm keeps the bound."""
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """Who takes part.
+
+    Attributes:
+        name: unique in its list.
+        verification_key: what checks its signatures, in the form that the verifier reads.
+        scale: by how much its weight is multiplied, public; 1 in synchronous rounds.
+    """
+
+    name: str
+    verification_key: bytes
+    scale: int = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoundDescriptor:
+    """One round.
+
+    Attributes:
+        run_id: the run it belongs to.
+        round_number: which of the run's rounds.
+        round_id: 16 random bytes, never used before; a round begun again has a new one.
+        coordinators: who may speak for the coordinator (its replicas), by name.
+        roster: the clients, by name.
+        threshold: how many shares rebuild a secret, and how many clients must agree.
+        minimum_survivors: with fewer updates there is no sum.
+        adversary: what the coordinator may do.
+        colluders: how many clients may work for it.
+        degree: neighbours of each client; 0: all.
+        dimension: how many numbers an update has.
+        ring_bits: 32 or 64; sums are modulo 2 to this power.
+        clip: the largest magnitude of a number, > 0.
+        value_bits: how many bits a quantised number has, its sign among them.
+        weight_bound: the largest weight that a client may give its update.
+        norm_bound: the largest L2 norm of an update.
+        proofs: what is proven.
+
+    Raises:
+        SecureAggregationError: a field is out of its range, or the fields together cannot give
+            an exact sum or keep a secret; names field, value and mend.
+    """
+
+    run_id: str
+    round_number: int
+    round_id: bytes
+    coordinators: tuple[Member, ...]
+    roster: tuple[Member, ...]
+    threshold: int
+    minimum_survivors: int
+    adversary: Adversary
+    colluders: int
+    degree: int
+    dimension: int
+    ring_bits: int
+    clip: float
+    value_bits: int
+    weight_bound: int
+    norm_bound: float
+    proofs: Proofs
+
+    def __post_init__(self) -> None:
+        """Check every field, then what they mean together."""
+        try:
+            self.encode()
+        except ValueError as error:
+            raise SecureAggregationError(str(error)) from error
+        self._verify_counts()
+        self._verify_exact()
+        if self.degree:
+            self._verify_sparse()
+        else:
+            self._verify_complete()
+
+    @property
+    def client_count(self) -> int:
+        """How many clients are invited."""
+        return len(self.roster)
+
+    @property
+    def quorum(self) -> int:
+        """How many clients must confirm a sum, so that no two sums can be confirmed."""
+        if not self.degree:
+            return self.threshold
+        return min(self.minimum_survivors, (self.client_count + self.colluders) // 2 + 1)
+
+    @property
+    def levels(self) -> int:
+        """The largest quantised number; `clip` is quantised to it."""
+        return (1 << (self.value_bits - 1)) - 1
+
+    @property
+    def bound_squared(self) -> int:
+        """What the squared norm of a quantised update may reach.
+
+        Rounding moves a number by half a step on average, so that an honest client's quantised
+        update lies within; one that does not is rounded towards zero instead.
+        """
+        steps = self.norm_bound * self.levels / self.clip
+        return int((steps + math.sqrt(self.dimension) / 2) ** 2)
+
+    @property
+    def upload_words(self) -> int:
+        """How many ring words an upload has: the numbers and the weight."""
+        return self.dimension + 1
+
+    def index_of(self, name: str) -> int:
+        """Return a client's place in the roster.
+
+        Raises:
+            SecureAggregationError: it is not in the roster.
+        """
+        for index, member in enumerate(self.roster):
+            if member.name == name:
+                return index
+        raise SecureAggregationError(f"client must be in the round's roster, got {name!r}")
+
+    def encode(self) -> bytes:
+        """Return the one form of this round as bytes."""
+        return _DESCRIPTOR.write(self)
+
+    @classmethod
+    def decode(cls, data: bytes) -> "RoundDescriptor":
+        """Return the round that the bytes stand for.
+
+        Raises:
+            SecureAggregationError: they stand for none, or for one that must not be.
+        """
+        return _DESCRIPTOR.decode(data)
+
+    def context(self) -> bytes:
+        """Return 32 bytes that stand for this round and no other."""
+        return hashlib.sha256(_CONTEXT_DOMAIN + self.encode()).digest()
+
+    def _verify_counts(self) -> None:
+        keys = [member.verification_key for member in (*self.roster, *self.coordinators)]
+        _verify(
+            len(set(keys)) == len(keys),
+            "roster must have a verification key of its own for each member, got one twice; "
+            "let each member make its own key",
+        )
+        _verify(
+            bool(self.coordinators), "coordinators must hold at least one, got none; name yours"
+        )
+        _verify(
+            SURVIVORS_LEAST <= self.minimum_survivors <= self.client_count,
+            f"minimum_survivors must be {SURVIVORS_LEAST} to the {self.client_count} clients of "
+            f"the roster, got {self.minimum_survivors}; with fewer than {SURVIVORS_LEAST} updates "
+            "the sum tells a client the others'; invite more clients",
+        )
+        _verify(
+            self.colluders < self.threshold,
+            f"colluders must be fewer than the threshold {self.threshold}, got {self.colluders}; "
+            "together they could rebuild every secret: raise threshold",
+        )
+        _verify(
+            self.minimum_survivors >= self.colluders + 2,
+            f"minimum_survivors must be at least {self.colluders + 2}, two more than colluders, "
+            f"got {self.minimum_survivors}; else the sum tells colluders the only other update: "
+            "raise minimum_survivors",
+        )
+
+    def _verify_exact(self) -> None:
+        weight = self.weight_bound * sum(member.scale for member in self.roster)
+        needed = self.value_bits + (weight - 1).bit_length()
+        _verify(
+            self.ring_bits in {32, 64}, f"ring_bits must be 32 or 64, got {self.ring_bits}; use 32"
+        )
+        _verify(
+            self.ring_bits >= needed,
+            f"ring_bits must be at least {needed}, got {self.ring_bits}: {self.value_bits} bits of "
+            f"value_bits and {needed - self.value_bits} for weights of up to {weight} in all; "
+            "lower value_bits or weight_bound, or use 64",
+        )
+
+    def _verify_complete(self) -> None:
+        _verify(
+            self.client_count <= COMPLETE_COUNT_MAX,
+            f"degree must be given for more than {COMPLETE_COUNT_MAX} clients, got 0 for "
+            f"{self.client_count}; take it from smallest_graph",
+        )
+        _verify(
+            self.threshold <= self.minimum_survivors,
+            f"threshold must be at most minimum_survivors {self.minimum_survivors}, got "
+            f"{self.threshold}; with fewer left no secret could be rebuilt: raise that",
+        )
+        needed = (self.client_count + self.colluders) // 2 + 1
+        _verify(
+            self.adversary is Adversary.SEMI_HONEST or self.threshold >= needed,
+            f"threshold must be at least {needed} against a malicious coordinator with "
+            f"{self.colluders} of {self.client_count} clients, got {self.threshold}; it could let "
+            "two parts of the clients rebuild both secrets of one: raise threshold",
+        )
+
+    def _verify_sparse(self) -> None:
+        _verify(
+            self.degree % 2 == 0 and self.degree < self.client_count,
+            f"degree must be even and below the {self.client_count} clients, got {self.degree}; "
+            "take it from smallest_graph, or 0 for all",
+        )
+        _verify(
+            self.threshold <= self.degree,
+            f"threshold must be at most degree {self.degree}, got {self.threshold}; take both "
+            "from smallest_graph",
+        )
+        dropouts = self.client_count - self.minimum_survivors
+        failure = privacy_failure_log2(
+            self.client_count,
+            colluders=self.colluders,
+            dropouts=dropouts,
+            degree=self.degree,
+            threshold=self.threshold,
+            adversary=self.adversary,
+        )
+        _verify(
+            failure <= PRIVACY_LOG2,
+            f"degree {self.degree} and threshold {self.threshold} must keep the chance of seeing "
+            f"more than the sum below 2^{PRIVACY_LOG2:.0f}, got 2^{failure:.1f}; take both from "
+            "smallest_graph, or raise minimum_survivors",
+        )
+        # A malicious coordinator does not drop clients at random: whoever it drops around a stretch
+        # of the ring cuts the stretch off, which takes the honest neighbours on both its sides.
+        cut = self.degree * (self.client_count - self.colluders) // self.client_count
+        _verify(
+            self.adversary is Adversary.SEMI_HONEST or dropouts < cut,
+            f"minimum_survivors must be more than {self.client_count - cut} against a malicious "
+            f"coordinator, got {self.minimum_survivors}; it could cut the graph in two: raise "
+            "minimum_survivors or degree",
+        )
+
+
+def _verify(is_right: bool, problem: str) -> None:  # noqa: FBT001 - reads as an assertion
+    if not is_right:
+        raise SecureAggregationError(problem)
+
+
+_MEMBER: Final[Codec[Member]] = record(
+    Member,
+    name=text(_NAME_SIZE_MAX, "name"),
+    verification_key=blob(_KEY_SIZE_MAX, "verification_key"),
+    scale=number(4, "scale", least=1, most=_SCALE_MAX),
+)
+
+
+def _by_name(member: Member) -> bytes:
+    return member.name.encode()
+
+
+_DESCRIPTOR: Final[Codec[RoundDescriptor]] = record(
+    RoundDescriptor,
+    run_id=text(_NAME_SIZE_MAX, "run_id"),
+    round_number=number(8, "round_number"),
+    round_id=fixed(16, "round_id"),
+    coordinators=increasing(_MEMBER, _COORDINATORS_MAX, "coordinators", key=_by_name),
+    roster=increasing(_MEMBER, CLIENT_COUNT_MAX, "roster", key=_by_name),
+    threshold=number(2, "threshold", least=2, most=CLIENT_COUNT_MAX),
+    minimum_survivors=number(2, "minimum_survivors", most=CLIENT_COUNT_MAX),
+    adversary=choice(tuple(Adversary), "adversary"),
+    colluders=number(2, "colluders", most=CLIENT_COUNT_MAX),
+    degree=number(2, "degree", most=CLIENT_COUNT_MAX),
+    dimension=number(8, "dimension", least=1, most=DIMENSION_MAX),
+    ring_bits=number(1, "ring_bits"),
+    clip=real("clip"),
+    value_bits=number(1, "value_bits", least=2, most=24),
+    weight_bound=number(4, "weight_bound", least=1),
+    norm_bound=real("norm_bound"),
+    proofs=choice(tuple(Proofs), "proofs"),
+)

@@ -1,0 +1,571 @@
+"""The messages of a round: what each holds, and its one form in bytes.
+
+Clients answer the coordinator, and the coordinator tells all of them what the others said:
+
+    client                                    coordinator
+    Advertisement         keys for masks and shares      -> Advertisements
+    NonceReveal           sparse graphs only             -> NonceReveals
+    KeyShares             sealed shares, one per holder  -> Deliveries
+    MaskedInput           names the masked vector        -> Survivors
+    Agreement             signs who is in the sum        -> Agreements
+    Unmasking             one share of each neighbour    -> Result
+    Confirmation          signs the checked sum          -> ReceiptIssue
+
+Every body travels in an `Envelope`, whose signature covers protocol version, round, sender and
+kind besides. What is too long for a body is attached, and named in the body by its digest.
+"""
+
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Any, Final, Protocol, TypeVar
+
+from kumiai.core.errors import SecureAggregationError
+from kumiai.secagg.descriptor import CLIENT_COUNT_MAX, PROTOCOL_VERSION, RoundDescriptor
+from kumiai.secagg.wire import Codec, blob, choice, fixed, increasing, many, number, record, text
+
+__all__ = [
+    "ATTACHMENT_SIZE_MAX",
+    "CODECS",
+    "SHARE_ENTRIES",
+    "SHARE_ENTRY",
+    "SURVIVOR",
+    "Abandonment",
+    "Advertisement",
+    "Advertisements",
+    "Agreement",
+    "Agreements",
+    "Body",
+    "Confirmation",
+    "Deliveries",
+    "Delivery",
+    "Envelope",
+    "KeyShares",
+    "Kind",
+    "MaskedInput",
+    "NonceReveal",
+    "NonceReveals",
+    "ReceiptIssue",
+    "Result",
+    "RevealedShare",
+    "SecretKind",
+    "ShareEntry",
+    "Signer",
+    "Survivor",
+    "Survivors",
+    "Unmasking",
+    "Verifier",
+    "decode_body",
+    "encode_body",
+    "open_envelope",
+    "read_envelope",
+    "seal_envelope",
+]
+
+T = TypeVar("T")
+ATTACHMENT_SIZE_MAX: Final = 1 << 27
+_BODY_SIZE_MAX: Final = 1 << 28
+_SIGNATURE_SIZE_MAX: Final = 256
+_SIGNATURE_LABEL: Final = "kumiai/secagg/message/v1"
+_NAME_SIZE_MAX: Final = 128
+
+
+class Signer(Protocol):
+    """Who signs: a member's certified key."""
+
+    def sign(self, label: str, message: bytes) -> bytes:
+        """Return a signature of a message, good under this label alone."""
+        ...
+
+
+class Verifier(Protocol):
+    """Who checks signatures."""
+
+    def verify(self, key: bytes, label: str, message: bytes, signature: bytes) -> None:
+        """Check a signature; a `KumiaiError` if it is not one of this key, label and message."""
+        ...
+
+
+class Kind(IntEnum):
+    """Which message a body is."""
+
+    ADVERTISEMENT = 1
+    ADVERTISEMENTS = 2
+    NONCE_REVEAL = 3
+    NONCE_REVEALS = 4
+    KEY_SHARES = 5
+    DELIVERIES = 6
+    MASKED_INPUT = 7
+    SURVIVORS = 8
+    AGREEMENT = 9
+    AGREEMENTS = 10
+    UNMASKING = 11
+    RESULT = 12
+    CONFIRMATION = 13
+    RECEIPT_ISSUE = 14
+    ABANDONMENT = 15
+
+
+class SecretKind(IntEnum):
+    """Which of a client's two secrets a share is of."""
+
+    MASK_KEY = 1
+    """The key of its pairwise masks: rebuilt if it dropped out."""
+    SELF_MASK = 2
+    """Its own mask: rebuilt if it is in the sum."""
+
+
+@dataclass(frozen=True, slots=True)
+class Advertisement:
+    """A client's public keys for this round.
+
+    Attributes:
+        mask_key: X25519, for the pairwise masks.
+        channel_key: X25519, for sealing shares.
+        nonce_digest: what it will add to the seed of a sparse graph, hidden; else empty.
+    """
+
+    mask_key: bytes
+    channel_key: bytes
+    nonce_digest: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Advertisements:
+    """All advertisements, as their clients signed them, by the clients' names."""
+
+    envelopes: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class NonceReveal:
+    """What a client adds to the seed of the graph, and the advertisements that it saw before."""
+
+    nonce: bytes
+    seen: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class NonceReveals:
+    """All nonces, as their clients signed them."""
+
+    envelopes: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ShareEntry:
+    """What one holder gets of an author: a leaf of the author's tree.
+
+    Attributes:
+        holder: its index.
+        mask_key_digest: commitment to its share of the mask key.
+        self_mask_digest: commitment to its share of the self mask.
+        sealed: both shares with their salts, sealed; empty for the author itself.
+    """
+
+    holder: int
+    mask_key_digest: bytes
+    self_mask_digest: bytes
+    sealed: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class KeyShares:
+    """A client's shares; the entries are attached.
+
+    Attributes:
+        root: of the tree over its entries.
+        self_mask_digest: of the key that its self mask comes from.
+        seen: digest of all that was said before.
+    """
+
+    root: bytes
+    self_mask_digest: bytes
+    seen: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """One author's entry for the receiver, and why it is what the author signed.
+
+    Attributes:
+        envelope: the author's `KeyShares`.
+        entry: for the receiver.
+        position: of the entry in the author's tree.
+        path: from the entry up to the root.
+    """
+
+    envelope: bytes
+    entry: ShareEntry
+    position: int
+    path: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Deliveries:
+    """Who has shared its secrets, and what the receiver holds of its neighbours.
+
+    Attributes:
+        sharers: indices of all who have.
+        deliveries: of the receiver's neighbours among them, by index.
+    """
+
+    sharers: tuple[int, ...]
+    deliveries: tuple[Delivery, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class MaskedInput:
+    """A client's masked vector by its digest; the proof of its norm is attached.
+
+    Attributes:
+        vector_digest: BLAKE3 of the masked vector.
+        vector_size_bytes: its length.
+        weight: what the client gave its update, public.
+        commitments: to its rows; empty without proofs.
+        proof_digest: SHA-256 of the proof; empty without.
+        complaints: authors whose delivery could not be opened or did not fit.
+    """
+
+    vector_digest: bytes
+    vector_size_bytes: int
+    weight: int
+    commitments: bytes
+    proof_digest: bytes
+    complaints: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Survivor:
+    """Who is in the sum, and with which `MaskedInput` (by the digest of its body)."""
+
+    index: int
+    input_digest: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Survivors:
+    """All who are in the sum."""
+
+    entries: tuple[Survivor, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """A client's word that this, and nothing else, is what it saw of the round so far."""
+
+    digest: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Agreements:
+    """The clients' agreements, as they signed them."""
+
+    envelopes: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RevealedShare:
+    """A share that its holder gives away: one secret of an author, never both.
+
+    Attributes:
+        author: whose secret, by index.
+        secret: which.
+        share: `Share.encode`.
+        salt: of the author's commitment to it.
+    """
+
+    author: int
+    secret: SecretKind
+    share: bytes
+    salt: bytes
+
+    def __repr__(self) -> str:
+        """Leave the share out."""
+        return f"RevealedShare(author={self.author}, secret={self.secret.name})"
+
+
+@dataclass(frozen=True, slots=True)
+class Unmasking:
+    """What a client reveals: of survivors the self mask, of those lost the mask key."""
+
+    shares: tuple[RevealedShare, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """The sum, attached, and what proves it.
+
+    Attributes:
+        inputs: the survivors' `MaskedInput`, as they signed them.
+        sum_digest: BLAKE3 of the sum and the summed blindings.
+    """
+
+    inputs: tuple[bytes, ...]
+    sum_digest: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Confirmation:
+    """A client's word on the result.
+
+    Attributes:
+        digest: of the round, the survivors and the sum.
+        is_right: whether the sum is that of the commitments.
+    """
+
+    digest: bytes
+    is_right: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ReceiptIssue:
+    """A client's receipt."""
+
+    receipt: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Abandonment:
+    """The round ends without a result; begin another."""
+
+    reason: str
+
+
+Body = (
+    Advertisement
+    | Advertisements
+    | NonceReveal
+    | NonceReveals
+    | KeyShares
+    | Deliveries
+    | MaskedInput
+    | Survivors
+    | Agreement
+    | Agreements
+    | Unmasking
+    | Result
+    | Confirmation
+    | ReceiptIssue
+    | Abandonment
+)
+
+_index = number(2, "index", most=CLIENT_COUNT_MAX - 1)
+_digest = fixed(32, "digest")
+_envelopes = many(blob(_BODY_SIZE_MAX, "envelope"), CLIENT_COUNT_MAX, "envelopes")
+SHARE_ENTRY: Final[Codec[ShareEntry]] = record(
+    ShareEntry,
+    holder=_index,
+    mask_key_digest=_digest,
+    self_mask_digest=_digest,
+    sealed=blob(512, "sealed shares"),
+)
+SHARE_ENTRIES: Final[Codec[tuple[ShareEntry, ...]]] = increasing(
+    SHARE_ENTRY, CLIENT_COUNT_MAX, "entries", key=lambda entry: entry.holder
+)
+_DELIVERY: Final[Codec[Delivery]] = record(
+    Delivery,
+    envelope=blob(1024, "envelope"),
+    entry=SHARE_ENTRY,
+    position=_index,
+    path=many(_digest, 16, "path"),
+)
+SURVIVOR: Final[Codec[Survivor]] = record(Survivor, index=_index, input_digest=_digest)
+_REVEALED: Final[Codec[RevealedShare]] = record(
+    RevealedShare,
+    author=_index,
+    secret=choice(tuple(SecretKind), "secret"),
+    share=fixed(34, "share"),
+    salt=fixed(32, "salt"),
+)
+
+CODECS: Final[dict[Kind, tuple[type[Any], Codec[Any]]]] = {
+    Kind.ADVERTISEMENT: (
+        Advertisement,
+        record(
+            Advertisement,
+            mask_key=fixed(32, "mask_key"),
+            channel_key=fixed(32, "channel_key"),
+            nonce_digest=blob(32, "nonce_digest"),
+        ),
+    ),
+    Kind.ADVERTISEMENTS: (Advertisements, record(Advertisements, envelopes=_envelopes)),
+    Kind.NONCE_REVEAL: (
+        NonceReveal,
+        record(NonceReveal, nonce=fixed(32, "nonce"), seen=_digest),
+    ),
+    Kind.NONCE_REVEALS: (NonceReveals, record(NonceReveals, envelopes=_envelopes)),
+    Kind.KEY_SHARES: (
+        KeyShares,
+        record(KeyShares, root=_digest, self_mask_digest=_digest, seen=_digest),
+    ),
+    Kind.DELIVERIES: (
+        Deliveries,
+        record(
+            Deliveries,
+            sharers=increasing(_index, CLIENT_COUNT_MAX, "sharers"),
+            deliveries=many(_DELIVERY, CLIENT_COUNT_MAX, "deliveries"),
+        ),
+    ),
+    Kind.MASKED_INPUT: (
+        MaskedInput,
+        record(
+            MaskedInput,
+            vector_digest=_digest,
+            vector_size_bytes=number(8, "vector_size_bytes"),
+            weight=number(4, "weight", least=1),
+            commitments=blob(_BODY_SIZE_MAX, "commitments"),
+            proof_digest=blob(32, "proof_digest"),
+            complaints=increasing(_index, CLIENT_COUNT_MAX, "complaints"),
+        ),
+    ),
+    Kind.SURVIVORS: (
+        Survivors,
+        record(
+            Survivors,
+            entries=increasing(
+                SURVIVOR, CLIENT_COUNT_MAX, "survivors", key=lambda entry: entry.index
+            ),
+        ),
+    ),
+    Kind.AGREEMENT: (Agreement, record(Agreement, digest=_digest)),
+    Kind.AGREEMENTS: (Agreements, record(Agreements, envelopes=_envelopes)),
+    Kind.UNMASKING: (
+        Unmasking,
+        record(
+            Unmasking,
+            shares=increasing(
+                _REVEALED, CLIENT_COUNT_MAX, "shares", key=lambda share: share.author
+            ),
+        ),
+    ),
+    Kind.RESULT: (Result, record(Result, inputs=_envelopes, sum_digest=_digest)),
+    Kind.CONFIRMATION: (
+        Confirmation,
+        record(Confirmation, digest=_digest, is_right=choice((True, False), "is_right")),
+    ),
+    Kind.RECEIPT_ISSUE: (ReceiptIssue, record(ReceiptIssue, receipt=blob(1 << 24, "receipt"))),
+    Kind.ABANDONMENT: (Abandonment, record(Abandonment, reason=text(1024, "reason"))),
+}
+_KINDS: Final = {kind_of_body: kind for kind, (kind_of_body, _) in CODECS.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class Envelope:
+    """A signed body.
+
+    Attributes:
+        version: of the protocol.
+        round_id: of the round it belongs to.
+        sender: the name of who signed.
+        kind: of the body.
+        body: its bytes.
+        signature: over all of it and the round's context.
+    """
+
+    version: int
+    round_id: bytes
+    sender: str
+    kind: Kind
+    body: bytes
+    signature: bytes
+
+    def encode(self) -> bytes:
+        """Return the envelope as bytes."""
+        return _ENVELOPE.write(self)
+
+
+_ENVELOPE: Final[Codec[Envelope]] = record(
+    Envelope,
+    version=number(2, "version", least=PROTOCOL_VERSION, most=PROTOCOL_VERSION),
+    round_id=fixed(16, "round_id"),
+    sender=text(_NAME_SIZE_MAX, "sender"),
+    kind=choice(tuple(Kind), "kind"),
+    body=blob(_BODY_SIZE_MAX, "body"),
+    signature=blob(_SIGNATURE_SIZE_MAX, "signature"),
+)
+_SIGNED: Final[tuple[Codec[Any], ...]] = (
+    number(2, "version"),
+    fixed(32, "context"),
+    text(_NAME_SIZE_MAX, "run_id"),
+    fixed(16, "round_id"),
+    text(_NAME_SIZE_MAX, "sender"),
+    choice(tuple(Kind), "kind"),
+    blob(_BODY_SIZE_MAX, "body"),
+)
+
+
+def encode_body(body: Body) -> bytes:
+    """Return a body's bytes."""
+    return CODECS[_KINDS[type(body)]][1].write(body)
+
+
+def decode_body(envelope: Envelope, expected: type[T]) -> T:
+    """Return an envelope's body, which must be of one kind.
+
+    Raises:
+        SecureAggregationError: it is of another, or malformed.
+    """
+    kind, codec = CODECS[envelope.kind]
+    if kind is not expected:
+        raise SecureAggregationError(
+            f"message must be {expected.__name__}, got {kind.__name__} of {envelope.sender!r}"
+        )
+    value: T = codec.decode(envelope.body)
+    return value
+
+
+def seal_envelope(
+    body: Body, *, sender: str, signer: Signer, descriptor: RoundDescriptor, context: bytes
+) -> bytes:
+    """Return a body in its envelope, signed."""
+    kind, encoded = _KINDS[type(body)], encode_body(body)
+    signature = signer.sign(
+        _SIGNATURE_LABEL, _signed_bytes(descriptor, context, sender, kind, encoded)
+    )
+    return Envelope(
+        PROTOCOL_VERSION, descriptor.round_id, sender, kind, encoded, signature
+    ).encode()
+
+
+def open_envelope(
+    data: bytes, *, key: bytes, verifier: Verifier, descriptor: RoundDescriptor, context: bytes
+) -> Envelope:
+    """Return an envelope whose signature is right.
+
+    Args:
+        data: from outside.
+        key: the verification key that its sender must have signed with.
+        verifier: checks signatures.
+        descriptor: of this round.
+        context: its digest.
+
+    Raises:
+        KumiaiError: it is malformed, of another round, or was signed by somebody else or over
+            something else.
+    """
+    envelope = read_envelope(data, descriptor)
+    message = _signed_bytes(descriptor, context, envelope.sender, envelope.kind, envelope.body)
+    verifier.verify(key, _SIGNATURE_LABEL, message, envelope.signature)
+    return envelope
+
+
+def read_envelope(data: bytes, descriptor: RoundDescriptor) -> Envelope:
+    """Return an envelope of this round whose signature nobody has checked yet.
+
+    Raises:
+        SecureAggregationError: it is malformed or of another round.
+    """
+    envelope = _ENVELOPE.decode(data)
+    if envelope.round_id != descriptor.round_id:
+        raise SecureAggregationError(
+            f"message must be of round {descriptor.round_id.hex()}, got one of "
+            f"{envelope.round_id.hex()}"
+        )
+    return envelope
+
+
+def _signed_bytes(
+    descriptor: RoundDescriptor, context: bytes, sender: str, kind: Kind, body: bytes
+) -> bytes:
+    parts = (PROTOCOL_VERSION, context, descriptor.run_id, descriptor.round_id, sender, kind, body)
+    return b"".join(codec.write(part) for codec, part in zip(_SIGNED, parts, strict=True))

@@ -1,0 +1,108 @@
+"""From an update's real numbers to whole ones that can be masked, and back.
+
+A number is clipped, scaled to ``levels`` steps, and rounded at random to one of the two next whole
+numbers, so that its expectation stays; the rounding's randomness is a stream of AES-256-CTR, the
+same whenever the same update is quantised with the same key. Weights multiply the whole numbers,
+and follow them as one more word.
+"""
+
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kumiai.core.errors import SecureAggregationError
+from kumiai.crypto.masks import Words, add_mask
+from kumiai.secagg.descriptor import RoundDescriptor
+
+__all__ = ["quantize", "signed", "words_dtype"]
+
+_BLOCK_COUNT: Final = 1 << 16
+"""Numbers at once: what belongs to them stays in the processor's cache."""
+_WORD: Final = 2.0**-32
+
+
+def words_dtype(ring_bits: int) -> np.dtype[np.uint32] | np.dtype[np.uint64]:
+    """Return the type of the ring's words, as they travel: the least significant byte first."""
+    return np.dtype("<u4") if ring_bits == 32 else np.dtype("<u8")
+
+
+def signed(words: Words) -> NDArray[np.int64]:
+    """Return words as the signed numbers that they stand for."""
+    return words.view(np.dtype(f"<i{words.itemsize}")).astype(np.int64)
+
+
+def quantize(
+    words: Words,
+    update: NDArray[np.float32],
+    weight: int,
+    *,
+    key: bytes,
+    descriptor: RoundDescriptor,
+) -> None:
+    """Write a weighted, quantised update and its weight, ready to be masked.
+
+    Args:
+        words: where to; shape (dimension + 1,), the ring's words.
+        update: shape (dimension,), finite; clipped to the round's norm bound, then to its clip.
+        weight: 1 to the round's weight bound; the client's public scale is already in it.
+        key: 32 bytes for the rounding.
+        descriptor: the round.
+
+    Raises:
+        SecureAggregationError: the update has another shape, or numbers that are not finite.
+    """
+    if update.shape != (descriptor.dimension,) or update.dtype != np.float32:
+        raise SecureAggregationError(
+            f"update must be float32 of shape ({descriptor.dimension},), got {update.dtype} of "
+            f"{update.shape}"
+        )
+    norm = _norm(update)
+    if not np.isfinite(norm):
+        raise SecureAggregationError("update must be finite, got NaN or infinity; train again")
+    factor = min(1.0, descriptor.norm_bound / norm) if norm else 1.0
+    squared = _fill(words, update, weight, factor=factor, key=key, descriptor=descriptor)
+    if squared > descriptor.bound_squared:
+        # Towards zero no number grows, so that the norm keeps the bound whatever the chance.
+        _fill(words, update, weight, factor=factor, key=None, descriptor=descriptor)
+    words[-1] = weight
+
+
+def _norm(update: NDArray[np.float32]) -> float:
+    squared = 0.0
+    for start in range(0, update.size, _BLOCK_COUNT):
+        block = update[start : start + _BLOCK_COUNT].astype(np.float64)
+        squared += float(block @ block)
+    return float(np.sqrt(squared))
+
+
+def _fill(
+    words: Words,
+    update: NDArray[np.float32],
+    weight: int,
+    *,
+    factor: float,
+    key: bytes | None,
+    descriptor: RoundDescriptor,
+) -> int:
+    """Quantise into the words; return the squared norm before the weight."""
+    clip, levels = descriptor.clip, descriptor.levels
+    squared = 0
+    for start in range(0, update.size, _BLOCK_COUNT):
+        block = update[start : start + _BLOCK_COUNT].astype(np.float64)
+        block *= factor
+        np.clip(block, -clip, clip, out=block)
+        block *= levels / clip
+        if key is None:
+            np.trunc(block, out=block)
+        else:
+            draws = np.zeros(block.size, np.uint32)
+            add_mask(draws, key, offset_bytes=4 * start)
+            block += draws * _WORD
+            np.floor(block, out=block)
+        np.clip(block, -levels, levels, out=block)
+        numbers = block.astype(np.int64)
+        squared += int(numbers @ numbers)
+        numbers *= weight
+        words[start : start + block.size] = numbers.astype(np.int64).view(np.uint64)
+    return squared

@@ -1,0 +1,33 @@
+"""Whole rounds, from the first key to the last receipt."""
+
+import numpy as np
+import pytest
+
+from kumiai.secagg.protocol import SecureAggregationProtocol
+from tests.secagg.rounds import VERIFIER, Network, describe, signers_of, updates_of
+
+
+@pytest.mark.parametrize("count", [3, 4, 7, 10])
+def test_the_sum_is_that_of_all_updates_bit_for_bit(count: int) -> None:
+    network = Network(count)
+
+    network.run()
+
+    assert network.outcome is not None
+    total, weight = network.plain_sum(tuple(network.names))
+    assert np.array_equal(network.outcome.total, total)
+    assert network.outcome.weight == weight
+    assert sorted(network.receipts) == network.names
+
+
+def test_a_round_in_one_process_gives_the_weighted_mean() -> None:
+    signers = signers_of(5)
+    descriptor = describe(signers)
+    updates = updates_of(descriptor)
+
+    result = SecureAggregationProtocol(VERIFIER).run(descriptor, signers, updates)
+
+    weights = np.array([weight for _, weight in updates.values()], np.float64)
+    wanted = weights @ np.stack([update for update, _ in updates.values()]) / weights.sum()
+    assert np.allclose(result.outcome.mean(), wanted, atol=2 / 2**15)
+    assert sorted(result.receipts) == sorted(updates)
