@@ -147,27 +147,66 @@ async def test_a_session_begins_with_the_welcome_whatever_is_sent_to_everybody_m
     assert [message.WhichOneof("body") for message in messages] == ["welcome", "cancel"]
 
 
-async def test_a_suspended_site_is_sent_away_within_seconds_and_comes_back_when_resumed(
+async def test_a_suspended_site_is_sent_away_within_seconds_waits_and_comes_back_when_resumed(
     federation: Federation,
 ) -> None:
     certificate = await joined(federation, "cleveland")
-    running = federation.start_client("cleveland", certificate=certificate)
-    await federation.agents["cleveland"].attached.wait()
+    running = federation.start_client("cleveland", certificate=certificate, data={"number": 1})
+    agent = federation.agents["cleveland"]
+    agent._times = replace(agent._times, first_suspended_seconds=0.1, longest_suspended_seconds=0.2)
+    await agent.attached.wait()
 
+    with capture_logs() as logged:
+        async with federation.http() as http:
+            await http.post("/api/v1/sites/cleveland/suspend", json={"reason": "an audit"})
+            async with asyncio.timeout(5):
+                while agent.attached.is_set():
+                    await asyncio.sleep(0.01)
+            await eventually(lambda: sum(each["event"] == "caller refused" for each in logged))
+            # It asks, is refused, and says so once.
+            await refusals_of(federation, 3)
+            assert not running.done()
+            await http.post("/api/v1/sites/cleveland/resume")
+        async with asyncio.timeout(10):
+            await agent.attached.wait()
+
+    told = [each for each in logged if each["event"].startswith("suspended")]
+    assert len(told) == 1
+    assert "that is suspended; ask the" in told[0]["reason"]
+    run_id = await federation.submit(job(cohort={"size": 1, "min_reports": 1}), study.app)
+    await federation.wait_for(run_id)
+
+
+async def refusals_of(federation: Federation, count: int) -> None:
+    """Return once the audit log tells of so many calls of suspended sites."""
+
+    async def told() -> int:
+        async with federation.http() as http:
+            query = {"outcome": "refused", "limit": 50}
+            entries = (await http.get("/api/v1/audit", params=query)).json()["entries"]
+        return sum(each["detail"].get("refusal") == "suspended" for each in entries)
+
+    await eventually(told, lambda found: found >= count)
+
+
+async def test_a_site_that_is_suspended_when_it_starts_waits_and_one_that_is_removed_ends(
+    federation: Federation,
+) -> None:
+    certificate = await joined(federation, "cleveland")
     async with federation.http() as http:
         await http.post("/api/v1/sites/cleveland/suspend", json={"reason": "an audit"})
-        async with asyncio.timeout(5):
-            await asyncio.wait({running})
-        with pytest.raises(CertificateError, match="that is suspended; ask the"):
-            await running
-        refused = federation.start_client("cleveland", certificate=certificate)
-        with pytest.raises(CertificateError, match="that is suspended; ask the"):
-            await refused
-        await http.post("/api/v1/sites/cleveland/resume")
+        running = federation.start_client("cleveland", certificate=certificate)
+        agent = federation.agents["cleveland"]
+        agent._times = replace(
+            agent._times, first_suspended_seconds=0.1, longest_suspended_seconds=0.2
+        )
+        await refusals_of(federation, 2)
+        assert not running.done()
 
-    federation.start_client("cleveland", certificate=certificate)
-    async with asyncio.timeout(10):
-        await federation.agents["cleveland"].attached.wait()
+        await http.post("/api/v1/sites/cleveland/remove", json={"reason": "left"})
+        with pytest.raises(CertificateError, match="must"):
+            async with asyncio.timeout(20):
+                await running
 
 
 async def test_a_removed_site_comes_back_by_a_new_invitation_alone(

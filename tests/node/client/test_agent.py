@@ -31,11 +31,15 @@ class EndedCall:
         *said_before: pb.ServerMessage,
         code: grpc.StatusCode = grpc.StatusCode.UNAVAILABLE,
         ends: bool = False,
+        refusal: str = "",
     ) -> None:
-        self._code, self._ends = code, ends
+        self._code, self._ends, self._refusal = code, ends, refusal
         self.written: list[pb.ClientMessage] = []
         self._said = [message.SerializeToString() for message in said_before]
         self._hello_passes = bool(said_before)
+
+    async def trailing_metadata(self) -> Any:
+        return (("kumiai-refusal", self._refusal),) if self._refusal else None
 
     async def write(self, message: bytes) -> None:
         if not self._hello_passes:
@@ -147,6 +151,17 @@ async def test_a_refusal_for_good_ends_the_client_with_the_coordinators_words(
 
     with pytest.raises(error, match="Socket closed"):
         await agent._session(channel, no_runner)
+
+
+async def test_a_suspended_site_is_no_reason_to_end(agent: ClientAgent) -> None:
+    denied = grpc.StatusCode.PERMISSION_DENIED
+    no_runner: Any = None
+    suspended: Any = EndedChannel(EndedCall(code=denied, refusal="suspended"))
+    removed: Any = EndedChannel(EndedCall(code=denied, refusal="removed"))
+
+    assert await agent._session(suspended, no_runner) == "Socket closed"
+    with pytest.raises(CertificateError, match="Socket closed"):
+        await agent._session(removed, no_runner)
 
 
 async def test_a_twin_is_given_the_time_to_go_away_and_no_more(agent: ClientAgent) -> None:

@@ -27,7 +27,7 @@ from kumiai.core.errors import (
     TransportError,
 )
 from kumiai.core.ids import new_id
-from kumiai.identity import RenewableFiles, WatchedFiles, client_context
+from kumiai.identity import Refusal, RenewableFiles, WatchedFiles, client_context
 from kumiai.node.client.backoff import Backoff
 from kumiai.node.client.checkpoints import CheckpointGuard
 from kumiai.node.client.renewal import CertificateRenewal
@@ -37,6 +37,7 @@ from kumiai.node.client.trust import TrustFollower
 from kumiai.node.study import App, Site
 from kumiai.node.wire import kumiai_pb2 as pb
 from kumiai.node.wire.channel import ATTACH, PROTOCOL_VERSION, TlsFiles, open_channel
+from kumiai.node.wire.peers import REFUSAL_KEY
 
 __all__ = ["AgentTimes", "ClientAgent"]
 
@@ -53,6 +54,9 @@ class AgentTimes:
     welcome_seconds: float = 15.0
     first_retry_seconds: float = 0.2
     longest_retry_seconds: float = 5.0
+    first_suspended_seconds: float = 10.0
+    longest_suspended_seconds: float = 300.0
+    """A suspended site asks ever more rarely whether it was resumed."""
     twin_attempts: int = 4
     """How often to try when another process holds this client's session."""
     renewal_look_seconds: float = 1.0
@@ -111,6 +115,7 @@ class ClientAgent:
         self._on_renewed: Callable[[], None] = lambda: None
         self._was_attached = False
         self._twin_refusals = 0
+        self._is_suspended = False
         self._heard_at = 0.0
         self._attached_at = 0.0
         self._files: WatchedFiles[object] | None = None
@@ -170,7 +175,12 @@ class ClientAgent:
             first_seconds=self._times.first_retry_seconds,
             longest_seconds=self._times.longest_retry_seconds,
         )
+        patience = Backoff(
+            first_seconds=self._times.first_suspended_seconds,
+            longest_seconds=self._times.longest_suspended_seconds,
+        )
         while True:
+            was_suspended, self._is_suspended = self._is_suspended, False
             try:
                 async with open_channel(self._address, self._tls) as channel:
                     reason = await self._session(channel, runner)
@@ -185,8 +195,14 @@ class ClientAgent:
                 self.attached.clear()
             if held:  # a coordinator that lets everybody in and falls over needs the pauses
                 backoff.reset()
-            pause = backoff.next_seconds()
-            self._log.warning("not connected", reason=reason, retry_seconds=round(pause, 2))
+            if not self._is_suspended:
+                patience.reset()
+                pause = backoff.next_seconds()
+                self._log.warning("not connected", reason=reason, retry_seconds=round(pause, 2))
+            else:
+                pause = patience.next_seconds()
+                if not was_suspended:
+                    self._log.warning("suspended; waits until it is resumed", reason=reason)
             await asyncio.sleep(pause)
 
     async def _session(self, channel: grpc.aio.Channel, runner: TaskRunner) -> str:
@@ -314,13 +330,18 @@ class ClientAgent:
         """Turn a stream's end into its reason; a refusal for good is raised."""
         async with asyncio.timeout(self._times.welcome_seconds):
             code, details = await call.code(), await call.details()
-        return await self._judge_code(code, details or code.name)
+            refusal = _refusal_in(await call.trailing_metadata())
+        return await self._judge_code(code, details or code.name, refusal)
 
     async def _judge(self, error: grpc.aio.AioRpcError) -> str:
-        return await self._judge_code(error.code(), error.details() or error.code().name)
+        refusal = _refusal_in(error.trailing_metadata())
+        return await self._judge_code(error.code(), error.details() or error.code().name, refusal)
 
-    async def _judge_code(self, code: grpc.StatusCode, details: str) -> str:
+    async def _judge_code(self, code: grpc.StatusCode, details: str, refusal: str) -> str:
         match code:
+            case grpc.StatusCode.PERMISSION_DENIED if refusal == Refusal.SUSPENDED:
+                self._is_suspended = True
+                return details
             case grpc.StatusCode.PERMISSION_DENIED | grpc.StatusCode.UNAUTHENTICATED:
                 raise CertificateError(details)
             case grpc.StatusCode.FAILED_PRECONDITION | grpc.StatusCode.INVALID_ARGUMENT:
@@ -425,6 +446,11 @@ class ClientAgent:
                 return f"no word from the coordinator for {silence:.0f} s"
             sequence += 1
             self._send(pb.ClientMessage(heartbeat=pb.Heartbeat(sequence=sequence)))
+
+
+def _refusal_in(metadata: "grpc.aio.Metadata | None") -> str:
+    """Return what kind of refusal ended a call; empty if none did."""
+    return next((str(value) for key, value in metadata or () if key == REFUSAL_KEY), "")
 
 
 async def _written(

@@ -19,7 +19,7 @@ import grpc.aio
 from kumiai.identity import CallGate, PeerRefusedError, Permission, Principal, Refusal
 from kumiai.node.wire.channel import ATTACH, GET, PUT, STAT
 
-__all__ = ["REMOTE_CALLS", "AuthenticationInterceptor", "caller_of", "refusal_of"]
+__all__ = ["REFUSAL_KEY", "REMOTE_CALLS", "AuthenticationInterceptor", "caller_of", "refusal_of"]
 
 REMOTE_CALLS: Final[Mapping[str, Permission]] = {
     ATTACH: Permission.ROUNDS_JOIN,
@@ -29,6 +29,8 @@ REMOTE_CALLS: Final[Mapping[str, Permission]] = {
 }
 """What each remote call needs; one that is not here is denied to everybody."""
 
+REFUSAL_KEY: Final = "kumiai-refusal"
+"""The metadata at a call's end under this name tell programs why it was refused."""
 WATCH_SECONDS: Final = 1.0
 
 _WAITING_HELPS: Final = frozenset({Refusal.RATE_LIMITED})
@@ -161,7 +163,7 @@ async def _end(context: Any, error: PeerRefusedError) -> None:
     code = (
         grpc.StatusCode.RESOURCE_EXHAUSTED if waiting_helps else grpc.StatusCode.PERMISSION_DENIED
     )
-    await context.abort(code, str(error))
+    await context.abort(code, str(error), ((REFUSAL_KEY, error.refusal.value),))
 
 
 def _chain_of(context: Any) -> tuple[bytes, ...]:
