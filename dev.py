@@ -272,6 +272,11 @@ def soak(arguments: list[str]) -> int:
     return dev_tool("python", "benchmarks/soak.py", *arguments)
 
 
+def mutate(arguments: list[str]) -> int:
+    """make small mistakes in the modules that are named, and tell which ones no test notices"""
+    return dev_tool("python", "-m", "tests.mutation", *arguments)
+
+
 def bench(arguments: list[str]) -> int:
     """run the benchmarks, or those that are named, and print which goals are met"""
     return dev_tool("python", "benchmarks", *arguments)
@@ -409,6 +414,7 @@ COMMANDS = {
     "system": system,
     "chaos": chaos,
     "soak": soak,
+    "mutate": mutate,
     "bench": bench,
     "docs": docs,
     "proto": proto,

@@ -34,6 +34,7 @@ BROUGHT = {
     "starlette": "fastapi",
     "click": "typer",
     "greenlet": "sqlalchemy",
+    "coverage": "pytest-cov",
     "packaging": "pytest",
 }
 
