@@ -12,7 +12,7 @@ head-room is counted.
 import math
 import operator
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from fractions import Fraction
 from itertools import zip_longest
 from numbers import Integral, Real
@@ -92,7 +92,7 @@ class EncryptedNumber:
         key = self.public_key
         pairs = zip_longest(mine.limbs, limbs, fillvalue=0)
         sums = (key.raw_add(left, key.raw_encrypt(right, 1)) for left, right in pairs)
-        return replace(mine, limbs=tuple(sums))
+        return EncryptedNumber(key, tuple(sums), common)
 
     def times(self, scalar: Number, *, fraction_bits: int | None = None) -> "EncryptedNumber":
         """Return the product with a plain number, whose fraction bits are added to the result's.
@@ -123,7 +123,8 @@ class EncryptedNumber:
         common = max(self.fraction_bits, other.fraction_bits)
         mine, theirs = self._with_fraction_bits(common), other._with_fraction_bits(common)
         pairs = zip_longest(mine.limbs, theirs.limbs, fillvalue=1)
-        return replace(mine, limbs=tuple(key.raw_add(left, right) for left, right in pairs))
+        sums = tuple(key.raw_add(left, right) for left, right in pairs)
+        return EncryptedNumber(key, sums, common)
 
     def __radd__(self, other: Number) -> "EncryptedNumber":
         return self + other
