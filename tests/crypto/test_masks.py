@@ -1,5 +1,8 @@
 import math
 import pickle  # noqa: TID251 - a mask must refuse it
+import sys
+import threading
+import time
 from typing import Any
 
 import numpy as np
@@ -273,3 +276,49 @@ def test_a_mask_does_not_show_its_key() -> None:
 def test_a_mask_cannot_be_pickled() -> None:
     with pytest.raises(TypeError, match="a Mask cannot be pickled"):
         pickle.dumps(Mask(KEY))
+
+
+# ----------------------------------------------------------------------------------------- threads
+
+
+def test_the_cipher_works_without_the_interpreters_lock() -> None:
+    began, seen = threading.Event(), threading.Event()
+
+    def wake() -> None:
+        began.wait()
+        seen.set()
+
+    other = threading.Thread(target=wake)
+    other.start()
+    stream, scratch = masks._keystream(KEY, 0), bytearray(PIECE)
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1000)  # so that the lock changes hands only where it is let go
+    try:
+        deadline = time.monotonic() + 30
+        began.set()
+        while not seen.is_set() and time.monotonic() < deadline:
+            stream.update_into(masks._ZEROS, scratch)
+        was_seen = seen.is_set()
+    finally:
+        sys.setswitchinterval(interval)
+    other.join()
+
+    assert was_seen
+
+
+def test_two_threads_make_the_mask_that_one_makes() -> None:
+    size = PIECE
+    buffer: Words = np.zeros(2 * size, np.uint32)
+    parts = [
+        threading.Thread(
+            target=add_mask, args=(part, KEY), kwargs={"offset_bytes": number * size * 4}
+        )
+        for number, part in enumerate((buffer[:size], buffer[size:]))
+    ]
+
+    for part in parts:
+        part.start()
+    for part in parts:
+        part.join()
+
+    assert np.array_equal(buffer, mask_of(KEY, 2 * size))
