@@ -9,6 +9,7 @@ from kumiai.learning.adaptive import FedAdagrad, FedAdam, FedYogi
 from kumiai.learning.averaging import mean_of_updates, weighted_metrics, weights_of
 from kumiai.learning.deltas import delta_of
 from kumiai.learning.fedavg import FedAvg, FedAvgM, FedProx
+from kumiai.learning.flattening import dimension_of, flattened, unflattened
 from kumiai.learning.strategies import STRATEGY_NAMES, Strategy, new_strategy
 from kumiai.learning.verification import (
     METRIC_COUNT_MAX,
@@ -28,9 +29,12 @@ __all__ = [
     "FedYogi",
     "Strategy",
     "delta_of",
+    "dimension_of",
+    "flattened",
     "mean_of_updates",
     "new_strategy",
     "nonfinite_count",
+    "unflattened",
     "verify_report",
     "verify_update",
     "weighted_metrics",
