@@ -40,7 +40,7 @@ PUT_OUTCOME_REFUSED: PutOutcome
 PUT_OUTCOME_RESUME: PutOutcome
 
 class ClientMessage(_message.Message):
-    __slots__ = ("hello", "heartbeat", "progress", "failure", "evaluation", "renewal", "trust")
+    __slots__ = ("hello", "heartbeat", "progress", "failure", "evaluation", "renewal", "trust", "secure")
     HELLO_FIELD_NUMBER: _ClassVar[int]
     HEARTBEAT_FIELD_NUMBER: _ClassVar[int]
     PROGRESS_FIELD_NUMBER: _ClassVar[int]
@@ -48,6 +48,7 @@ class ClientMessage(_message.Message):
     EVALUATION_FIELD_NUMBER: _ClassVar[int]
     RENEWAL_FIELD_NUMBER: _ClassVar[int]
     TRUST_FIELD_NUMBER: _ClassVar[int]
+    SECURE_FIELD_NUMBER: _ClassVar[int]
     hello: Hello
     heartbeat: Heartbeat
     progress: TaskProgress
@@ -55,10 +56,11 @@ class ClientMessage(_message.Message):
     evaluation: EvaluationReport
     renewal: CertificateRequest
     trust: TrustAnswer
-    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., progress: _Optional[_Union[TaskProgress, _Mapping]] = ..., failure: _Optional[_Union[TaskFailure, _Mapping]] = ..., evaluation: _Optional[_Union[EvaluationReport, _Mapping]] = ..., renewal: _Optional[_Union[CertificateRequest, _Mapping]] = ..., trust: _Optional[_Union[TrustAnswer, _Mapping]] = ...) -> None: ...
+    secure: SecurePart
+    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., progress: _Optional[_Union[TaskProgress, _Mapping]] = ..., failure: _Optional[_Union[TaskFailure, _Mapping]] = ..., evaluation: _Optional[_Union[EvaluationReport, _Mapping]] = ..., renewal: _Optional[_Union[CertificateRequest, _Mapping]] = ..., trust: _Optional[_Union[TrustAnswer, _Mapping]] = ..., secure: _Optional[_Union[SecurePart, _Mapping]] = ...) -> None: ...
 
 class ServerMessage(_message.Message):
-    __slots__ = ("welcome", "heartbeat", "task", "cancel", "receipt", "audit", "renewed", "trust")
+    __slots__ = ("welcome", "heartbeat", "task", "cancel", "receipt", "audit", "renewed", "trust", "secure")
     WELCOME_FIELD_NUMBER: _ClassVar[int]
     HEARTBEAT_FIELD_NUMBER: _ClassVar[int]
     TASK_FIELD_NUMBER: _ClassVar[int]
@@ -67,6 +69,7 @@ class ServerMessage(_message.Message):
     AUDIT_FIELD_NUMBER: _ClassVar[int]
     RENEWED_FIELD_NUMBER: _ClassVar[int]
     TRUST_FIELD_NUMBER: _ClassVar[int]
+    SECURE_FIELD_NUMBER: _ClassVar[int]
     welcome: Welcome
     heartbeat: Heartbeat
     task: Task
@@ -75,23 +78,26 @@ class ServerMessage(_message.Message):
     audit: AuditCheckpoint
     renewed: CertificateAnswer
     trust: TrustOffer
-    def __init__(self, welcome: _Optional[_Union[Welcome, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., task: _Optional[_Union[Task, _Mapping]] = ..., cancel: _Optional[_Union[Cancel, _Mapping]] = ..., receipt: _Optional[_Union[Receipt, _Mapping]] = ..., audit: _Optional[_Union[AuditCheckpoint, _Mapping]] = ..., renewed: _Optional[_Union[CertificateAnswer, _Mapping]] = ..., trust: _Optional[_Union[TrustOffer, _Mapping]] = ...) -> None: ...
+    secure: SecurePart
+    def __init__(self, welcome: _Optional[_Union[Welcome, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., task: _Optional[_Union[Task, _Mapping]] = ..., cancel: _Optional[_Union[Cancel, _Mapping]] = ..., receipt: _Optional[_Union[Receipt, _Mapping]] = ..., audit: _Optional[_Union[AuditCheckpoint, _Mapping]] = ..., renewed: _Optional[_Union[CertificateAnswer, _Mapping]] = ..., trust: _Optional[_Union[TrustOffer, _Mapping]] = ..., secure: _Optional[_Union[SecurePart, _Mapping]] = ...) -> None: ...
 
 class Hello(_message.Message):
-    __slots__ = ("protocol_version", "instance_id", "software_version", "apps", "wall_time", "audit_size")
+    __slots__ = ("protocol_version", "instance_id", "software_version", "apps", "wall_time", "audit_size", "voucher")
     PROTOCOL_VERSION_FIELD_NUMBER: _ClassVar[int]
     INSTANCE_ID_FIELD_NUMBER: _ClassVar[int]
     SOFTWARE_VERSION_FIELD_NUMBER: _ClassVar[int]
     APPS_FIELD_NUMBER: _ClassVar[int]
     WALL_TIME_FIELD_NUMBER: _ClassVar[int]
     AUDIT_SIZE_FIELD_NUMBER: _ClassVar[int]
+    VOUCHER_FIELD_NUMBER: _ClassVar[int]
     protocol_version: int
     instance_id: str
     software_version: str
     apps: _containers.RepeatedScalarFieldContainer[str]
     wall_time: float
     audit_size: int
-    def __init__(self, protocol_version: _Optional[int] = ..., instance_id: _Optional[str] = ..., software_version: _Optional[str] = ..., apps: _Optional[_Iterable[str]] = ..., wall_time: _Optional[float] = ..., audit_size: _Optional[int] = ...) -> None: ...
+    voucher: bytes
+    def __init__(self, protocol_version: _Optional[int] = ..., instance_id: _Optional[str] = ..., software_version: _Optional[str] = ..., apps: _Optional[_Iterable[str]] = ..., wall_time: _Optional[float] = ..., audit_size: _Optional[int] = ..., voucher: _Optional[bytes] = ...) -> None: ...
 
 class Welcome(_message.Message):
     __slots__ = ("protocol_version", "coordinator_id", "heartbeat_seconds", "wall_time", "software_version", "audit", "trust")
@@ -152,6 +158,48 @@ class CertificateAnswer(_message.Message):
     chain: str
     reason: str
     def __init__(self, chain: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
+
+class SecurePart(_message.Message):
+    __slots__ = ("run_id", "round", "attempt", "content", "is_last")
+    RUN_ID_FIELD_NUMBER: _ClassVar[int]
+    ROUND_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPT_FIELD_NUMBER: _ClassVar[int]
+    CONTENT_FIELD_NUMBER: _ClassVar[int]
+    IS_LAST_FIELD_NUMBER: _ClassVar[int]
+    run_id: str
+    round: int
+    attempt: int
+    content: bytes
+    is_last: bool
+    def __init__(self, run_id: _Optional[str] = ..., round: _Optional[int] = ..., attempt: _Optional[int] = ..., content: _Optional[bytes] = ..., is_last: bool = ...) -> None: ...
+
+class SecureContent(_message.Message):
+    __slots__ = ("opening", "message")
+    OPENING_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    opening: SecureOpening
+    message: SecureMessage
+    def __init__(self, opening: _Optional[_Union[SecureOpening, _Mapping]] = ..., message: _Optional[_Union[SecureMessage, _Mapping]] = ...) -> None: ...
+
+class SecureOpening(_message.Message):
+    __slots__ = ("descriptor", "vouchers")
+    DESCRIPTOR_FIELD_NUMBER: _ClassVar[int]
+    VOUCHERS_FIELD_NUMBER: _ClassVar[int]
+    descriptor: bytes
+    vouchers: _containers.RepeatedScalarFieldContainer[bytes]
+    def __init__(self, descriptor: _Optional[bytes] = ..., vouchers: _Optional[_Iterable[bytes]] = ...) -> None: ...
+
+class SecureMessage(_message.Message):
+    __slots__ = ("envelope", "attachment", "vector_digest", "vector_size_bytes")
+    ENVELOPE_FIELD_NUMBER: _ClassVar[int]
+    ATTACHMENT_FIELD_NUMBER: _ClassVar[int]
+    VECTOR_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    VECTOR_SIZE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    envelope: bytes
+    attachment: bytes
+    vector_digest: str
+    vector_size_bytes: int
+    def __init__(self, envelope: _Optional[bytes] = ..., attachment: _Optional[bytes] = ..., vector_digest: _Optional[str] = ..., vector_size_bytes: _Optional[int] = ...) -> None: ...
 
 class Heartbeat(_message.Message):
     __slots__ = ("sequence",)
@@ -300,11 +348,13 @@ class StatResult(_message.Message):
     def __init__(self, received_bytes: _Optional[int] = ...) -> None: ...
 
 class GetRequest(_message.Message):
-    __slots__ = ("run_id", "digest", "offset")
+    __slots__ = ("run_id", "digest", "offset", "sum_of_round")
     RUN_ID_FIELD_NUMBER: _ClassVar[int]
     DIGEST_FIELD_NUMBER: _ClassVar[int]
     OFFSET_FIELD_NUMBER: _ClassVar[int]
+    SUM_OF_ROUND_FIELD_NUMBER: _ClassVar[int]
     run_id: str
     digest: str
     offset: int
-    def __init__(self, run_id: _Optional[str] = ..., digest: _Optional[str] = ..., offset: _Optional[int] = ...) -> None: ...
+    sum_of_round: int
+    def __init__(self, run_id: _Optional[str] = ..., digest: _Optional[str] = ..., offset: _Optional[int] = ..., sum_of_round: _Optional[int] = ...) -> None: ...
