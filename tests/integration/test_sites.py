@@ -75,6 +75,37 @@ async def test_a_site_that_joined_takes_part(federation: Federation) -> None:
     assert (await federation.wait_for(run_id))["round"] == 3
 
 
+async def test_an_issuer_that_is_replaced_signs_without_a_restart(federation: Federation) -> None:
+    before = await joined(federation, "cleveland")
+    fresh = federation.authority.delegate(out_dir=federation.folder / "fresh")
+    key, certificate = federation.sites["issuer_key"], federation.sites["issuer_certificate"]
+
+    with capture_logs() as logged:
+        fresh.key.replace(key)  # for a moment beside the certificate of the old one
+        between = await joined(federation, "between")
+        fresh.cert.replace(certificate)
+        after = await eventually(lambda: joined_by(federation, fresh.serial))
+
+    assert before.identity.issuer_serial == between.identity.issuer_serial != fresh.serial
+    assert after.identity.issuer_serial == fresh.serial
+    told = [
+        each for each in logged if each["event"] in {"issuer taken up", "new issuer not taken up"}
+    ]
+    assert told[0]["event"] == "new issuer not taken up"
+    assert told[-1] == {
+        "event": "issuer taken up",
+        "serial": f"{fresh.serial:x}",
+        "log_level": "info",
+    }
+
+
+async def joined_by(federation: Federation, issuer: int) -> IssuedCertificate | None:
+    """Let one more site join, and return its certificate if this issuer has signed it."""
+    name = f"site-{len(list(federation.folder.iterdir()))}"
+    certificate = await joined(federation, name)
+    return certificate if certificate.identity.issuer_serial == issuer else None
+
+
 async def test_what_happens_to_a_site_stands_in_the_audit_log(federation: Federation) -> None:
     certificate = await joined(federation, "cleveland")
     async with federation.http() as http:

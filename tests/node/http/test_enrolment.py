@@ -450,7 +450,7 @@ def test_a_sealed_issuer_is_opened_by_the_environment_or_a_file(
         for way in ways
     ]
 
-    assert [issuer.serial for issuer in issuers if issuer] == [made.serial] * 2
+    assert [issuer.value.serial for issuer in issuers if issuer] == [made.serial] * 2
     with pytest.raises(IntegrityError, match="must be an unencrypted private key"):
         new_site_issuer(certificates.settings(**sealed), SystemClock(), federation=FEDERATION)
 

@@ -1,12 +1,13 @@
 """How a coordinator's dealings with sites are put together."""
 
 import hashlib
+from pathlib import Path
 
 from cryptography.hazmat.primitives import serialization
 
 from kumiai.core.clock import Clock
 from kumiai.core.errors import ConfigError
-from kumiai.identity import Identity, TrustBundle
+from kumiai.identity import Identity, TrustBundle, WatchedFiles
 from kumiai.identity.files import read_file
 from kumiai.identity.issuer import SiteIssuer
 from kumiai.identity.trust import chain_of
@@ -22,7 +23,7 @@ def new_site_office(
     *,
     database: DatabaseManager,
     denials: SiteDenials,
-    issuer: SiteIssuer | None,
+    issuer: WatchedFiles[SiteIssuer] | None,
     own: Identity,
     trail: AuditTrail | None = None,
 ) -> SiteOffice:
@@ -47,8 +48,10 @@ def new_site_office(
     )
 
 
-def new_site_issuer(settings: Settings, clock: Clock, *, federation: str) -> SiteIssuer | None:
-    """Return the issuer of the settings, ``None`` if they name none.
+def new_site_issuer(
+    settings: Settings, clock: Clock, *, federation: str
+) -> WatchedFiles[SiteIssuer] | None:
+    """Return the issuer of the settings, ``None`` if they name none; replaced files are taken up.
 
     Raises:
         ConfigError: half of it is set, or it is another federation's.
@@ -61,9 +64,22 @@ def new_site_issuer(settings: Settings, clock: Clock, *, federation: str) -> Sit
         raise ConfigError(
             "sites.issuer_certificate and sites.issuer_key must be set together, got one of them"
         )
+    certificate, key = sites.issuer_certificate, sites.issuer_key
+    watched = [certificate, key, settings.identity.ca]
+    if sites.issuer_passphrase_file is not None:
+        watched.append(sites.issuer_passphrase_file)
+    return WatchedFiles(
+        watched, lambda: _issuer_in(certificate, key, settings, clock, federation), clock
+    )
+
+
+def _issuer_in(
+    certificate: Path, key: Path, settings: Settings, clock: Clock, federation: str
+) -> SiteIssuer:
+    sites = settings.sites
     issuer = SiteIssuer.load(
-        sites.issuer_certificate,
-        sites.issuer_key,
+        certificate,
+        key,
         settings.identity.ca,
         clock,
         _passphrase(sites),

@@ -22,6 +22,7 @@ from kumiai.identity.issuer import SiteIssuer
 from kumiai.identity.keys import digest_of
 from kumiai.identity.names import Identity, Role, identity_uri
 from kumiai.identity.requests import CertificateRequest, verify_request
+from kumiai.identity.watching import WatchedFiles
 from kumiai.node.auditing.actors import subject_of
 from kumiai.storage import (
     EnrolmentRepository,
@@ -97,7 +98,7 @@ class SiteOffice:
         *,
         sites: EnrolmentRepository,
         denials: SiteDenials,
-        issuer: SiteIssuer | None,
+        issuer: WatchedFiles[SiteIssuer] | None,
         federation: str,
         read_anchor: Callable[[], TrustAnchor],
         needs_approval: bool,
@@ -108,7 +109,7 @@ class SiteOffice:
         Args:
             sites: what is kept of them.
             denials: read anew after each change here.
-            issuer: signs; ``None``: nothing is signed here.
+            issuer: signs, the newest whose files are fit for use; ``None``: nothing is signed here.
             federation: ours.
             read_anchor: reads whom members trust; blocking.
             needs_approval: whether an operator looks at each request before it is signed.
@@ -117,6 +118,7 @@ class SiteOffice:
         self._sites = sites
         self._denials = denials
         self._issuer = issuer
+        self._issuer_version = 1
         self._federation = federation
         self._read_anchor = read_anchor
         self._needs_approval = needs_approval
@@ -151,7 +153,7 @@ class SiteOffice:
                 f"lifetime of an invitation must be up to {LIFETIME_HOURS_MAX:g} hours, "
                 f"got {lifetime_hours:g}"
             )
-        self._own_issuer().verify_in_force()
+        (await self._own_issuer()).verify_in_force()
         anchor = await asyncio.to_thread(self._read_anchor)
         secret = secrets.token_urlsafe(_SECRET_BYTES)
         expires_at = await self._sites.invite(
@@ -177,7 +179,7 @@ class SiteOffice:
             CertificateError: the request is not acceptable, or the issuer's time is over.
             DeniedError: the invitation is not good, or was used with another key.
         """
-        issuer = self._own_issuer()
+        issuer = await self._own_issuer()
         request = verify_request(csr_pem)
         claim = await self._sites.claim(
             _hash_of(secret[:_SECRET_CHARACTERS_MAX]),
@@ -205,7 +207,7 @@ class SiteOffice:
                 the site has too many certificates.
             CertificateError: the request is not acceptable, or the issuer's time is over.
         """
-        issuer = self._own_issuer()
+        issuer = await self._own_issuer()
         request = verify_request(csr_pem)
         request.verify_for(name, self._uri(name))
         actor = Actor(Role.CLIENT.value, name, address=address[:64])
@@ -304,14 +306,20 @@ class SiteOffice:
         self._log.info("certificate signed", site=name, serial=kept.serial)
         return Enrolment(name, kept.chain.encode("ascii"), await self.trust_bundle())
 
-    def _own_issuer(self) -> SiteIssuer:
+    async def _own_issuer(self) -> SiteIssuer:
         if self._issuer is None:
             raise ConflictError(
                 "coordinator must have an issuer to sign for sites, got none: set [sites] "
                 "issuer_certificate and issuer_key to files of `kumiai ca delegate`; or let the "
                 "site make a request with `kumiai site request`, and sign it with `kumiai ca sign`"
             )
-        return self._issuer
+        issuer = await asyncio.to_thread(self._issuer.current)
+        if self._issuer.error is not None:
+            self._log.warning("new issuer not taken up", error=str(self._issuer.error))
+        elif self._issuer.version != self._issuer_version:
+            self._issuer_version = self._issuer.version
+            self._log.info("issuer taken up", serial=f"{issuer.serial:x}")
+        return issuer
 
     def _uri(self, name: str) -> str:
         return identity_uri(self._federation, Role.CLIENT, name)
