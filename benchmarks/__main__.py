@@ -25,6 +25,7 @@ NAMES = (
     "bulk_insert",
     "cache",
     "near_reads",
+    "norm_proof",
     "paillier",
     "blobs",
     "simulation",
