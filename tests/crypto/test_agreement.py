@@ -96,7 +96,17 @@ def test_a_public_key_in_another_form_is_refused(place: int) -> None:
         ALICE.exchange(place.to_bytes(32, "little"))
 
 
-@pytest.mark.parametrize("place", [0, 1, PRIME - 1])
+# The last two belong to the points of order eight; `tests/attacks` computes them.
+LOW_ORDER = [
+    0,
+    1,
+    PRIME - 1,
+    325606250916557431795983626356110631294008115727848805560023387167927233504,
+    39382357235489614581723060781553021112529911719440698176882885853963445705823,
+]
+
+
+@pytest.mark.parametrize("place", LOW_ORDER)
 def test_a_public_key_of_low_order_is_refused(place: int) -> None:
     with pytest.raises(CryptoError, match="public key must not be of low order, got one that is"):
         ALICE.exchange(place.to_bytes(32, "little"))

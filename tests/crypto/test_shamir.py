@@ -186,6 +186,13 @@ def test_the_same_share_twice_does_not_count_twice() -> None:
         combine([first, second, first], threshold=3)
 
 
+def test_a_share_whose_value_happens_to_be_zero_is_as_good_as_any() -> None:
+    shares = shamir._split_with(5, [PRIME - 5], share_count=3, over=SHARE_FIELD)
+
+    assert shares[0] == Share(1, 0)
+    assert combine(shares, threshold=2) == 5
+
+
 def test_a_value_out_of_the_field_is_refused() -> None:
     first, second = split(9, threshold=2, share_count=2)
 
@@ -196,7 +203,7 @@ def test_a_value_out_of_the_field_is_refused() -> None:
 
 def test_a_place_out_of_the_field_is_refused() -> None:
     with pytest.raises(CryptoError, match="x of a share must be below the prime, got 7"):
-        combine([Share(1, 1), Share(7, 1)], threshold=2, over=TINY)
+        combine([Share(1, 1), Share(2, 1), Share(7, 1)], threshold=2, over=TINY)
 
 
 @pytest.mark.parametrize("threshold", [-1, 0, 1])

@@ -114,7 +114,17 @@ def test_a_key_in_another_form_is_refused(y: int) -> None:
         VERIFIER.verify(y.to_bytes(32, "little"), LABEL, b"", bytes(64))
 
 
-@pytest.mark.parametrize("y", [0, 1, PRIME - 1, 1 + 2**255])
+# The last two belong to the points of order eight; `tests/attacks` computes them.
+LOW_ORDER = [
+    0,
+    1,
+    PRIME - 1,
+    2707385501144840649318225287225658788936804267575313519463743609750303402022,
+    55188659117513257062467267217118295137698188065244968500265048394206261417927,
+]
+
+
+@pytest.mark.parametrize("y", [*LOW_ORDER, *(y + 2**255 for y in LOW_ORDER)])
 def test_a_key_of_low_order_is_refused(y: int) -> None:
     with pytest.raises(CryptoError, match="verification key must not be of low order, got one"):
         VERIFIER.verify(y.to_bytes(32, "little"), LABEL, b"", bytes(64))

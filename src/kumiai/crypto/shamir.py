@@ -12,7 +12,6 @@ Source: Shamir 1979, "How to share a secret".
 import hashlib
 import hmac
 import math
-import operator
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final, NoReturn
@@ -283,4 +282,4 @@ def _weights_at(
 
 
 def _dot(left: Sequence[int], right: Sequence[int]) -> int:
-    return sum(map(operator.mul, left, right))
+    return sum(a * b for a, b in zip(left, right, strict=True))
