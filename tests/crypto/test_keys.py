@@ -75,8 +75,9 @@ def test_a_label_must_name_the_purpose(label: str, size: int) -> None:
         derive(KEY, label=label, context=b"")
 
 
-def test_the_longest_label_serves() -> None:
-    assert len(derive(KEY, label="x" * 255, context=b"")) == 32
+@pytest.mark.parametrize("size", [1, 255])
+def test_the_shortest_and_the_longest_label_serve(size: int) -> None:
+    assert len(derive(KEY, label="x" * size, context=b"")) == 32
 
 
 @pytest.mark.parametrize("size_bytes", [-1, 0, 8161])

@@ -96,8 +96,11 @@ def test_a_label_must_name_the_kind(label: str, size: int) -> None:
             act(label, b"message")
 
 
-def test_the_longest_label_serves() -> None:
-    assert labelled("x" * 255, b"") == b"kumiai/crypto/signature/v1/\xff" + b"x" * 255
+@pytest.mark.parametrize("size", [1, 255])
+def test_the_shortest_and_the_longest_label_serve(size: int) -> None:
+    signed = b"kumiai/crypto/signature/v1/" + bytes([size]) + b"x" * size
+
+    assert labelled("x" * size, b"") == signed
 
 
 @pytest.mark.parametrize("size", [0, 31, 33])
