@@ -54,6 +54,7 @@ def forge(
     is_authority: bool = False,
     path_length: int | None = None,
     may_sign: bool | None = None,
+    may_authenticate: bool | None = None,
     usages: Sequence[x509.ObjectIdentifier] | None = (ExtendedKeyUsageOID.CLIENT_AUTH,),
     with_constraints: bool = True,
     with_usage: bool = True,
@@ -81,7 +82,8 @@ def forge(
     if with_usage:
         builder = builder.add_extension(
             _usage(
-                signs=is_authority if may_sign is None else may_sign, authenticates=not is_authority
+                signs=is_authority if may_sign is None else may_sign,
+                authenticates=not is_authority if may_authenticate is None else may_authenticate,
             ),
             critical=True,
         )

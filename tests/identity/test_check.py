@@ -1,6 +1,6 @@
 """Each way of not getting in has a kind of its own; a good peer gets in."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -46,13 +46,13 @@ class Revoked:
 
 
 class Denied:
-    """Denies everybody, for one reason."""
+    """Denies the one site, for one reason."""
 
     def __init__(self, denial: Denial) -> None:
         self.denial = denial
 
     def is_denied(self, identity: Identity) -> Denial | None:
-        return self.denial
+        return self.denial if identity.name == "site-1" else None
 
 
 def admitted(
@@ -82,6 +82,31 @@ def test_a_good_peer_is_told_by_its_identity() -> None:
     assert admitted(MEMBER.pem, ISSUER.pem, revoked=Revoked(99)) == identity
 
 
+@pytest.mark.parametrize("chain", [(MEMBER, ISSUER), (MEMBER, ISSUER, ROOT)])
+def test_revocation_is_asked_of_all_but_the_root(chain: Sequence[Forged]) -> None:
+    assert read_peer([each.pem for each in chain], TRUST).serials == (7, 2)
+
+
+def test_the_kinds_keep_their_words_which_stand_in_logs_and_in_the_audit() -> None:
+    words = {
+        *("no-certificate", "oversized-chain", "unreadable", "self-signed", "wrong-authority"),
+        *("weak-key", "wrong-usage", "wrong-identity", "wrong-federation", "not-yet-valid"),
+        *("expired", "revoked", "suspended", "removed", "bad-token", "missing-permission"),
+        *("bad-enrolment", "already-attached", "rate-limited", "locked-out"),
+    }
+
+    assert words <= set(Refusal)
+
+
+def test_a_refusal_tells_people_what_and_programs_when_to_try_again() -> None:
+    error = PeerRefusedError(
+        Refusal.BAD_TOKEN, "token must be ours", retry_seconds=3.0, token_id="abc"
+    )
+
+    assert (str(error), error.retry_seconds, error.token_id) == ("token must be ours", 3.0, "abc")
+    assert PeerRefusedError(Refusal.EXPIRED, "no").token_id == ""
+
+
 def test_a_peer_may_be_signed_by_the_root_itself() -> None:
     assert admitted(forge(by=ROOT).pem).name == "site-1"
 
@@ -107,8 +132,17 @@ def test_an_oversized_chain_is_refused_before_it_is_parsed(chain: list[bytes]) -
     assert refusal(*chain) is Refusal.OVERSIZED_CHAIN
 
 
+def test_a_chain_of_the_largest_size_is_still_read() -> None:
+    largest = b"x" * (32 * 1024 - len(MEMBER.pem))
+
+    assert refusal(MEMBER.pem, largest) is Refusal.UNREADABLE
+    assert refusal(MEMBER.pem, largest + b"x") is Refusal.OVERSIZED_CHAIN
+    assert refusal(b"", b"", b"", b"") is Refusal.UNREADABLE
+
+
 def test_a_self_signed_certificate_is_refused() -> None:
     assert refusal(forge().pem) is Refusal.SELF_SIGNED
+    assert refusal(forge().pem, ISSUER.pem) is Refusal.WRONG_AUTHORITY
 
 
 def test_a_certificate_of_another_authority_of_the_same_name_is_refused() -> None:
@@ -158,15 +192,16 @@ def test_a_weak_or_unusual_key_is_refused(key: Any) -> None:
     assert refusal(forge(by=ROOT, key=key).pem) is Refusal.WEAK_KEY
 
 
-def test_a_signature_with_a_broken_hash_is_refused() -> None:
-    class SignedWithSHA1:
-        signature_hash_algorithm = hashes.SHA1()
+@pytest.mark.parametrize("broken", [hashes.MD5(), hashes.SHA1()])
+def test_a_signature_with_a_broken_hash_is_refused(broken: hashes.HashAlgorithm) -> None:
+    class SignedWithIt:
+        signature_hash_algorithm = broken
 
         def public_key(self) -> Any:
             return MEMBER.certificate.public_key()
 
-    with pytest.raises(PeerRefusedError, match="got sha1") as caught:
-        _verify_strong(SignedWithSHA1())  # type: ignore[arg-type]
+    with pytest.raises(PeerRefusedError, match=f"got {broken.name}") as caught:
+        _verify_strong(SignedWithIt())  # type: ignore[arg-type]
 
     assert caught.value.refusal is Refusal.WEAK_KEY
 
@@ -178,17 +213,25 @@ def test_an_issuers_weak_key_is_refused_like_a_members() -> None:
 
 
 @pytest.mark.parametrize(
-    "forged",
+    ("forged", "got"),
     [
-        forge(by=ROOT, usages=(ExtendedKeyUsageOID.SERVER_AUTH,)),
-        forge(by=ROOT, usages=None),
-        forge(by=ROOT, with_usage=False),
-        forge_authority(by=ROOT),
+        (forge(by=ROOT, usages=(ExtendedKeyUsageOID.SERVER_AUTH,)), "one that is not for a client"),
+        (forge(by=ROOT, usages=None), "one that is not for a client"),
+        (forge(by=ROOT, with_usage=False), "one whose key may not sign"),
+        (forge(by=ROOT, may_authenticate=False), "one whose key may not sign"),
+        (forge_authority(by=ROOT), "an authority's"),
     ],
-    ids=["for a server", "for nothing", "without key usage", "an authority's"],
+    ids=["for a server", "for nothing", "without key usage", "no signature", "an authority's"],
 )
-def test_a_certificate_for_another_use_is_refused(forged: Forged) -> None:
-    assert refusal(forged.pem) is Refusal.WRONG_USAGE
+def test_a_certificate_for_another_use_is_refused(forged: Forged, got: str) -> None:
+    with pytest.raises(PeerRefusedError, match=f"got {got}") as caught:
+        admitted(forged.pem)
+
+    assert caught.value.refusal is Refusal.WRONG_USAGE
+
+
+def test_a_member_without_constraints_is_no_authority() -> None:
+    assert admitted(forge(by=ROOT, with_constraints=False).pem)
 
 
 @pytest.mark.parametrize(
@@ -214,7 +257,19 @@ def test_a_peer_may_enter_within_the_skew_of_its_issuers_clock() -> None:
     early = forge(by=ROOT, begins=NOW + 60)
 
     assert admitted(early.pem)
-    assert refusal(early.pem, now=NOW - 2) is Refusal.NOT_YET_VALID
+    with pytest.raises(PeerRefusedError, match="begins in 62 s") as caught:
+        admitted(early.pem, now=NOW - 2)
+    assert caught.value.refusal is Refusal.NOT_YET_VALID
+    assert caught.value.retry_seconds == 62.0
+
+
+def test_the_skew_is_a_minute_unless_told_otherwise() -> None:
+    peer = read_peer([forge(by=ROOT, begins=NOW + 60).pem], TRUST)
+    rules = PeerRules("hospitals", None, NoDenials())
+
+    assert verify_peer(peer, rules, NOW)
+    with pytest.raises(PeerRefusedError):
+        verify_peer(peer, rules, NOW - 0.5)
 
 
 def test_a_peer_may_enter_until_its_certificates_last_second() -> None:
@@ -253,6 +308,8 @@ def test_no_bytes_get_in_or_raise_another_error(chain: list[bytes]) -> None:
         admitted(*chain)
 
 
+# The library warns of a country of six letters, and of the like.
+@pytest.mark.filterwarnings("ignore:Attribute's length")
 @given(st.integers(0, len(MEMBER.der) - 1), st.integers(1, 255))
 def test_a_changed_byte_of_a_good_certificate_never_makes_another_identity(
     index: int, mask: int
@@ -264,13 +321,24 @@ def test_a_changed_byte_of_a_good_certificate_never_makes_another_identity(
         admitted(bytes(changed), ISSUER.der)
 
 
-def damaged(change: Callable[[bytes], bytes]) -> bytes:
-    return change(MEMBER.der)
+# A name is a SET of SEQUENCEs; of the text within, the tag says that it is UTF-8.
+@pytest.mark.parametrize(
+    ("whole", "broken"),
+    [
+        (CLIENT.encode(), b"\xff" * len(CLIENT)),
+        (b"\x0c\x06site-1", b"\x0d\x06site-1"),
+        (b"\x0c\x06issuer", b"\x0d\x06issuer"),
+        (b"\x18\x0f20961002070640Z", b"\x18\x0f00000101000000Z"),
+        (b"\x18\x0f20610101000000Z", b"\x18\x0f00000101000000Z"),
+    ],
+    ids=["a name", "the subject", "the issuer", "the end in year 0", "the begin in year 0"],
+)
+def test_a_damaged_field_is_told_as_unreadable(whole: bytes, broken: bytes) -> None:
+    # From 2050 on a date is written with all digits of its year.
+    begins = 2_871_763_200.0 if whole.endswith(b"20610101000000Z") else 0.0
+    good = forge(by=ISSUER, begins=begins)
+    damaged = good.der.replace(whole, broken)
+    x509.load_der_x509_certificate(damaged)
 
-
-def test_a_damaged_extension_is_told_as_unreadable() -> None:
-    # The length of the URI name, within the extension's own bytes.
-    broken = damaged(lambda der: der.replace(CLIENT.encode(), b"\xff" * len(CLIENT)))
-    x509.load_der_x509_certificate(broken)
-
-    assert refusal(broken, ISSUER.der) is Refusal.UNREADABLE
+    assert damaged != good.der
+    assert refusal(damaged, ISSUER.der) is Refusal.UNREADABLE

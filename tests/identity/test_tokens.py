@@ -1,4 +1,5 @@
 import copy
+import hashlib
 
 import pytest
 from hypothesis import given
@@ -23,6 +24,13 @@ def test_another_secret_under_the_same_identifier_proves_nothing() -> None:
     assert not forged.is_proved_by(token.secret_hash)
 
 
+def test_the_hash_that_is_kept_stays_the_same_from_release_to_release() -> None:
+    token = parse_api_token(f"kumiai_0123456789abcdef0123_{'A' * 43}")
+
+    labelled = b"kumiai/identity/api-token/v1\x00" + token.text.encode()
+    assert token.secret_hash == hashlib.sha256(labelled).hexdigest()
+
+
 def test_secrets_are_drawn_anew() -> None:
     texts = {new_api_token().text for _ in range(1000)}
 
@@ -41,7 +49,14 @@ def test_a_secret_does_not_show_itself_by_accident() -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "kumiai_", "kumiai_x_y", "kumiai_" + "0" * 20 + "_" + "a" * 42, " " + "a" * 80],
+    [
+        "",
+        "kumiai_",
+        "kumiai_x_y",
+        "kumiai_" + "0" * 20 + "_" + "a" * 42,
+        "kumiai_" + "0" * 20 + "_" + "a" * 44,
+        " " + "a" * 80,
+    ],
 )
 def test_what_is_no_token_is_refused_without_being_repeated(text: str) -> None:
     with pytest.raises(PeerRefusedError, match="of another form") as caught:

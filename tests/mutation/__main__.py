@@ -152,7 +152,9 @@ def measure(trial: Trial) -> None:
     with tempfile.TemporaryDirectory() as folder:
         data = Path(folder) / "coverage"
         command = [sys.executable, "-m", "pytest", *QUIET, *trial.files, f"--basetemp={folder}/t"]
-        command += [f"--cov={trial.name}", "--cov-context=test", "--cov-report="]
+        # The folder, not the name: to find a module by its name, coverage imports its package, and
+        # numpy cannot be imported a second time.
+        command += [f"--cov={trial.path.parent}", "--cov-context=test", "--cov-report="]
         command += ["--cov-fail-under=0", "-W", "ignore::coverage.exceptions.CoverageWarning"]
         environment = {**os.environ, "COVERAGE_FILE": str(data)}
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)

@@ -246,7 +246,7 @@ def _parsed(chain: Sequence[bytes]) -> list[x509.Certificate]:
         # Lazily parsed: damage shows itself only when a field is read.
         for certificate in certificates:
             list(certificate.extensions)
-            _ = (certificate.serial_number, certificate.subject, certificate.issuer)
+            _ = (certificate.subject, certificate.issuer)
             _ = (certificate.not_valid_before_utc, certificate.not_valid_after_utc)
     except CertificateError as error:
         raise PeerRefusedError(Refusal.UNREADABLE, str(error)) from error

@@ -1,9 +1,12 @@
 import base64
 import copy
+import hashlib
+import json
 from dataclasses import replace
 
 import pytest
-from cryptography.hazmat.primitives import serialization
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from hypothesis import given
 from hypothesis import strategies as st
@@ -94,6 +97,78 @@ def test_a_text_that_is_no_note_is_refused(note: str) -> None:
         open_note(note, [SIGNER.certified])
 
 
+def signed(text: str, signer: CheckpointSigner = SIGNER) -> str:
+    """Return a note over any text at all, with a signature that is right."""
+    key = bytes.fromhex(signer.certified.key_id)[:4]
+    signature = base64.b64encode(key + signer._key.sign(text.encode())).decode()
+    return f"{text}\n\N{EM DASH} {signer.certified.origin} {signature}\n"
+
+
+TEXT = POINT.to_text()
+
+
+def test_a_signature_names_its_key_by_the_first_bytes_of_the_name() -> None:
+    named = ORIGIN.encode() + b"\n\x01" + SIGNER.certified.public_key
+    signature = base64.b64decode(NOTE.split(" ")[-1])
+
+    assert SIGNER.certified.key_id == hashlib.sha256(named).hexdigest()
+    assert signature[:4].hex() == SIGNER.certified.key_id[:8]
+    assert len(signature) == 4 + 64
+    assert signed(TEXT) == NOTE
+
+
+def test_a_log_without_entries_has_a_checkpoint() -> None:
+    empty = replace(POINT, size=0, at_us=0)
+
+    assert open_note(SIGNER.sign(empty), [SIGNER.certified])[0] == empty
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        TEXT.replace("\n3\n", "\n-3\n"),
+        TEXT.replace("\n3\n", f"\n{'9' * 30}\n"),
+        TEXT.replace("nI=\n", "nJ=\n"),
+        replace(POINT, root=b"r" * 31).to_text(),
+        replace(POINT, chain=b"c" * 33).to_text(),
+        replace(POINT, root=b"r" * 33, chain=b"c" * 33).to_text(),
+    ],
+    ids=["below zero", "beyond 64 bits", "another base64", "short root", "long chain", "both"],
+)
+def test_even_a_signature_does_not_make_a_checkpoint_of_another_text(text: str) -> None:
+    assert text != TEXT
+
+    with pytest.raises(IntegrityError, match="must be a signed note of an audit log"):
+        open_note(signed(text), [SIGNER.certified])
+
+
+@pytest.mark.parametrize("origin", ["hospitals", "kumiai/a+b/audit", "kumiai/hospitals/audit2"])
+def test_even_a_signature_does_not_make_an_audit_log_of_another_one(origin: str) -> None:
+    signer = CheckpointSigner.new(origin, b"", CURVE_KEY)
+
+    with pytest.raises(IntegrityError, match="must be a signed note of an audit log"):
+        open_note(signer.sign(replace(POINT, origin=origin)), [signer.certified])
+
+
+def test_a_signature_under_another_keys_name_counts_for_nothing() -> None:
+    head, _, last = NOTE.rpartition(" ")
+    renamed = b"name" + base64.b64decode(last)[4:]
+
+    with pytest.raises(IntegrityError, match="signed by a known key"):
+        open_note(f"{head} {base64.b64encode(renamed).decode()}\n", [SIGNER.certified])
+
+
+def test_a_key_of_another_log_counts_for_nothing_even_where_the_short_names_meet() -> None:
+    class Namesake(CertifiedKey):
+        key_id = SIGNER.certified.key_id  # type: ignore[assignment]
+
+    key = SIGNER.certified
+    namesake = Namesake("kumiai/others/audit", key.public_key, key.certificates, key.signature)
+
+    with pytest.raises(IntegrityError, match="signed by a known key"):
+        open_note(NOTE, [namesake])
+
+
 def test_a_public_key_that_is_none_has_signed_nothing() -> None:
     broken = replace(SIGNER.certified, public_key=b"short")
     signature = bytes.fromhex(broken.key_id)[:4] + bytes(64)
@@ -132,7 +207,7 @@ def test_a_file_of_another_key_is_refused(pem: bytes) -> None:
 
 
 def test_a_signer_shows_its_key_to_nobody() -> None:
-    assert SIGNER.certified.key_id[:12] in repr(SIGNER)
+    assert repr(SIGNER) == f"CheckpointSigner({SIGNER.certified.key_id[:12]})"
     with pytest.raises(TypeError, match="holds a secret"):
         copy.copy(SIGNER)
 
@@ -144,13 +219,41 @@ def test_a_key_that_a_coordinator_certified_is_trusted(
     key = CertifiedKey.from_json(signer_of(coordinator).certified.to_json())
 
     key.verify(trust, at=clock.now())
+    leaf = x509.load_pem_x509_certificate(coordinator.cert.read_bytes())
+    (issuer,) = (each for each in authority.list_authorities() if each.kind == "members")
+    above = x509.load_pem_x509_certificate(issuer.certificate.encode())
+    begin = max(leaf.not_valid_before_utc, above.not_valid_before_utc).timestamp()
+    key.verify(trust, at=begin)
+    key.verify(trust, at=leaf.not_valid_after_utc.timestamp())
 
+    with pytest.raises(CertificateError, match="in force when it signed"):
+        key.verify(trust, at=leaf.not_valid_after_utc.timestamp() + 1)
     with pytest.raises(CertificateError, match="in force when it signed"):
         key.verify(trust, at=clock.now() + 5000 * DAY_SECONDS)
     with pytest.raises(CertificateError, match="in force when it signed"):
         key.verify(trust, at=clock.now() - DAY_SECONDS)
     with pytest.raises(IntegrityError, match="must be signed by the coordinator's"):
         replace(key, public_key=bytes(32)).verify(trust, at=clock.now())
+
+
+def test_what_is_certified_is_labelled_and_says_of_which_log_it_is() -> None:
+    content = b"kumiai audit signing key v1\0" + ORIGIN.encode() + b"\0"
+
+    CURVE_KEY.public_key().verify(
+        SIGNER.certified.signature,
+        content + SIGNER.certified.public_key,
+        ec.ECDSA(hashes.SHA256()),
+    )
+
+
+def test_a_key_is_written_in_one_way_and_read_up_to_a_limit() -> None:
+    text = SIGNER.certified.to_json()
+    largest = text + " " * (32 * 1024 - len(text))
+
+    assert list(json.loads(text)) == ["certificates", "origin", "public_key", "signature"]
+    assert CertifiedKey.from_json(largest) == SIGNER.certified
+    with pytest.raises(IntegrityError, match="got 32769 characters"):
+        CertifiedKey.from_json(largest + " ")
 
 
 def test_a_key_of_anybody_else_is_not_trusted(

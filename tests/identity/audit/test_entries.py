@@ -106,6 +106,39 @@ def test_a_changed_byte_gives_another_entry_or_none(place: int, change: int) -> 
     assert found != ENTRY
 
 
+def test_the_words_that_stand_in_logs_keep_their_meaning() -> None:
+    acts = {
+        *("audit.entries_lost", "audit.exported", "audit.redacted", "authentication.refused"),
+        *("certificate.issued", "certificate.revoked", "client.attached", "client.detached"),
+        *("coordinator.started", "coordinator.stopped", "model.deleted", "model.described"),
+        *("model.published", "permission.denied", "role.changed", "run.created", "run.deleted"),
+        *("run.described", "run.failed", "run.finished", "run.stopped", "run.stop_requested"),
+        *("schema.migrated", "site.approved", "site.invited", "site.joined", "site.removed"),
+        *("site.resumed", "site.suspended", "token.created", "token.revoked"),
+    }
+
+    assert acts <= set(Act)
+    assert [*Outcome] == ["done", "refused", "failed"]
+
+
+def test_what_is_as_large_as_may_be_is_written() -> None:
+    detail = {"k": "x" * (384 - len('{"k":""}'))}
+    actor = Actor("operator", "n" * 96, address="1" * 64)
+
+    entry = NewEntry(Act.RUN_CREATED, actor, "x" * 128, detail=detail)
+
+    sealed = replace(ENTRY, actor=Sealed("ab" * 32, b"x" * 512), subject=entry.subject)
+    assert decode_entry(encode_entry(replace(sealed, detail=detail))).detail == detail
+    with pytest.raises(ValueError, match="at most 384 bytes, got 385"):
+        NewEntry(Act.RUN_CREATED, actor, detail={"k": detail["k"] + "x"})
+    with pytest.raises(IntegrityError, match="of no entry"):
+        decode_entry(encode_entry(replace(sealed, actor=Sealed("ab" * 32, b"x" * 513))))
+
+
+def test_who_is_not_known_has_neither_name_nor_serial_number_nor_address() -> None:
+    assert Actor("nobody") == Actor("nobody", "", 0, "")
+
+
 @pytest.mark.parametrize("subject", ["a b", "x" * 129, "é", "run/\n"])
 def test_a_subject_of_another_form_is_refused(subject: str) -> None:
     with pytest.raises(ValueError, match="subject must be"):

@@ -286,8 +286,8 @@ def open_note(note: str, keys: Iterable[CertifiedKey]) -> tuple[Checkpoint, Cert
     Raises:
         IntegrityError: it is no note, or none of the keys has signed it.
     """
-    text, separator, signed = note.partition("\n\n")
-    if not separator or len(note) > _NOTE_CHARS_MAX:
+    text, _, signed = note.partition("\n\n")
+    if len(note) > _NOTE_CHARS_MAX:
         raise _no_note(note)
     text += "\n"
     checkpoint = _checkpoint_in(text)
@@ -311,7 +311,7 @@ def open_note(note: str, keys: Iterable[CertifiedKey]) -> tuple[Checkpoint, Cert
 def _checkpoint_in(text: str) -> Checkpoint:
     lines = text.split("\n")
     try:
-        origin, size, root, chain, at_us, end = lines
+        origin, size, root, chain, at_us, _ = lines
         checkpoint = Checkpoint(
             origin=origin,
             size=_number(size),
@@ -323,7 +323,7 @@ def _checkpoint_in(text: str) -> Checkpoint:
         raise _no_note(text) from None
     is_whole = len(checkpoint.root) == len(checkpoint.chain) == HASH_BYTES
     # One text for one checkpoint: what reads in another way than it was written is refused.
-    if end or not is_whole or not _ORIGIN.fullmatch(origin) or checkpoint.to_text() != text:
+    if not is_whole or not _ORIGIN.fullmatch(origin) or checkpoint.to_text() != text:
         raise _no_note(text)
     return checkpoint
 
