@@ -84,7 +84,7 @@ def add_masks(buffer: Words, masks: Sequence[Mask], *, offset_bytes: int = 0) ->
         (_keystream(mask.key, offset_bytes), np.add if mask.sign == 1 else np.subtract)
         for mask in masks
     ]
-    scratch = np.empty(min(_PIECE_SIZE_BYTES, buffer.nbytes), np.uint8)
+    scratch = np.empty(_PIECE_SIZE_BYTES, np.uint8)
     words = scratch.view(buffer.dtype.newbyteorder("<"))
     step = _PIECE_SIZE_BYTES // buffer.itemsize
     for start in range(0, buffer.size, step):
