@@ -216,6 +216,8 @@ def test_a_hybrid_public_key_with_a_low_order_part_is_refused() -> None:
         HYBRID_ALICE.encapsulate(wrong)
     with pytest.raises(CryptoError, match="public key must not be of low order"):
         HYBRID_ALICE.decapsulate(wrong, bytes(1088))
+    with pytest.raises(CryptoError, match="public key must not be of low order"):
+        verify_hybrid_public_key(wrong)
 
 
 def test_ones_own_hybrid_key_sent_back_is_refused() -> None:
