@@ -1,5 +1,6 @@
 """The gate in front of any ASGI application, and what it tells of whom it refuses."""
 
+import ssl
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -202,6 +203,51 @@ async def test_what_everybody_may_change_is_limited_by_address(
     assert posted == ["reached by somebody", "reached by somebody", "refused: rate-limited"]
     assert set(probed) == {"reached by somebody"}
     assert [(call.act, call.claimed) for call in refused] == [("POST /open", None)]
+
+
+async def test_handshakes_wait_by_address_and_those_turned_away_are_told(
+    clock: Any, refused: list[RefusedCall]
+) -> None:
+    trust = WatchedFiles[TrustBundle]((Path("none"),), lambda: TRUST, clock)
+    limits = CallLimits(clock, LimitRules(handshakes_per_second=1.0, handshakes_max=1))
+    admission = Admission(federation=FEDERATION, trust=trust, clock=clock, limits=limits)
+    gate = CallGate(AsyncMTLSAuthenticator(admission), on_refused=refused.append)
+
+    waits = [gate.admit_handshake("10.0.0.1") for _ in range(3)]
+    with pytest.raises(PeerRefusedError, match="1 connections a second"):
+        gate.admit_handshake("10.0.0.1")
+
+    assert waits == [0.0, 1.0, 2.0]
+    (call,) = refused
+    assert (call.act, call.address, call.claimed) == ("TLS handshake", "10.0.0.1", None)
+    assert call.error.refusal is Refusal.RATE_LIMITED
+
+
+async def test_a_good_call_lets_its_address_open_more_connections(
+    clock: Any, refused: list[RefusedCall]
+) -> None:
+    trust = WatchedFiles[TrustBundle]((Path("none"),), lambda: TRUST, clock)
+    limits = CallLimits(clock, LimitRules(handshakes_per_second=1.0, handshakes_max=1))
+    admission = Admission(federation=FEDERATION, trust=trust, clock=clock, limits=limits)
+    gate = CallGate(AsyncMTLSAuthenticator(admission), on_refused=refused.append)
+
+    await Site(gate).get("/runs", OPERATOR.pem)
+
+    assert [gate.admit_handshake("10.0.0.1") for _ in range(3)] == [0.0, 0.2, 0.4]
+
+
+async def test_a_handshake_that_failed_is_told_and_one_that_was_given_up_is_not(
+    gate: CallGate, refused: list[RefusedCall]
+) -> None:
+    too_old = ssl.SSLError(1, "failed")
+    too_old.reason = "UNSUPPORTED_PROTOCOL"
+
+    gate.note_failed_handshake(ssl.SSLEOFError(8, "gone"), "10.0.0.1")
+    gate.note_failed_handshake(too_old, "10.0.0.1")
+
+    (call,) = refused
+    assert (call.act, call.address, call.claimed) == ("TLS handshake", "10.0.0.1", None)
+    assert call.error.refusal is Refusal.OLD_TLS
 
 
 async def test_what_nobody_has_listed_is_denied_to_everybody(site: Site) -> None:

@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 from kumiai.identity import CallLimits, LimitRules, PeerRefusedError, Refusal
 from kumiai.identity.rate_limits import address_key
 
+ADDRESS = "10.0.0.1"
 URI = "kumiai://hospitals/client/site-1"
 NOBODY = PeerRefusedError(Refusal.WRONG_AUTHORITY, "no")
 
@@ -32,6 +33,8 @@ def limits(clock: Clock) -> CallLimits:
         identity_calls_max=3,
         address_calls_per_second=1.0,
         address_calls_max=2,
+        handshakes_per_second=4.0,
+        handshakes_max=2,
         failures_max=3,
         lockout_seconds=1.0,
         lockout_seconds_max=4.0,
@@ -57,14 +60,14 @@ def test_an_identity_may_burst_and_then_goes_on_at_its_rate(
     limits: CallLimits, clock: Clock
 ) -> None:
     for _ in range(3):
-        limits.admit_identity(URI)
+        limits.admit_identity(URI, ADDRESS)
     with pytest.raises(PeerRefusedError, match="at most 2 calls a second") as caught:
-        limits.admit_identity(URI)
-    limits.admit_identity(URI.replace("site-1", "site-2"))
+        limits.admit_identity(URI, ADDRESS)
+    limits.admit_identity(URI.replace("site-1", "site-2"), ADDRESS)
 
     clock.seconds += 0.5
 
-    limits.admit_identity(URI)
+    limits.admit_identity(URI, ADDRESS)
     assert caught.value.refusal is Refusal.RATE_LIMITED
     assert caught.value.retry_seconds == 0.5
 
@@ -124,9 +127,64 @@ def test_ten_thousand_addresses_do_not_make_the_tables_grow(limits: CallLimits) 
         address = f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}"
         fail(limits, address)
         limits.admit_unknown(address)
-        limits.admit_identity(f"{URI}-{number}")
+        limits.admit_identity(f"{URI}-{number}", address)
+        limits.admit_handshake(address)
 
-    assert limits.remembered_count == 24
+    assert limits.remembered_count == 40
+
+
+def handshake_waits(limits: CallLimits, address: str = ADDRESS) -> list[float]:
+    """Return how long each of so many connections at once must wait, until one is refused."""
+    waits: list[float] = []
+    while True:
+        try:
+            waits.append(limits.admit_handshake(address))
+        except PeerRefusedError:
+            return waits
+
+
+def test_handshakes_of_an_address_wait_for_their_turn_and_too_many_are_refused(
+    limits: CallLimits, clock: Clock
+) -> None:
+    assert handshake_waits(limits) == [0.0, 0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0]
+    with pytest.raises(PeerRefusedError, match="at most 4 connections a second") as caught:
+        limits.admit_handshake(ADDRESS)
+    assert limits.admit_handshake("10.0.0.2") == 0.0
+
+    clock.seconds += 0.25
+
+    assert caught.value.refusal is Refusal.RATE_LIMITED
+    assert caught.value.retry_seconds == 0.25
+    assert handshake_waits(limits) == [2.0]
+
+
+def test_an_address_that_good_callers_come_from_may_open_more_connections(
+    limits: CallLimits, clock: Clock
+) -> None:
+    handshake_waits(limits)
+
+    limits.admit_identity(URI, ADDRESS)
+
+    waits = handshake_waits(limits)
+    assert (len(waits), waits[-1]) == (32, 2.0)
+    clock.seconds += 3_600.0
+    assert len(handshake_waits(limits)) == 42
+    clock.seconds += 0.1
+    assert len(handshake_waits(limits)) == 0
+
+
+@given(st.lists(st.floats(0, 10), min_size=1, max_size=200))
+def test_handshakes_never_begin_oftener_than_burst_and_rate(pauses: list[float]) -> None:
+    clock = Clock()
+    limits = CallLimits(clock, LimitRules(handshakes_per_second=2.0, handshakes_max=3))
+    begun = []
+    for pause in pauses:
+        clock.seconds += pause
+        begun += [clock.seconds + wait for wait in handshake_waits(limits)]
+
+    assert begun == sorted(begun)
+    spans = [late - early for early, late in zip(begun, begun[3:], strict=False)]
+    assert all(span >= 0.5 - 1e-6 for span in spans)
 
 
 @pytest.mark.parametrize(
@@ -155,7 +213,7 @@ def test_nobody_ever_gets_more_than_burst_and_rate(pauses: list[float]) -> None:
     for pause in pauses:
         clock.seconds += pause
         try:
-            limits.admit_identity(URI)
+            limits.admit_identity(URI, ADDRESS)
         except PeerRefusedError:
             continue
         admitted += 1

@@ -14,7 +14,7 @@ import pytest
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from kumiai.core.clock import SystemClock
-from kumiai.identity import Role, diagnose_handshake
+from kumiai.identity import Role, client_context, diagnose_handshake
 from kumiai.node.wire import kumiai_pb2 as pb
 from kumiai.node.wire.channel import ATTACH, PUT, TlsFiles, open_channel
 from kumiai.testing.databases import SQLiteTemplate
@@ -230,6 +230,49 @@ async def test_what_the_tls_library_refuses_is_explained_by_the_callers_own_side
 
     assert code == grpc.StatusCode.UNAVAILABLE
     assert words in str(found)
+
+
+@pytest.mark.parametrize(
+    ("member", "kind"),
+    [
+        (lambda _: forge(uris=(CLIENT,)), "self-signed"),
+        (lambda _: forge(by=forge_authority(), uris=(CLIENT,)), "wrong-authority"),
+        (lambda root: forged(root, ends=NOW - 60), "expired"),
+        (lambda root: forged(root, begins=NOW + 600), "not-yet-valid"),
+        (lambda root: forged(root, usages=(ExtendedKeyUsageOID.SERVER_AUTH,)), "wrong-usage"),
+    ],
+    ids=["self-signed", "wrong CA", "expired", "not yet valid", "a server's"],
+)
+async def test_what_the_tls_library_refuses_at_the_http_port_has_an_entry_of_its_kind(
+    federation: Federation, root: Forged, member: Callable[[Forged], Forged], kind: str
+) -> None:
+    files = files_of(federation, member(root))
+    assert federation.server is not None
+    url = f"https://localhost:{federation.server.http_port}/api/v1/runs"
+    tls = client_context(files.certificate, files.key, files.ca)
+
+    async with httpx.AsyncClient(verify=tls) as http:
+        with pytest.raises(httpx.TransportError):
+            await http.get(url)
+
+    (entry,) = await eventually(lambda: audited(federation))
+    assert (entry["act"], entry["detail"]["refusal"]) == ("authentication.refused", kind)
+    assert (entry["actor"]["address"], entry["detail"]["call"]) == ("127.0.0.1", "TLS handshake")
+
+
+async def test_tls_1_2_at_the_http_port_has_an_entry_and_its_repetitions_do_not(
+    federation: Federation,
+) -> None:
+    assert federation.server is not None
+    context = ssl.create_default_context(cafile=federation.certificates["coordinator"].ca)
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+
+    for _ in range(3):
+        with pytest.raises(OSError):
+            await asyncio.open_connection("localhost", federation.server.http_port, ssl=context)
+
+    (entry,) = await eventually(lambda: audited(federation))
+    assert entry["detail"]["refusal"] == "old-tls"
 
 
 async def test_without_a_certificate_there_is_no_session_and_nothing_to_read(

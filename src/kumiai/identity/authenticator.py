@@ -108,7 +108,7 @@ class Admission:
         except PeerRefusedError as error:
             self._limits.note_refusal(address, error)
             raise
-        self._limits.admit_identity(identity.uri)
+        self._limits.admit_identity(identity.uri, address)
         return identity
 
     def admit_unknown(self, address: str) -> None:
@@ -118,6 +118,14 @@ class Admission:
             PeerRefusedError: too many come from this address, or it is locked out.
         """
         self._limits.admit_unknown(address)
+
+    def admit_handshake(self, address: str) -> float:
+        """Return how many seconds a new connection must wait before its handshake may begin.
+
+        Raises:
+            PeerRefusedError: too many from this address wait already.
+        """
+        return self._limits.admit_handshake(address)
 
     def _known(self, chain: tuple[bytes, ...]) -> PeerCertificate:
         key = (self._trust.version, chain)
@@ -190,6 +198,14 @@ class AsyncMTLSAuthenticator:
             PeerRefusedError: too many come from this address, or it is locked out.
         """
         self._admission.admit_unknown(address)
+
+    def admit_handshake(self, address: str) -> float:
+        """Return how many seconds a new connection must wait before its handshake may begin.
+
+        Raises:
+            PeerRefusedError: too many from this address wait already.
+        """
+        return self._admission.admit_handshake(address)
 
     async def authenticate_again(self, chain: Sequence[bytes]) -> Identity:
         """Return who calls if it still may, while a call lasts; limits nothing.

@@ -64,6 +64,8 @@ class Refusal(StrEnum):
     ALREADY_ATTACHED = "already-attached"
     RATE_LIMITED = "rate-limited"
     LOCKED_OUT = "locked-out"
+    OLD_TLS = "old-tls"
+    BAD_HANDSHAKE = "bad-handshake"
 
 
 class PeerRefusedError(CertificateError):

@@ -5,6 +5,7 @@ the coordinator's gRPC interceptor is the same gate in front of remote calls. Ha
 who calls and have nothing to ask, so none of them can forget to. What nobody has listed is denied.
 """
 
+import ssl
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol, TypeAlias
@@ -19,6 +20,7 @@ from kumiai.identity.permissions import (
     principal_of,
     verify_permission,
 )
+from kumiai.identity.refused_handshakes import refusal_of_handshake
 
 __all__ = [
     "CallGate",
@@ -35,6 +37,7 @@ Send: TypeAlias = Callable[[Message], Awaitable[None]]
 Application: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 _BEARER: Final = "bearer "
+_HANDSHAKE: Final = "TLS handshake"
 _OF_PROVED: Final = frozenset(
     {
         Refusal.NOT_YET_VALID,
@@ -76,7 +79,7 @@ class RefusedCall:
     Attributes:
         error: why.
         address: where it came from.
-        act: what was called: a route or a remote method.
+        act: what was called: a route, a remote method, or the handshake before any call.
         claimed: whom its certificate names; ``None`` where there is none that can be read. Not
             proved: the certificate may be another authority's.
         caller: who was let in, and then refused this one thing.
@@ -171,6 +174,24 @@ class CallGate:
         except PeerRefusedError as error:
             self._on_refused(RefusedCall(error, address, act, None))
             raise
+
+    def admit_handshake(self, address: str) -> float:
+        """Return how many seconds a new connection must wait before its handshake may begin.
+
+        Raises:
+            PeerRefusedError: too many from this address wait already.
+        """
+        try:
+            return self._authenticator.admit_handshake(address)
+        except PeerRefusedError as error:
+            self._on_refused(RefusedCall(error, address, _HANDSHAKE, None))
+            raise
+
+    def note_failed_handshake(self, error: ssl.SSLError, address: str) -> None:
+        """Tell whom the TLS library has refused."""
+        refusal = refusal_of_handshake(error)
+        if refusal is not None:
+            self._on_refused(RefusedCall(refusal, address, _HANDSHAKE, None))
 
     async def admit_again(self, principal: Principal, *, act: str) -> None:
         """Check that who was let in may go on.

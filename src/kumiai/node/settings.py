@@ -173,6 +173,10 @@ class LimitsSettings(_Table):
     """From one address, of callers who must still be looked up, on average."""
     unknown_calls_burst: Annotated[int, Field(ge=1, le=1_000_000)] = 100
     """The same at once."""
+    connections_per_second: Annotated[float, Field(gt=0, le=100_000)] = 20.0
+    """New ones over HTTP from one address, on average; 5 times as many if good callers use it."""
+    connections_burst: Annotated[int, Field(ge=1, le=1_000_000)] = 10
+    """The same at once; others wait for their turn, for 2 s at most."""
     refusals_max: Annotated[int, Field(ge=1, le=100_000)] = 10
     """So many refused callers from one address lock it out for those without a good certificate."""
     lockout_seconds: Annotated[float, Field(gt=0, le=86_400)] = 1.0

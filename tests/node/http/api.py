@@ -375,6 +375,7 @@ async def running_api(
             app,
             "127.0.0.1:0",
             server_context(own.cert, own.key, own.ca, client_certificate="optional"),
+            parts.gate,
         )
         port = await server.start()
         api = RunningApi(

@@ -17,6 +17,7 @@ from kumiai.node.http.server import _HttpService
 from kumiai.storage import DatabaseManager
 from kumiai.testing.databases import SQLiteTemplate
 from tests.node.http.api import Certificates, running_api
+from tests.node.wire.gate import new_gate
 
 
 @pytest.fixture
@@ -44,7 +45,7 @@ async def test_signals_stay_with_the_program(
 async def test_a_port_that_is_taken_is_a_setting_to_correct(certificates: Certificates) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         listen = f"127.0.0.1:{taken.getsockname()[1]}"
-        server = new_http_server(FastAPI(), listen, context_of(certificates))  # type: ignore[arg-type]
+        server = new_http_server(FastAPI(), listen, context_of(certificates), new_gate())  # type: ignore[arg-type]
 
         with pytest.raises(errors.ConfigError, match=f"http_listen .* {listen}"):
             await server.start()
@@ -53,14 +54,16 @@ async def test_a_port_that_is_taken_is_a_setting_to_correct(certificates: Certif
 async def test_a_host_that_does_not_exist_is_a_setting_to_correct(
     certificates: Certificates,
 ) -> None:
-    server = new_http_server(FastAPI(), "no-such-host.invalid:0", context_of(certificates))  # type: ignore[arg-type]
+    server = new_http_server(
+        FastAPI(), "no-such-host.invalid:0", context_of(certificates), new_gate()
+    )  # type: ignore[arg-type]
 
     with pytest.raises(errors.ConfigError, match="http_listen"):
         await server.start()
 
 
 async def test_a_server_that_never_started_stops_at_once(certificates: Certificates) -> None:
-    server = new_http_server(FastAPI(), "127.0.0.1:0", context_of(certificates))  # type: ignore[arg-type]
+    server = new_http_server(FastAPI(), "127.0.0.1:0", context_of(certificates), new_gate())  # type: ignore[arg-type]
 
     await server.stop()
 
@@ -70,7 +73,7 @@ async def test_a_server_that_has_ended_says_so_and_still_frees_the_port(
 ) -> None:
     app = FastAPI()
     app.state.closing = asyncio.Event()
-    service = _HttpService(app, "127.0.0.1:0", context_of(certificates), 30)  # type: ignore[arg-type]
+    service = _HttpService(app, "127.0.0.1:0", context_of(certificates), new_gate(), 30)  # type: ignore[arg-type]
     await service.ended()
     port = await service.start()
     ended = asyncio.create_task(service.ended())
@@ -118,7 +121,9 @@ async def test_a_connection_without_a_whole_request_is_closed(
 ) -> None:
     app = FastAPI()
     app.state.closing = asyncio.Event()
-    server = new_http_server(app, "127.0.0.1:0", context_of(certificates), idle_seconds=1)  # type: ignore[arg-type]
+    server = new_http_server(
+        app, "127.0.0.1:0", context_of(certificates), new_gate(), idle_seconds=1
+    )  # type: ignore[arg-type]
     port = await server.start()
     try:
         reader, writer = await asyncio.open_connection(

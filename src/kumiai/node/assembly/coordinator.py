@@ -264,6 +264,8 @@ def _limit_rules(limits: LimitsSettings) -> LimitRules:
         identity_calls_max=limits.calls_burst,
         address_calls_per_second=limits.unknown_calls_per_second,
         address_calls_max=limits.unknown_calls_burst,
+        handshakes_per_second=limits.connections_per_second,
+        handshakes_max=limits.connections_burst,
         failures_max=limits.refusals_max,
         lockout_seconds=limits.lockout_seconds,
         lockout_seconds_max=limits.lockout_seconds_max,
@@ -442,7 +444,7 @@ def _http_server(shared: _Shared, supervisor: RunSupervisor) -> HttpServer:
         shared.clock,
         client_certificate="optional",
     )
-    return new_http_server(app, shared.settings.coordinator.http_listen, tls)
+    return new_http_server(app, shared.settings.coordinator.http_listen, tls, shared.gate)
 
 
 def _central_evaluator(settings: Settings) -> CentralEvaluator | None:

@@ -60,7 +60,7 @@ class TokenDesk:
         except PeerRefusedError as error:
             self._limits.note_refusal(address, error)
             raise
-        self._limits.admit_identity(f"token:{record.token_id}")
+        self._limits.admit_identity(f"token:{record.token_id}", address)
         await self._note_use(record)
         role = Role(record.role)
         # What the role lost since the token was made, the token has lost too.

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import socket
 import ssl
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 import structlog
@@ -14,18 +14,24 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from kumiai.core.errors import ConfigError
+from kumiai.identity import CallGate
 from kumiai.node.coordinator.server import HttpServer
+from kumiai.node.http.front import TLSFront
 from kumiai.node.settings import split_address
 
 __all__ = ["new_http_server"]
 
 _CONNECTIONS_MAX: Final = 1_000
-_BACKLOG: Final = 256
 _STOP_SECONDS: Final = 2
 
 
 def new_http_server(
-    app: FastAPI, listen: str, ssl_context: ssl.SSLContext, *, idle_seconds: int = 30
+    app: FastAPI,
+    listen: str,
+    ssl_context: ssl.SSLContext,
+    gate: CallGate,
+    *,
+    idle_seconds: int = 30,
 ) -> HttpServer:
     """Return the server of an API; it runs in the event loop that starts it.
 
@@ -33,9 +39,10 @@ def new_http_server(
         app: made by `create_app`.
         listen: ``host:port``; port 0 takes a free one.
         ssl_context: the server's; clients' certificates are asked for by it.
+        gate: paces handshakes, and hears of those that fail.
         idle_seconds: how long a connection may stay without a request.
     """
-    service = _HttpService(app, listen, ssl_context, idle_seconds)
+    service = _HttpService(app, listen, ssl_context, gate, idle_seconds)
     return HttpServer(start=service.start, ended=service.ended, stop=service.stop)
 
 
@@ -43,11 +50,17 @@ class _HttpService:
     """One listening socket, from start to stop."""
 
     def __init__(
-        self, app: FastAPI, listen: str, ssl_context: ssl.SSLContext, idle_seconds: int
+        self,
+        app: FastAPI,
+        listen: str,
+        ssl_context: ssl.SSLContext,
+        gate: CallGate,
+        idle_seconds: int,
     ) -> None:
         self._app = app
         self._listen = listen
         self._ssl_context = ssl_context
+        self._gate = gate
         self._idle_seconds = idle_seconds
         self._server: _Server | None = None
         self._serving: asyncio.Task[None] | None = None
@@ -70,15 +83,15 @@ class _HttpService:
             server_header=False,
             proxy_headers=False,
             limit_concurrency=_CONNECTIONS_MAX,
-            backlog=_BACKLOG,
             timeout_keep_alive=self._idle_seconds,
             timeout_graceful_shutdown=_STOP_SECONDS,
         )
-        config.load()
-        config.ssl = self._ssl_context
-        server = _Server(config)
+        server = _Server(
+            config,
+            lambda new_protocol: TLSFront(listener, self._ssl_context, new_protocol, self._gate),
+        )
         self._server = server
-        self._serving = asyncio.create_task(server.serve(sockets=[listener]), name="http-server")
+        self._serving = asyncio.create_task(server.serve(), name="http-server")
         is_listening = asyncio.create_task(server.is_listening.wait())
         await asyncio.wait({self._serving, is_listening}, return_when=asyncio.FIRST_COMPLETED)
         is_listening.cancel()
@@ -135,19 +148,31 @@ class _HttpService:
 
 
 class _Server(uvicorn.Server):
-    """A uvicorn server that leaves signals alone and says when it listens."""
+    """A uvicorn server behind a front, that leaves signals alone and says when it listens."""
 
-    def __init__(self, config: uvicorn.Config) -> None:
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        new_front: Callable[[Callable[[], asyncio.Protocol]], TLSFront],
+    ) -> None:
         super().__init__(config)
         self.is_listening = asyncio.Event()
+        self._new_front = new_front
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
+        await super().startup(sockets=[])
+        front = self._new_front(self._new_protocol)
+        front.start()
+        # uvicorn closes what stands here, and waits for it, as it does with servers of the loop.
+        self.servers.append(front)  # type: ignore[arg-type]
         self.is_listening.set()
+
+    def _new_protocol(self) -> asyncio.Protocol:
+        return _CertificateProtocol(self.config, self.server_state, self.lifespan.state)
 
 
 class _CertificateProtocol(H11Protocol):
