@@ -3,10 +3,14 @@ import asyncio
 import pytest
 
 from kumiai.core.errors import ConfigError, ConflictError, NotFoundError, StorageError
+from kumiai.identity.audit import Act, Actor, AuditScribe, NewEntry
 from kumiai.storage import (
+    AuditLog,
+    DatabaseManager,
     MetricFloor,
     ModelQuery,
     ModelRecord,
+    ModelRepository,
     NewModel,
     ReachableBlob,
     UpdateInbox,
@@ -134,6 +138,24 @@ async def test_a_model_between_first_and_last_is_deleted(catalogue: Catalogue) -
             await catalogue.models.delete(kept)
     with pytest.raises(NotFoundError):
         await catalogue.models.delete("run-a.1")
+
+
+async def test_a_model_is_deleted_together_with_its_entry_in_the_audit_log(
+    catalogue: Catalogue, database: DatabaseManager
+) -> None:
+    log = AuditLog(database, AuditScribe())
+    models = ModelRepository(database, trail=log)
+    await catalogue.add_run("run-a")
+    await catalogue.add_models("run-a", 2)
+    await catalogue.end("run-a")
+    entry = NewEntry(Act.MODEL_DELETED, Actor("operator", "ann"), "model/run-a.1")
+
+    await models.delete("run-a.1", entry=entry)
+    with pytest.raises(NotFoundError):
+        await models.delete("run-a.1", entry=entry)
+
+    told = [(each.act, each.subject) async for each in log.read(0, 10)]
+    assert told == [("model.deleted", "model/run-a.1")]
 
 
 async def test_a_model_is_deleted_once(catalogue: Catalogue) -> None:

@@ -111,3 +111,36 @@ async def test_a_maker_has_so_many_good_tokens_and_no_more(
     await tokens.revoke("t1", by="ann")
 
     assert (await create(tokens, "t3")).token_id == "t3"
+
+
+async def test_all_tokens_of_a_maker_end_at_once_with_an_entry_each(
+    tokens: APITokenRepository, trail: Trail
+) -> None:
+    for token_id, changes in {
+        "t1": {},
+        "t2": {},
+        "t3": {"role": "auditor"},
+        "t4": {"by": "bob"},
+    }.items():
+        await create(tokens, token_id, **changes)
+    await tokens.revoke("t2", by="ann")
+    trail.entries.clear()
+
+    first = await tokens.revoke_all("ann", role="operator", by="olga", entry="ended {}".format)
+    rest = await tokens.revoke_all("ann", by="olga", entry="ended {}".format)
+    again = await tokens.revoke_all("ann", by="olga")
+
+    assert [each.token_id for each in first] == ["t1"]
+    assert [each.token_id for each in rest] == ["t3"]
+    assert again == []
+    assert trail.entries == ["ended t1", "ended t3"]
+    left = {each.token_id: each.revoked_by for each in await tokens.list_tokens()}
+    assert left == {"t1": "olga", "t2": "ann", "t3": "olga", "t4": None}
+
+
+async def test_a_token_that_has_ended_by_itself_is_left_as_it_is(
+    tokens: APITokenRepository,
+) -> None:
+    await create(tokens, lifetime_seconds=-1.0)
+
+    assert await tokens.revoke_all("ann", by="olga") == []

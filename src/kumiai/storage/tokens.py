@@ -1,6 +1,6 @@
 """Tokens for the HTTP API. Of a secret only its hash comes here."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -169,6 +169,45 @@ class APITokenRepository:
             if ended.rowcount and entry is not None:
                 await self._trail.append(connection, entry)
         return APITokenRecord(**parsed(row))
+
+    async def revoke_all(
+        self,
+        created_by: str,
+        *,
+        role: str | None = None,
+        by: str,
+        entry: Callable[[str], Any] | None = None,
+    ) -> list[APITokenRecord]:
+        """End all tokens of a maker that have not ended by themselves; all of them or none.
+
+        Args:
+            created_by: the maker's name.
+            role: only of the maker with this role; ``None``: of any.
+            by: who does it.
+            entry: makes the audit log's entry for a token's id; ``None``: none is kept.
+
+        Returns:
+            Those that were good until now, by id.
+        """
+        theirs = (_TOKENS.c.created_by == clean(created_by)) & _TOKENS.c.revoked_at.is_(None)
+        if role is not None:
+            theirs &= _TOKENS.c.role == role
+        async with self._database.transaction("revoke_token") as connection:
+            ended = (
+                await connection.execute(
+                    update(_TOKENS)
+                    .where(theirs & (_TOKENS.c.expires_at > clock_sql()))
+                    .values(revoked_at=clock_sql(), revoked_by=clean(by))
+                    .returning(*_COLUMNS)
+                )
+            ).all()
+            records = sorted(
+                (APITokenRecord(**parsed(row)) for row in ended), key=lambda each: each.token_id
+            )
+            if entry is not None:
+                for record in records:
+                    await self._trail.append(connection, entry(record.token_id))
+        return records
 
     async def note_use(self, token_id: str) -> None:
         """Note that a token was used just now."""

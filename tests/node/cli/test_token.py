@@ -83,3 +83,22 @@ async def test_a_revoked_token_is_listed_as_such(api: RunningApi) -> None:
     assert "no tokens yet" in empty.out
     assert revoked.out == f"revoked {token_id} (nightly)\n"
     assert "revoked by olivia" in listed.out
+
+
+async def test_all_tokens_of_a_maker_are_revoked_in_one(api: RunningApi) -> None:
+    ids = [(await made(api, "runs.read"))["made"]["token_id"] for _ in range(2)]
+
+    revoked = await as_operator(api, "token", "revoke", "--made-by", "olivia", "--role", "operator")
+    again = await as_operator(api, "token", "revoke", "--made-by", "olivia")
+
+    assert revoked.code == 0, revoked.err
+    assert all(f"{each} (nightly)" in revoked.out for each in ids)
+    assert again.out == "olivia has no good token\n"
+
+
+@pytest.mark.parametrize("arguments", [(), ("t1", "--made-by", "ann"), ("t1", "--role", "client")])
+def test_one_token_or_one_maker_is_to_be_named(arguments: tuple[str, ...]) -> None:
+    outcome = invoke("token", "revoke", *arguments)
+
+    assert outcome.code == 2
+    assert "must be given alone" in outcome.err

@@ -172,6 +172,7 @@ async def test_a_deleted_run_leaves_its_entries(signed: RunningApi) -> None:
 
     newest = (await signed.operator.get("/api/v1/audit?limit=1")).json()["entries"][0]
     assert (newest["act"], newest["subject"]) == ("run.deleted", f"run/{run_id}")
+    assert newest["detail"] == {"models": 1}
     missing = await signed.operator.delete("/api/v1/runs/run%20none")
     assert missing.status_code in {400, 404}
 

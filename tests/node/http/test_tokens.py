@@ -162,3 +162,32 @@ async def test_the_command_lines_client_shows_the_token(api: RunningApi) -> None
             return client.runs().items
 
     assert await asyncio.to_thread(runs) == []
+
+
+async def test_who_manages_tokens_ends_all_of_somebody_and_others_only_their_own(
+    api: RunningApi,
+) -> None:
+    scientist = api.caller(api.certificates.scientist)
+    name = api.certificates.scientist.identity.name
+    first = await made(api, by=scientist)
+    await made(api)
+
+    own = (await scientist.delete(f"/api/v1/tokens?made_by={name}")).json()["tokens"]
+    denied = await scientist.delete("/api/v1/tokens?made_by=olivia")
+    other_role = await scientist.delete(f"/api/v1/tokens?made_by={name}&role=operator")
+    second = await made(api, by=scientist)
+    managed = (await api.operator.delete(f"/api/v1/tokens?made_by={name}")).json()["tokens"]
+    entries = (await api.operator.get("/api/v1/audit?act=token.revoked")).json()["entries"]
+
+    ids = [each["made"]["token_id"] for each in (first, second)]
+    assert [each["token_id"] for each in own] == ids[:1]
+    assert [each["token_id"] for each in managed] == ids[1:]
+    assert [denied.status_code, other_role.status_code] == [403, 403]
+    assert [each["subject"] for each in entries] == [f"token/{each}" for each in reversed(ids)]
+    good = (await api.operator.get("/api/v1/tokens")).json()["tokens"]
+    assert [each["revoked_at"] is None for each in good].count(True) == 1
+
+
+@pytest.mark.parametrize("query", ["", "?made_by=", "?made_by=ann&role=king"])
+async def test_whose_tokens_are_to_end_must_be_said(api: RunningApi, query: str) -> None:
+    assert (await api.operator.delete(f"/api/v1/tokens{query}")).status_code == 422

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from kumiai.core.errors import ConfigError
 from kumiai.node.cli.invocation import Invocation, invocation_of
 from kumiai.node.cli.output import Table, emit, shown_time
 
@@ -14,7 +15,9 @@ __all__ = ["app"]
 
 app = typer.Typer(help="Tokens for the HTTP API.", no_args_is_help=True)
 
-TokenId = Annotated[str, typer.Argument(metavar="TOKEN", help="Its identifier, not its secret.")]
+TokenId = Annotated[
+    str | None, typer.Argument(metavar="TOKEN", help="Its identifier, not its secret.")
+]
 
 
 @app.command()
@@ -63,11 +66,29 @@ def list_tokens(ctx: typer.Context) -> None:
 
 
 @app.command()
-def revoke(ctx: typer.Context, token: TokenId) -> None:
-    """Revoke a token; all coordinators refuse it within seconds."""
+def revoke(
+    ctx: typer.Context,
+    token: TokenId = None,
+    *,
+    made_by: Annotated[
+        str | None, typer.Option("--made-by", metavar="NAME", help="All good ones of this maker.")
+    ] = None,
+    role: Annotated[
+        str | None, typer.Option(help="With --made-by: only those made in this role.")
+    ] = None,
+) -> None:
+    """Revoke a token, or all of one maker; all coordinators refuse them within seconds."""
+    if (token is None) == (made_by is None) or (role is not None and made_by is None):
+        raise ConfigError("TOKEN or --made-by must be given alone, and --role with --made-by")
     invocation = invocation_of(ctx)
     with _client(invocation) as client:
-        ended = client.revoke_token(token)
+        if made_by is not None:
+            told = client.revoke_tokens_of(made_by, role)
+            names = ", ".join(f"{each['token_id']} ({each['name']})" for each in told)
+            note = f"revoked {names}" if told else f"{made_by} has no good token"
+            emit(invocation.output, told, Table((), (), note=note))
+            return
+        ended = client.revoke_token(token or "")
     note = f"revoked {ended['token_id']} ({ended['name']})"
     emit(invocation.output, ended, Table((), (), note=note))
 

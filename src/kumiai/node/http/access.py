@@ -44,6 +44,7 @@ ROUTES: Final[Mapping[tuple[str, str], Permission | None]] = {
     ("GET", "/api/v1/audit/{sequence}/proof"): Permission.AUDIT_READ,
     ("POST", "/api/v1/tokens"): Permission.TOKENS_USE,
     ("GET", "/api/v1/tokens"): Permission.TOKENS_USE,
+    ("DELETE", "/api/v1/tokens"): Permission.TOKENS_USE,
     ("DELETE", "/api/v1/tokens/{token_id}"): Permission.TOKENS_USE,
     ("GET", "/api/v1/models"): Permission.MODELS_READ,
     ("PATCH", "/api/v1/models/{model_id}"): Permission.MODELS_DESCRIBE,

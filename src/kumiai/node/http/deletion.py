@@ -28,7 +28,8 @@ def new_router() -> APIRouter:
 
 async def delete(run_id: str, parts: Parts, caller: Caller) -> DeletedRunView:
     """Delete a run that has ended, with its rounds, models and events; it takes the whole id."""
-    entry = NewEntry(Act.RUN_DELETED, actor_of(caller), subject_of("run", run_id))
+    detail = {"models": len(await parts.runs.models(run_id))}
+    entry = NewEntry(Act.RUN_DELETED, actor_of(caller), subject_of("run", run_id), detail=detail)
     gone = await parts.history.delete(run_id, entry=entry)
     log = structlog.get_logger("kumiai.http").bind(run=gone.run_id, by=caller.name)
     log.info("run deleted")

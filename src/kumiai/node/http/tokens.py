@@ -6,11 +6,11 @@ outlive the certificate at its beginning. Its text is in the answer to its makin
 
 from typing import Annotated, Final, Self
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Query
 from pydantic import BaseModel, ConfigDict, Field
 
 from kumiai.core.errors import ConfigError, DeniedError, NotFoundError
-from kumiai.identity import Permission, Principal, new_api_token, verify_permission
+from kumiai.identity import Permission, Principal, Role, new_api_token, verify_permission
 from kumiai.identity.audit import Act, Detail, NewEntry
 from kumiai.node.auditing.actors import actor_of, subject_of
 from kumiai.node.http.access import Caller, GuardedRoute
@@ -79,6 +79,7 @@ def new_router() -> APIRouter:
     router = APIRouter(route_class=GuardedRoute, tags=["tokens"])
     router.post("/api/v1/tokens", status_code=201)(create)
     router.get("/api/v1/tokens")(list_tokens)
+    router.delete("/api/v1/tokens")(revoke_all)
     router.delete("/api/v1/tokens/{token_id}")(revoke)
     return router
 
@@ -131,6 +132,28 @@ async def revoke(token_id: str, parts: Parts, caller: Caller) -> TokenView:
     subject = subject_of("token", token_id)
     entry = NewEntry(Act.TOKEN_REVOKED, actor_of(caller), subject)
     return TokenView.of(await parts.tokens.revoke(token_id, by=caller.name, entry=entry))
+
+
+async def revoke_all(
+    parts: Parts,
+    caller: Caller,
+    made_by: Annotated[str, Query(min_length=1, max_length=63)],
+    role: Role | None = None,
+) -> TokensView:
+    """Revoke all good tokens of one maker: one's own, or anybody's for who may manage them."""
+    if Permission.TOKENS_MANAGE not in caller.permissions:
+        if made_by != caller.name or role not in {None, caller.role}:
+            verify_permission(caller, Permission.TOKENS_MANAGE)
+        role = caller.role
+    records = await parts.tokens.revoke_all(
+        made_by,
+        role=None if role is None else role.value,
+        by=caller.name,
+        entry=lambda token_id: NewEntry(
+            Act.TOKEN_REVOKED, actor_of(caller), subject_of("token", token_id)
+        ),
+    )
+    return TokensView(tokens=[TokenView.of(record) for record in records])
 
 
 def _may_revoke(caller: Principal, record: APITokenRecord) -> bool:

@@ -165,6 +165,12 @@ class OperatorClient:
         """End a token."""
         return self._json("DELETE", f"/api/v1/tokens/{quote(token_id, safe='')}")
 
+    def revoke_tokens_of(self, made_by: str, role: str | None) -> list[Json]:
+        """End all good tokens of one maker; return them."""
+        query = {"made_by": made_by} | ({} if role is None else {"role": role})
+        ended: list[Json] = self._json("DELETE", "/api/v1/tokens", query=query)["tokens"]
+        return ended
+
     def runs(self, *, limit: int = 50, cursor: str | None = None, **filters: Any) -> Listing:
         """Return runs, the newest first unless ``order`` says otherwise.
 
