@@ -15,8 +15,10 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from kumiai.core import failpoints
 from kumiai.core.clock import SystemClock
 from kumiai.identity import CertificateManager, IssuedCertificate, Role
+from tests.identity.killing import Killed
 
 FEDERATION = "hospitals"
 DAY_SECONDS = 86_400
@@ -88,6 +90,21 @@ def _key_in(directory: Path, kind: str) -> ec.EllipticCurvePrivateKey:
     key = serialization.load_pem_private_key(path.read_bytes(), None)
     assert isinstance(key, ec.EllipticCurvePrivateKey)
     return key
+
+
+@pytest.fixture
+def killed_at() -> Iterator[Callable[[str], None]]:
+    """Lend a way to be killed at a failpoint."""
+
+    def install(point: str) -> None:
+        def hook(name: str) -> None:
+            if name == point:
+                raise Killed
+
+        failpoints.install(hook)
+
+    yield install
+    failpoints.install(None)
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,26 +17,10 @@ from kumiai.identity import (
 from kumiai.identity.issuer import SiteIssuer
 from kumiai.identity.keys import new_key, private_pem_of
 from kumiai.identity.renewal import RenewableFiles
+from tests.identity.killing import Killed
 
 DAY_SECONDS = 86_400
 POINTS = ("identity.renewal.decided", "identity.renewal.key", "identity.renewal.cert")
-
-
-class Killed(BaseException):
-    """What a failpoint raises in place of SIGKILL."""
-
-
-@pytest.fixture
-def killed_at() -> Iterator[Callable[[str], None]]:
-    def install(point: str) -> None:
-        def hook(name: str) -> None:
-            if name == point:
-                raise Killed
-
-        failpoints.install(hook)
-
-    yield install
-    failpoints.install(None)
 
 
 @pytest.fixture
@@ -125,11 +109,23 @@ def test_a_damaged_new_pair_is_thrown_away_and_the_old_one_stays(
 
 
 def test_another_process_may_have_been_first(
-    own: RenewableFiles, monkeypatch: pytest.MonkeyPatch
+    own: RenewableFiles, issuer: SiteIssuer, clock: Any, killed_at: Callable[[str], None]
 ) -> None:
-    monkeypatch.setattr(Path, "exists", lambda _path: True)
+    killed_at("identity.renewal.decided")
+    with pytest.raises(Killed):
+        own.install(*signed(issuer))
+    first: list[bool] = []
 
-    assert not own.recover()
+    def overtake(point: str) -> None:
+        if point == "identity.renewal.found":
+            failpoints.install(None)
+            first.append(own.recover())
+
+    failpoints.install(overtake)
+    second = own.recover()
+
+    assert (first, second) == ([True], False)
+    assert checked(own, clock).issuer_serial == issuer.serial
 
 
 def test_a_certificate_for_another_key_is_refused(

@@ -1,7 +1,7 @@
 """Changes of issuer and root, and keys that lie elsewhere."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,26 +28,10 @@ from kumiai.identity import (
     verify_own_certificate,
 )
 from kumiai.identity.trust import chain_of
+from tests.identity.killing import Killed
 
 DAY_SECONDS = 86_400
 PASSPHRASE = b"correct horse battery"
-
-
-class Killed(BaseException):
-    """What a failpoint raises in place of SIGKILL."""
-
-
-@pytest.fixture
-def killed_at() -> Iterator[Callable[[str], None]]:
-    def install(point: str) -> None:
-        def hook(name: str) -> None:
-            if name == point:
-                raise Killed
-
-        failpoints.install(hook)
-
-    yield install
-    failpoints.install(None)
 
 
 @pytest.fixture

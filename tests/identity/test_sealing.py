@@ -38,6 +38,23 @@ def test_the_format_is_scrypt_and_aes_gcm() -> None:
         "nonce": base64.b64encode(nonce).decode(),
         "ciphertext": base64.b64encode(AESGCM(key).encrypt(nonce, b"secret", context)).decode(),
     }
+    assert sealed.startswith(b'{\n  "kumiai_sealed": 1,\n  "salt": ')
+    assert sealing.unseal(sealed, PASSPHRASE, label=LABEL) == b"secret"
+
+
+def test_nothing_at_all_can_be_sealed() -> None:
+    sealed = sealing.seal(b"", PASSPHRASE, label=LABEL)
+
+    assert sealing.unseal(sealed, PASSPHRASE, label=LABEL) == b""
+
+
+@pytest.mark.parametrize("field", ["salt", "nonce", "ciphertext"])
+def test_what_is_not_base64_throughout_is_refused(sealed: bytes, field: str) -> None:
+    fields = json.loads(sealed)
+    fields[field] = "!" + fields[field]
+
+    with pytest.raises(IntegrityError, match="sealed secret of version 1"):
+        sealing.unseal(json.dumps(fields).encode(), PASSPHRASE, label=LABEL)
 
 
 def test_sealing_twice_draws_a_new_salt_and_nonce(sealed: bytes) -> None:

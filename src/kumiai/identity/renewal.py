@@ -89,6 +89,7 @@ class RenewableFiles:
         """
         if not self._next.exists():
             return False
+        failpoints.reach("identity.renewal.found")
         with files.locked(self.key.parent):
             try:
                 content = files.read_file(self._next, "renewed certificate")

@@ -156,6 +156,12 @@ class SitesSettings(_Table):
     """What that key is sealed by; best given by the environment or in a file."""
     issuer_passphrase_file: Path | None = None
     """A file that holds it."""
+    pkcs11_module: Path | None = None
+    """The library of the token that the issuer's key lies in, if it lies in one."""
+    pkcs11_pin: SecretStr | None = None
+    """The token's PIN; best given by the environment or in a file."""
+    pkcs11_pin_file: Path | None = None
+    """A file that holds it, readable by its owner alone."""
     needs_approval: bool = False
     """Whether an operator must approve each site that joins before it gets its certificate."""
     certificate_hours: Annotated[float, Field(ge=0.01, le=8760)] = 24.0
@@ -276,7 +282,13 @@ class Settings(_Table):
             storage["database"] = SecretStr(database)
         sites = {
             name: _from(base, path)
-            for name in ("issuer_certificate", "issuer_key", "issuer_passphrase_file")
+            for name in (
+                "issuer_certificate",
+                "issuer_key",
+                "issuer_passphrase_file",
+                "pkcs11_module",
+                "pkcs11_pin_file",
+            )
             if (path := getattr(self.sites, name)) is not None
         }
         return self.model_copy(

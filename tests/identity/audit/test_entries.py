@@ -136,7 +136,11 @@ def test_what_is_as_large_as_may_be_is_written() -> None:
 
 
 def test_who_is_not_known_has_neither_name_nor_serial_number_nor_address() -> None:
+    identity = Identity("hospitals", Role.OPERATOR, "ann", 255, 0.0)
+
     assert Actor("nobody") == Actor("nobody", "", 0, "")
+    assert Actor.of(identity).address == ""
+    assert NewEntry(Act.AUDIT_EXPORTED, Actor("nobody")).subject == ""
 
 
 @pytest.mark.parametrize("subject", ["a b", "x" * 129, "é", "run/\n"])
@@ -157,13 +161,16 @@ def test_a_detail_that_is_large_or_odd_is_refused(detail: dict[str, Any]) -> Non
     "fields",
     [
         {"role": "A role"},
+        {"role": "a role"},
         {"role": "x", "name": "n" * 97},
         {"role": "x", "address": "1" * 65},
         {"role": "x", "name": "a\n"},
     ],
 )
 def test_an_actor_has_limits(fields: dict[str, str]) -> None:
-    with pytest.raises(ValueError, match="actor's"):
+    (wrong,) = list(fields)[-1:]
+
+    with pytest.raises(ValueError, match=f"actor's {wrong} must be"):
         Actor(**fields)
 
 
