@@ -4,6 +4,7 @@ import secrets
 from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +23,9 @@ from kumiai.secagg.actions import (
     Stop,
 )
 from kumiai.secagg.client import ClientRound
+from kumiai.secagg.conversation import Conversation
 from kumiai.secagg.descriptor import Member, Proofs, RoundDescriptor
+from kumiai.secagg.messages import Body, Kind, decode_body, read_envelope
 from kumiai.secagg.parameters import Adversary
 from kumiai.secagg.proofs import UpdateProofs
 from kumiai.secagg.server import ServerRound
@@ -30,6 +33,7 @@ from kumiai.secagg.server import ServerRound
 VERIFIER = Ed25519Verifier()
 COORDINATOR = "coordinator"
 DIMENSION = 37
+T = TypeVar("T")
 
 
 def names_of(count: int) -> list[str]:
@@ -146,6 +150,41 @@ class Network:
         while not (self.outcome or self.stopped):
             self.from_server(self.server.end_phase())
             self.deliver()
+
+    def run_until(self, kind: Kind) -> dict[str, Send]:
+        """Run the round until clients would get a message of this kind; return these messages."""
+        held: dict[str, Send] = {}
+
+        def hold(name: str, send: Send) -> Send | None:
+            if self.kind_of(send) is kind:
+                held[name] = send
+                return None
+            return send
+
+        self.to_client = hold
+        self.begin()
+        self.deliver()
+        while not held:
+            self.from_server(self.server.end_phase())
+            self.deliver()
+        self.to_client = lambda _, send: send
+        return held
+
+    def kind_of(self, send: Send) -> Kind:
+        return read_envelope(send.message, self.descriptor).kind
+
+    def body_of(self, send: Send, expected: type[T]) -> T:
+        return decode_body(read_envelope(send.message, self.descriptor), expected)
+
+    def lie(self, body: Body, sender: str = COORDINATOR) -> bytes:
+        """Return a message that its sender signs, whatever it says."""
+        return Conversation(self.descriptor, VERIFIER).seal(body, sender, self.signers[sender])
+
+    def tell(self, name: str, body: Body, vector: bytes = b"") -> tuple[Action, ...]:
+        """Let a coordinator say something to a client, and the client act on it."""
+        actions = self.clients[name].receive(self.lie(body), vector)
+        self.from_client(name, actions)
+        return actions
 
     def deliver(self) -> None:
         while self._waiting:

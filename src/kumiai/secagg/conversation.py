@@ -15,9 +15,9 @@ from kumiai.secagg.messages import (
     Verifier,
     decode_body,
     encode_body,
-    open_envelope,
     read_envelope,
     seal_envelope,
+    verify_envelope,
 )
 from kumiai.secagg.parameters import Adversary
 
@@ -75,12 +75,14 @@ class Conversation:
         Raises:
             KumiaiError: the sender is not in the roster or did not sign this.
         """
-        sender = read_envelope(data, self.descriptor).sender
-        if sender not in self._indices:
-            raise SecureAggregationError(f"sender must be in the round's roster, got {sender!r}")
-        index = self._indices[sender]
-        key = self.descriptor.roster[index].verification_key
-        return Said(index, self._open(data, key), data)
+        envelope = read_envelope(data, self.descriptor)
+        index = self._indices.get(envelope.sender)
+        if index is None:
+            raise SecureAggregationError(
+                f"sender must be in the round's roster, got {envelope.sender!r}"
+            )
+        self._verify(envelope, self.descriptor.roster[index].verification_key)
+        return Said(index, envelope, data)
 
     def open_coordinator(self, data: bytes) -> Envelope:
         """Return the coordinator's message, its signature checked.
@@ -88,11 +90,13 @@ class Conversation:
         Raises:
             KumiaiError: the sender may not speak for the coordinator or did not sign this.
         """
-        sender = read_envelope(data, self.descriptor).sender
+        envelope = read_envelope(data, self.descriptor)
         keys = {each.name: each.verification_key for each in self.descriptor.coordinators}
-        if sender not in keys:
-            raise SecureAggregationError(f"sender must be a coordinator, got {sender!r}")
-        return self._open(data, keys[sender])
+        key = keys.get(envelope.sender)
+        if key is None:
+            raise SecureAggregationError(f"sender must be a coordinator, got {envelope.sender!r}")
+        self._verify(envelope, key)
+        return envelope
 
     def open_all(self, envelopes: Iterable[bytes], expected: type[T]) -> dict[int, tuple[Said, T]]:
         """Return messages of one kind by their clients' indices, which must ascend.
@@ -148,9 +152,9 @@ class Conversation:
         """Return what clients sign after they have checked the sum."""
         return self.digest("result", agreement, sum_digest)
 
-    def _open(self, data: bytes, key: bytes) -> Envelope:
-        return open_envelope(
-            data,
+    def _verify(self, envelope: Envelope, key: bytes) -> None:
+        verify_envelope(
+            envelope,
             key=key,
             verifier=self._verifier,
             descriptor=self.descriptor,

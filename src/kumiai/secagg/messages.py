@@ -56,9 +56,9 @@ __all__ = [
     "Verifier",
     "decode_body",
     "encode_body",
-    "open_envelope",
     "read_envelope",
     "seal_envelope",
+    "verify_envelope",
 ]
 
 T = TypeVar("T")
@@ -527,26 +527,28 @@ def seal_envelope(
     ).encode()
 
 
-def open_envelope(
-    data: bytes, *, key: bytes, verifier: Verifier, descriptor: RoundDescriptor, context: bytes
-) -> Envelope:
-    """Return an envelope whose signature is right.
+def verify_envelope(
+    envelope: Envelope,
+    *,
+    key: bytes,
+    verifier: Verifier,
+    descriptor: RoundDescriptor,
+    context: bytes,
+) -> None:
+    """Check an envelope's signature.
 
     Args:
-        data: from outside.
+        envelope: of `read_envelope`.
         key: the verification key that its sender must have signed with.
         verifier: checks signatures.
         descriptor: of this round.
         context: its digest.
 
     Raises:
-        KumiaiError: it is malformed, of another round, or was signed by somebody else or over
-            something else.
+        KumiaiError: it was signed by somebody else or over something else.
     """
-    envelope = read_envelope(data, descriptor)
     message = _signed_bytes(descriptor, context, envelope.sender, envelope.kind, envelope.body)
     verifier.verify(key, _SIGNATURE_LABEL, message, envelope.signature)
-    return envelope
 
 
 def read_envelope(data: bytes, descriptor: RoundDescriptor) -> Envelope:

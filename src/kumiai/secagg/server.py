@@ -10,7 +10,7 @@ It never holds a client's plain update, and nothing from which it could make one
 client one of two secrets, and its sum is taken out of the masks only as a whole.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Final
 
 from kumiai.core.errors import SecureAggregationError
@@ -181,6 +181,16 @@ class ServerRound:
         }
 
     @property
+    def named_uploads(self) -> dict[str, bytes]:
+        """Uploads that clients have named, and that are not in the sum yet: their digests."""
+        knowledge = self._knowledge
+        return {
+            self._conversation.name(index): body.vector_digest
+            for index, (_, body) in sorted(knowledge.inputs.items())
+            if index not in self._folded and index not in knowledge.excluded
+        }
+
+    @property
     def has_enough(self) -> bool:
         """Whether the phase could end now and the round go on."""
         return self._phase < ServerPhase.PUBLISHED and self._shortage() is None
@@ -313,13 +323,14 @@ class ServerRound:
                 body = Advertisements(_data(knowledge.advertised))
                 return (self._to_all(body, knowledge.advertised),)
             case ServerPhase.COLLECTING:
-                return tuple(self._deliver(holder) for holder in knowledge.sharers)
+                return tuple(self._deliver(holder) for holder in self._present(knowledge.sharers))
             case ServerPhase.AGREEING:
                 survivors = Survivors(knowledge.survivor_entries())
                 return (self._to_all(survivors, knowledge.uploaded),)
             case ServerPhase.UNMASKING:
-                agreed = tuple(said.data for _, said in sorted(knowledge.agreed.items()))
-                return (self._to_all(Agreements(agreed), knowledge.uploaded),)
+                return tuple(
+                    self._agreements_for(index) for index in self._present(knowledge.survivors)
+                )
             case ServerPhase.CONFIRMING:
                 return (self._result(),)
             case ServerPhase.PUBLISHED:
@@ -454,8 +465,12 @@ class ServerRound:
         return self._conversation.seal(body, self._name, self._signer)
 
     def _to_all(self, body: Body, indices: Collection[int]) -> Send:
-        recipients = tuple(self._conversation.name(index) for index in sorted(indices))
-        return Send(self._seal(body), recipients=recipients)
+        recipients = sorted(set(indices) - self._knowledge.excluded.keys())
+        names = tuple(self._conversation.name(index) for index in recipients)
+        return Send(self._seal(body), recipients=names)
+
+    def _present(self, indices: Iterable[int]) -> tuple[int, ...]:
+        return tuple(index for index in indices if index not in self._knowledge.excluded)
 
     def _deliver(self, holder: int) -> Send:
         knowledge = self._knowledge
@@ -468,6 +483,13 @@ class ServerRound:
             path = dealt.tree.path(position)
             deliveries.append(Delivery(dealt.said.data, dealt.entries[holder], position, path))
         return self._to_all(Deliveries(knowledge.sharers, tuple(deliveries)), [holder])
+
+    def _agreements_for(self, holder: int) -> Send:
+        """Pass on as many of the neighbours' agreements as it takes, and no more to check."""
+        agreed = self._knowledge.agreed
+        near = [index for index in self._knowledge.graph.holders[holder] if index in agreed]
+        enough = near[: self._conversation.descriptor.threshold]
+        return self._to_all(Agreements(tuple(agreed[index].data for index in enough)), [holder])
 
     def _result(self) -> Send:
         inputs = tuple(self._knowledge.inputs[index][0].data for index in self._knowledge.survivors)
@@ -490,9 +512,10 @@ class ServerRound:
         confirmed = {
             said.index: said.data for said, body in self._right_confirmations() if body.is_right
         }
-        confirmations = tuple(data for _, data in sorted(confirmed.items()))
+        quorum = self._conversation.descriptor.quorum
+        confirmations = tuple(data for _, data in sorted(confirmed.items())[:quorum])
         sends = []
-        for index in knowledge.survivors:
+        for index in self._present(knowledge.survivors):
             receipt = Receipt(
                 self._conversation.descriptor.encode(),
                 knowledge.inputs[index][0].data,
