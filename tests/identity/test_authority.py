@@ -35,6 +35,7 @@ from kumiai.identity import (
     verify_own_certificate,
 )
 from kumiai.identity.members import member_files
+from kumiai.identity.pkcs11 import KeyTokens
 from kumiai.identity.requests import new_request
 from kumiai.identity.vault import Vault
 
@@ -649,7 +650,7 @@ def test_a_manager_shows_no_passphrase_and_cannot_be_copied(tmp_path: Path, cloc
 
 def test_the_vault_of_a_manager_cannot_be_copied(tmp_path: Path, clock: Any) -> None:
     with pytest.raises(TypeError, match="cannot be pickled"):
-        copy.copy(Vault(tmp_path, clock=clock, passphrase=PASSPHRASE))
+        copy.copy(Vault(tmp_path, clock=clock, passphrase=PASSPHRASE, tokens=KeyTokens()))
 
 
 def test_files_without_a_key_are_for_one_that_lies_elsewhere(

@@ -13,7 +13,7 @@ import pytest
 import kumiai
 from tests.meta.repository import ROOT
 
-OPTIONAL = ("asyncpg", "obstore", "redis", "sklearn", "torch")
+OPTIONAL = ("asyncpg", "obstore", "pkcs11", "redis", "sklearn", "torch")
 SOURCE = ROOT / "src"
 
 

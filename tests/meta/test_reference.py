@@ -220,7 +220,7 @@ def written_commands(text: str) -> Iterator[str]:
 
 def problem_with(line: str) -> str | None:
     words = shlex.split(line)
-    chosen = [word for word in words if re.fullmatch(r"[a-z]+", word)]
+    chosen = [word for word in words if re.fullmatch(r"[a-z][a-z-]*", word)]
     name = next((found for found in COMMANDS if chosen[: len(found.split())] == found.split()), "")
     # A whole group, such as `kumiai ca`, may be spoken of.
     if not name:

@@ -3,7 +3,8 @@
 A root signs issuers, and its key may be taken away; the issuer signs members. The directory holds
 ``ca.crt``, the roots that are trusted; ``root-<serial>.key`` and ``issuer-<serial>.key``, sealed
 (``….key.sealed``) under a passphrase; ``issued.json``, the index of what was issued; and
-``ca.crl``, the lists of what was revoked. Members get ``<name>.crt``, ``<name>.key`` and a copy
+``ca.crl``, the lists of what was revoked. A key may also stay in a PKCS#11 token; then its file
+holds its name there. Members get ``<name>.crt``, ``<name>.key`` and a copy
 of ``ca.crt`` in a directory of their own.
 
 Rules: keys are readable by their owner alone; no key and no certificate that exists is
@@ -34,7 +35,8 @@ from kumiai.identity.index import (
 )
 from kumiai.identity.keys import MemberKey, new_key, private_pem_of
 from kumiai.identity.members import member_files
-from kumiai.identity.names import Identity, Role, identity_of, identity_uri
+from kumiai.identity.names import Identity, Role, certificate_of, identity_of, identity_uri
+from kumiai.identity.pkcs11 import KeyTokens, TokenKey
 from kumiai.identity.renewal import RenewableFiles
 from kumiai.identity.requests import verify_request
 from kumiai.identity.vault import (
@@ -104,7 +106,14 @@ class IssuerFiles:
 class CertificateManager:
     """Creates a federation's authority, issues certificates and revokes them."""
 
-    def __init__(self, directory: Path, *, clock: Clock, passphrase: bytes | None = None) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        clock: Clock,
+        passphrase: bytes | None = None,
+        tokens: KeyTokens | None = None,
+    ) -> None:
         """Name the authority's directory; nothing is read or written yet.
 
         Args:
@@ -112,11 +121,14 @@ class CertificateManager:
             clock: dates certificates and lists.
             passphrase: seals the authority's keys, 12 to 1024 bytes; ``None``: they lie open,
                 protected by the permissions of their files alone.
+            tokens: where keys may lie instead; ``None``: nowhere.
 
         Raises:
             ConfigError: the passphrase is too short or too long.
         """
-        self._vault = Vault(directory, clock=clock, passphrase=passphrase)
+        self._vault = Vault(
+            directory, clock=clock, passphrase=passphrase, tokens=tokens or KeyTokens()
+        )
         self._clock = clock
 
     def __reduce__(self) -> NoReturn:
@@ -142,27 +154,38 @@ class CertificateManager:
         """Where the lists of revoked certificates lie."""
         return self._vault.revocation_list_path
 
-    def create(self, federation: str, *, ca_days: int = 3650) -> Path:
+    def create(
+        self,
+        federation: str,
+        *,
+        ca_days: int = 3650,
+        root_key: TokenKey | None = None,
+        issuer_key: TokenKey | None = None,
+    ) -> Path:
         """Create a root, an issuer and an empty revocation list.
 
         Args:
             federation: the federation's name.
             ca_days: the life of the root and the issuer, 1 to 36 500 days.
+            root_key: the root's, in a token; ``None``: a new one, in a file.
+            issuer_key: the issuer's, likewise.
 
         Returns:
             The path of the root's certificate.
 
         Raises:
-            ConfigError: the name or the days break their rule.
-            ConflictError: the directory holds an authority already, or a part of one.
-            StorageError: a file cannot be written.
+            ConfigError: the name or the days break their rule, or a token's key can not sign.
+            ConflictError: the directory holds an authority already, or a part of one, or one key
+                is given for both.
+            NotFoundError, IntegrityError: a token's key is not whole.
+            StorageError: a file cannot be written, or a token does not answer.
         """
         verify_name("federation", federation)
         _verify_days("ca_days", ca_days, _AUTHORITY_DAYS_MAX)
         files.new_private_directory(self._vault.directory)
         with files.locked(self._vault.directory):
             self._vault.verify_vacant()
-            index = self._with_new_root(IssuedIndex(federation), ca_days)
+            index = self._with_new_root(IssuedIndex(federation), ca_days, root_key, issuer_key)
             self._vault.publish_lists(index)
             # Last: an authority exists once its certificate does.
             self._vault.publish_trust(index)
@@ -284,18 +307,26 @@ class CertificateManager:
         target.install(_chain_of(certificate, index), key)
         return IssuedCertificate(identity_of(certificate), target.cert, target.key, target.ca)
 
-    def rotate(self, *, ca_days: int = 3650) -> Path:
+    def rotate(
+        self,
+        *,
+        ca_days: int = 3650,
+        root_key: TokenKey | None = None,
+        issuer_key: TokenKey | None = None,
+    ) -> Path:
         """Make a new root and a new issuer; the old root stays trusted until `retire`.
 
         Args:
             ca_days: the life of both, 1 to 36 500 days.
+            root_key: the new root's, in a token; ``None``: a new one, in a file.
+            issuer_key: the new issuer's, likewise.
 
         Returns:
             The path of the certificates of all trusted roots, which every member needs before
             it meets a certificate that the new issuer signed.
 
         Raises:
-            ConflictError: an older root is not retired yet.
+            ConflictError: an older root is not retired yet, or a token's key is in use already.
             ConfigError, NotFoundError, CertificateError, IntegrityError, StorageError: as for
                 ``issue``.
         """
@@ -307,7 +338,7 @@ class CertificateManager:
                     f"change of root must be finished before the next, got {len(index.roots)} "
                     "trusted roots; finish it with `kumiai ca retire`"
                 )
-            index = self._with_new_root(index, ca_days)
+            index = self._with_new_root(index, ca_days, root_key, issuer_key)
             self._vault.publish_lists(index)
             self._vault.publish_trust(index)
         return self.certificate_path
@@ -340,28 +371,38 @@ class CertificateManager:
             self._vault.publish_trust(after)
         return self.certificate_path
 
-    def renew_intermediate(self, *, days: int = 3650) -> int:
+    def renew_intermediate(self, *, days: int = 3650, issuer_key: TokenKey | None = None) -> int:
         """Make a new issuer under the newest root; what the old one has signed stays good.
 
         Args:
             days: its life, 1 to 36 500 days; cut to the root's end.
+            issuer_key: its key, in a token; ``None``: a new one, in a file.
 
         Returns:
             Its serial number.
 
         Raises:
+            ConflictError: the token's key is in use already.
             NotFoundError: there is no authority, or the root's key is not here.
             ConfigError, CertificateError, IntegrityError, StorageError: as for ``issue``.
         """
         _verify_days("days", days, _AUTHORITY_DAYS_MAX)
         with files.locked(self._existing_directory()):
             index = self._vault.open_index()
-            issuer = self._vault.new_issuer(index.roots[0], AuthorityKind.MEMBERS, days=days)
+            _verify_new_keys(index, issuer_key)
+            issuer = self._vault.new_issuer(
+                index.roots[0], AuthorityKind.MEMBERS, days=days, token_key=issuer_key
+            )
             self._vault.publish_lists(index.with_authorities(issuer))
         return issuer.serial
 
     def delegate(
-        self, *, out_dir: Path, days: int = 365, passphrase: bytes | None = None
+        self,
+        *,
+        out_dir: Path,
+        days: int = 365,
+        passphrase: bytes | None = None,
+        issuer_key: TokenKey | None = None,
     ) -> IssuerFiles:
         """Make an issuer for a coordinator, which may sign sites' clients and nobody else.
 
@@ -369,12 +410,14 @@ class CertificateManager:
             out_dir: receives ``issuer.crt`` and ``issuer.key``; created if missing.
             days: its life, 1 to 3650 days; cut to the root's end.
             passphrase: seals its key, 12 to 1024 bytes; ``None``: it lies open.
+            issuer_key: its key, in a token that the coordinator reaches, too; ``None``: a new
+                one. ``issuer.key`` holds its name then, and no passphrase is needed.
 
         Returns:
             Its serial number and where its files lie.
 
         Raises:
-            ConflictError: one of the files exists already.
+            ConflictError: one of the files exists already, or the token's key is in use.
             NotFoundError: there is no authority, or the root's key is not here.
             ConfigError, CertificateError, IntegrityError, StorageError: as for ``issue``.
         """
@@ -384,19 +427,23 @@ class CertificateManager:
         cert_path, key_path = out_dir / "issuer.crt", out_dir / "issuer.key"
 
         def save(record: AuthorityRecord, key: ec.EllipticCurvePrivateKey) -> None:
-            pem = private_pem_of(key)
-            if passphrase is not None:
-                pem = sealing.seal(pem, passphrase, label=key_label(record))
-            files.write_atomic(key_path, pem, mode=SECRET)
+            if isinstance(key, TokenKey):
+                content = key.reference
+            elif passphrase is None:
+                content = private_pem_of(key)
+            else:
+                content = sealing.seal(private_pem_of(key), passphrase, label=key_label(record))
+            files.write_atomic(key_path, content, mode=SECRET)
 
         with files.locked(self._existing_directory()):
             index = self._vault.open_index()
+            _verify_new_keys(index, issuer_key)
             files.new_private_directory(out_dir)
             for path in (cert_path, key_path):
                 if path.exists():
                     raise ConflictError(f"{path} must not exist yet; choose another directory")
             record = self._vault.new_issuer(
-                index.roots[0], AuthorityKind.SITES, days=days, save=save
+                index.roots[0], AuthorityKind.SITES, days=days, token_key=issuer_key, save=save
             )
             self._vault.save_index(index.with_authorities(record))
         files.write_atomic(cert_path, record.certificate.encode(), mode=PUBLIC)
@@ -475,9 +522,18 @@ class CertificateManager:
         self._vault.verify_exists()
         return self._vault.directory
 
-    def _with_new_root(self, index: IssuedIndex, days: int) -> IssuedIndex:
-        root = self._vault.new_root(index.federation, days)
-        issuer = self._vault.new_issuer(root, AuthorityKind.MEMBERS, days=days)
+    def _with_new_root(
+        self,
+        index: IssuedIndex,
+        days: int,
+        root_key: TokenKey | None,
+        issuer_key: TokenKey | None,
+    ) -> IssuedIndex:
+        _verify_new_keys(index, root_key, issuer_key)
+        root = self._vault.new_root(index.federation, days, root_key)
+        issuer = self._vault.new_issuer(
+            root, AuthorityKind.MEMBERS, days=days, token_key=issuer_key
+        )
         if index.roots:
             root = self._vault.named_by(index.roots[0], root)
         return index.with_authorities(issuer, root)
@@ -559,6 +615,21 @@ def _verify_hosts_fit(role: Role, hosts: Sequence[str]) -> None:
         )
     if role is not Role.COORDINATOR and hosts:
         raise ConfigError(f"hosts must be empty for a {role.value}, got {len(hosts)}")
+
+
+def _verify_new_keys(index: IssuedIndex, *keys: TokenKey | None) -> None:
+    """Check that keys in tokens can sign, and belong to no root or issuer yet."""
+    used = [certificate_of(each.certificate.encode()).public_key() for each in index.authorities]
+    for key in keys:
+        if key is None:
+            continue
+        if key.public_key() in used:
+            raise ConflictError(
+                f"key of a root or issuer must be its own, got {key.uri}, which is another's; "
+                "make a new one in the token"
+            )
+        key.verify_whole()
+        used.append(key.public_key())
 
 
 def _verify_reason(reason: RevocationReason | str) -> RevocationReason:

@@ -2,7 +2,7 @@
 
 Its certificate is for sites alone (``kumiai ca delegate``): what a thief of its key could sign
 would be refused by every TLS library as a server's and by `identity_of` as any other role's. Its
-key stays in this object. Reads files when it is loaded, and none afterwards.
+key stays in this object, or in a PKCS#11 token. Reads files when it is loaded, and none afterwards.
 """
 
 from dataclasses import dataclass
@@ -25,6 +25,8 @@ from kumiai.identity.names import (
     identity_of,
     is_of_sites,
 )
+from kumiai.identity.pkcs11 import KeyTokens, TokenKey
+from kumiai.identity.pkcs11_uri import is_key_uri
 from kumiai.identity.trust import TrustBundle
 from kumiai.identity.vault import CLOCK_SKEW_SECONDS, new_serial, pem_of
 
@@ -76,21 +78,28 @@ class SiteIssuer:
         raise TypeError("a SiteIssuer cannot be pickled or copied: it holds a secret")
 
     @classmethod
-    def load(
-        cls, cert_path: Path, key_path: Path, ca_path: Path, clock: Clock, passphrase: bytes | None
+    def load(  # noqa: PLR0917 - in the order of the settings
+        cls,
+        cert_path: Path,
+        key_path: Path,
+        ca_path: Path,
+        clock: Clock,
+        passphrase: bytes | None,
+        tokens: KeyTokens | None = None,
     ) -> Self:
         """Return the issuer in two files.
 
         Args:
             cert_path: its certificate, PEM.
-            key_path: its private key, PEM or sealed.
+            key_path: its private key, PEM or sealed, or its name in a token.
             ca_path: the roots, PEM.
             clock: dates certificates.
             passphrase: what its key is sealed by; ``None``: it is not.
+            tokens: where the key may lie instead; ``None``: nowhere.
 
         Raises:
-            NotFoundError, StorageError: a file cannot be read.
-            ConfigError: the passphrase is wrong.
+            NotFoundError, StorageError: a file cannot be read, or a token's key is not there.
+            ConfigError: the passphrase or the PIN is missing or wrong.
             IntegrityError: the key is damaged.
             CertificateError: the certificate is no issuer's for sites, is foreign or out of
                 force, its key is another's, or others may read the key.
@@ -106,14 +115,15 @@ class SiteIssuer:
             )
         files.verify_private(key_path, "issuer's key")
         pem = files.read_file(key_path, "issuer's key", size_bytes_max=CERTIFICATE_SIZE_BYTES_MAX)
-        if passphrase is not None:
-            pem = sealing.unseal(pem, passphrase, label=_LABEL)
-        key = private_key_of(pem, "issuer's key")
+        key = _key_of(pem, passphrase, tokens or KeyTokens())
         if key.public_key() != certificate.public_key():
             raise CertificateError(
                 f"issuer's key must belong to its certificate, got another in {key_path}; use the "
                 "two files that `kumiai ca delegate` made together"
             )
+        if isinstance(key, TokenKey):
+            # Now rather than at the first renewal, which may be in the middle of the night.
+            key.verify_whole()
         issuer = cls(certificate, key, clock)
         issuer.verify_in_force()
         return issuer
@@ -142,6 +152,7 @@ class SiteIssuer:
         Raises:
             ConfigError: the name breaks its rule.
             CertificateError: the issuer's certificate is not valid now.
+            UnavailableError: the key's token does not answer.
         """
         self.verify_in_force()
         now = self._clock.now()
@@ -160,3 +171,13 @@ class SiteIssuer:
         )
         chain = pem_of(certificate) + pem_of(self._certificate)
         return SignedSite(identity_of(certificate), chain, record.not_before)
+
+
+def _key_of(
+    content: bytes, passphrase: bytes | None, tokens: KeyTokens
+) -> ec.EllipticCurvePrivateKey:
+    if is_key_uri(content):
+        return tokens.key_in(content)
+    if passphrase is not None:
+        content = sealing.unseal(content, passphrase, label=_LABEL)
+    return private_key_of(content, "issuer's key")

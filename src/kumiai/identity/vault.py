@@ -2,7 +2,8 @@
 
 ``issued.json`` is the truth: it names the trusted roots and the issuers, and what they signed.
 ``ca.crt`` and ``ca.crl`` follow from it and are written after it. The keys lie beside it, named
-by serial number, so that a root's may be taken away. Every function reads or writes files.
+by serial number, so that a root's may be taken away; in the place of a key that stays in a token
+lies its name there. Every function reads or writes files.
 """
 
 import secrets
@@ -28,6 +29,8 @@ from kumiai.identity import files, sealing, signing
 from kumiai.identity.index import AuthorityKind, AuthorityRecord, IssuedIndex
 from kumiai.identity.keys import new_key, private_key_of, private_pem_of
 from kumiai.identity.names import certificate_of
+from kumiai.identity.pkcs11 import KeyTokens, TokenKey
+from kumiai.identity.pkcs11_uri import is_key_uri
 
 __all__ = [
     "CLOCK_SKEW_SECONDS",
@@ -56,13 +59,16 @@ _NAMED_DIGITS: Final = 12
 class Vault:
     """The directory of one federation's authority."""
 
-    def __init__(self, directory: Path, *, clock: Clock, passphrase: bytes | None) -> None:
+    def __init__(
+        self, directory: Path, *, clock: Clock, passphrase: bytes | None, tokens: KeyTokens
+    ) -> None:
         """Name the directory; nothing is read or written yet.
 
         Args:
             directory: the authority's own.
             clock: dates certificates and lists.
             passphrase: seals the keys; ``None``: they lie open.
+            tokens: where keys may lie instead.
 
         Raises:
             ConfigError: the passphrase is too short or too long.
@@ -76,6 +82,7 @@ class Vault:
         self._index_path = directory / "issued.json"
         self._clock = clock
         self._passphrase = passphrase
+        self._tokens = tokens
 
     def __reduce__(self) -> NoReturn:
         """Refuse to be pickled or copied: the passphrase stays in this process.
@@ -145,9 +152,17 @@ class Vault:
 
     # ------------------------------------------------------------------------------------ keys
 
-    def new_root(self, federation: str, days: float) -> AuthorityRecord:
-        """Make a root; its key is stored, the index not yet changed."""
-        key, serial, now = new_key(), new_serial(), self._clock.now()
+    def new_root(
+        self, federation: str, days: float, token_key: TokenKey | None = None
+    ) -> AuthorityRecord:
+        """Make a root; its key is stored, the index not yet changed.
+
+        Args:
+            federation: its name.
+            days: the root's life.
+            token_key: its key; ``None``: a new one, here.
+        """
+        key, serial, now = token_key or new_key(), new_serial(), self._clock.now()
         certificate = signing.new_root_certificate(
             federation,
             key,
@@ -165,6 +180,7 @@ class Vault:
         kind: AuthorityKind,
         *,
         days: float,
+        token_key: TokenKey | None = None,
         save: Callable[[AuthorityRecord, ec.EllipticCurvePrivateKey], None] | None = None,
     ) -> AuthorityRecord:
         """Make an issuer, signed by the root's key; the index is not yet changed.
@@ -173,6 +189,7 @@ class Vault:
             root: who signs; its key must be here.
             kind: of members here, or of sites at a coordinator.
             days: its life; cut to the root's end.
+            token_key: its key; ``None``: a new one.
             save: where its key goes; ``None``: here.
 
         Raises:
@@ -181,7 +198,7 @@ class Vault:
         """
         root_certificate = self.certificate_in_force(root)
         root_key = self.load_key(root)
-        key, serial, now = new_key(), new_serial(), self._clock.now()
+        key, serial, now = token_key or new_key(), new_serial(), self._clock.now()
         certificate = signing.new_issuer_certificate(
             key.public_key(),
             only_sites=kind is AuthorityKind.SITES,
@@ -222,13 +239,12 @@ class Vault:
 
         Raises:
             NotFoundError: it is not here.
-            ConfigError: the passphrase is missing, wrong or too much.
+            ConfigError: passphrase or PIN is missing, wrong or too much.
             CertificateError: others may read it.
             IntegrityError: it is damaged, or another's.
-            StorageError: it cannot be read.
+            StorageError: it cannot be read, or its token does not answer.
         """
-        path = self._key_path(record)
-        key = private_key_of(self._key_pem(record, path), f"{_label(record)}'s key")
+        key = self._read_key(record, self._key_path(record))
         if key.public_key() != certificate_of(record.certificate.encode()).public_key():
             raise IntegrityError(
                 f"{_label(record)}'s key must belong to its certificate, got another in "
@@ -262,28 +278,34 @@ class Vault:
 
     def _save_key(self, record: AuthorityRecord, key: ec.EllipticCurvePrivateKey) -> None:
         path = self._key_path(record)
-        if self._passphrase is None:
+        if isinstance(key, TokenKey):
+            files.write_atomic(path, key.reference, mode=SECRET)
+        elif self._passphrase is None:
             files.write_atomic(path, private_pem_of(key), mode=SECRET)
         else:
             sealed = sealing.seal(private_pem_of(key), self._passphrase, label=key_label(record))
             files.write_atomic(_sealed(path), sealed, mode=SECRET)
 
-    def _key_pem(self, record: AuthorityRecord, path: Path) -> bytes:
+    def _read_key(self, record: AuthorityRecord, path: Path) -> ec.EllipticCurvePrivateKey:
         what = f"{_label(record)}'s key"
         if _sealed(path).exists():
             if self._passphrase is None:
                 raise ConfigError(f"passphrase must be given, got none; {_sealed(path)} is sealed")
             sealed = files.read_file(_sealed(path), what)
-            return sealing.unseal(sealed, self._passphrase, label=key_label(record))
+            pem = sealing.unseal(sealed, self._passphrase, label=key_label(record))
+            return private_key_of(pem, what)
         if not path.exists():
             raise NotFoundError(
                 f"{what} must be here, got neither {path.name} nor {_sealed(path).name} in "
                 f"{self.directory}; bring it back from where it is kept for as long as it is needed"
             )
+        files.verify_private(path, what)
+        content = files.read_file(path, what)
+        if is_key_uri(content):
+            return self._tokens.key_in(content)
         if self._passphrase is not None:
             raise ConfigError(f"passphrase must be left out, got one, but {path} is not sealed")
-        files.verify_private(path, what)
-        return files.read_file(path, what)
+        return private_key_of(content, what)
 
     def _key_path(self, record: AuthorityRecord) -> Path:
         return self.directory / f"{_label(record)}-{short_serial(record.serial)}.key"

@@ -10,6 +10,7 @@ from kumiai.core.errors import ConfigError
 from kumiai.identity import Identity, TrustBundle, WatchedFiles
 from kumiai.identity.files import read_file
 from kumiai.identity.issuer import SiteIssuer
+from kumiai.identity.pkcs11 import KeyTokens, pin_in
 from kumiai.identity.trust import chain_of
 from kumiai.node.coordinator.sites import SiteOffice, TrustAnchor
 from kumiai.node.settings import IdentitySettings, Settings, SitesSettings
@@ -65,25 +66,26 @@ def new_site_issuer(
             "sites.issuer_certificate and sites.issuer_key must be set together, got one of them"
         )
     certificate, key = sites.issuer_certificate, sites.issuer_key
+    # One for all tries: it knows which PIN a token has refused, and tokens lock.
+    tokens = KeyTokens(sites.pkcs11_module, lambda _token: _pin(sites))
     watched = [certificate, key, settings.identity.ca]
     if sites.issuer_passphrase_file is not None:
         watched.append(sites.issuer_passphrase_file)
     return WatchedFiles(
-        watched, lambda: _issuer_in(certificate, key, settings, clock, federation), clock
+        watched, lambda: _issuer_in(certificate, key, settings, clock, federation, tokens), clock
     )
 
 
-def _issuer_in(
-    certificate: Path, key: Path, settings: Settings, clock: Clock, federation: str
+def _issuer_in(  # noqa: PLR0917 - private, and what `new_site_issuer` has at hand
+    certificate: Path,
+    key: Path,
+    settings: Settings,
+    clock: Clock,
+    federation: str,
+    tokens: KeyTokens,
 ) -> SiteIssuer:
-    sites = settings.sites
-    issuer = SiteIssuer.load(
-        certificate,
-        key,
-        settings.identity.ca,
-        clock,
-        _passphrase(sites),
-    )
+    passphrase = _passphrase(settings.sites)
+    issuer = SiteIssuer.load(certificate, key, settings.identity.ca, clock, passphrase, tokens)
     if issuer.federation != federation:
         raise ConfigError(
             f"sites.issuer_certificate must be of federation {federation!r}, "
@@ -98,6 +100,12 @@ def _passphrase(sites: SitesSettings) -> bytes | None:
     if sites.issuer_passphrase_file is not None:
         return read_file(sites.issuer_passphrase_file, "passphrase").rstrip(b"\r\n")
     return None
+
+
+def _pin(sites: SitesSettings) -> str | None:
+    if sites.pkcs11_pin is not None:
+        return sites.pkcs11_pin.get_secret_value()
+    return None if sites.pkcs11_pin_file is None else pin_in(sites.pkcs11_pin_file)
 
 
 def _anchor(identity: IdentitySettings) -> TrustAnchor:

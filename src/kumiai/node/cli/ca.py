@@ -1,6 +1,7 @@
 """``kumiai ca``: root and issuers, members' certificates, revocation."""
 
 import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,6 +14,7 @@ from kumiai.node.cli.output import Table, emit, shown_time
 if TYPE_CHECKING:
     from kumiai.identity import CertificateManager, IssuedRecord
     from kumiai.identity.index import AuthorityRecord
+    from kumiai.identity.pkcs11 import KeyTokens, TokenKey
 
 __all__ = ["app"]
 
@@ -23,6 +25,22 @@ Directory = Annotated[Path, typer.Option("--dir", help="The authority's folder."
 PassphraseFile = Annotated[
     Path | None,
     typer.Option(help=f"Holds the authority key's passphrase; or set ${_PASSPHRASE_VARIABLE}."),
+]
+_MODULE_VARIABLE = "KUMIAI_PKCS11_MODULE"
+_PIN_VARIABLE = "KUMIAI_PKCS11_PIN"
+_PIN_FILE_VARIABLE = "KUMIAI_PKCS11_PIN_FILE"
+RootURI = Annotated[
+    str | None,
+    typer.Option(
+        "--pkcs11",
+        metavar="URI",
+        help="The root's key, in a token: 'pkcs11:token=…;object=…'. "
+        f"The token's library is ${_MODULE_VARIABLE}.",
+    ),
+]
+IssuerURI = Annotated[
+    str | None,
+    typer.Option("--issuer-pkcs11", metavar="URI", help="The issuer's key, in a token."),
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Check and tell, but change nothing.")]
 _HERE = Path("ca")
@@ -36,6 +54,8 @@ def init(
     directory: Directory = _HERE,
     days: Annotated[int, typer.Option(help="Life of the authority's certificate.")] = 3650,
     passphrase_file: PassphraseFile = None,
+    pkcs11: RootURI = None,
+    issuer_pkcs11: IssuerURI = None,
     dry_run: DryRun = False,
 ) -> None:
     """Create the federation's certificate authority."""
@@ -43,15 +63,18 @@ def init(
 
     invocation = invocation_of(ctx)
     verify_name("federation", federation)
-    manager = _manager(directory, passphrase_file)
+    tokens = _tokens()
+    manager = _manager(directory, passphrase_file, tokens=tokens)
+    root_key, issuer_key = _token_key(tokens, pkcs11), _token_key(tokens, issuer_pkcs11)
     if not dry_run:
-        manager.create(federation, ca_days=days)
+        manager.create(federation, ca_days=days, root_key=root_key, issuer_key=issuer_key)
     elif manager.certificate_path.exists():
         raise ConflictError(f"directory must not hold an authority yet, got one in {directory}")
     told = {"federation": federation, "ca": str(manager.certificate_path), "dry_run": dry_run}
     verb = "would create" if dry_run else "created"
+    what = "root-….key" if root_key is None else "root's token"
     note = (
-        f"{verb} the authority of {federation} in {directory}; back it up, take its root-….key "
+        f"{verb} the authority of {federation} in {directory}; back it up, take its {what} "
         f"away to where no network is, and give {manager.certificate_path.name} to every member"
     )
     emit(invocation.output, told, Table((), (), note=note))
@@ -182,14 +205,21 @@ def delegate(
     issuer_passphrase_file: Annotated[
         Path | None, typer.Option(help="Holds the passphrase that seals the new issuer's key.")
     ] = None,
+    issuer_pkcs11: IssuerURI = None,
 ) -> None:
     """Make an issuer for a coordinator, good for sites' clients alone."""
     invocation = invocation_of(ctx)
     passphrase = None
     if issuer_passphrase_file is not None:
         passphrase = _passphrase_in(issuer_passphrase_file, "--issuer-passphrase-file")
-    manager = _manager(directory, passphrase_file)
-    made = manager.delegate(out_dir=out, days=days, passphrase=passphrase)
+    tokens = _tokens()
+    manager = _manager(directory, passphrase_file, tokens=tokens)
+    made = manager.delegate(
+        out_dir=out,
+        days=days,
+        passphrase=passphrase,
+        issuer_key=_token_key(tokens, issuer_pkcs11),
+    )
     told = {"serial": f"{made.serial:x}", "certificate": str(made.cert), "key": str(made.key)}
     note = (
         f"made the issuer {made.serial:x}; for the coordinator's kumiai.toml:\n\n"
@@ -205,10 +235,13 @@ def renew_intermediate(
     directory: Directory = _HERE,
     days: Annotated[int, typer.Option(help="Its life.")] = 3650,
     passphrase_file: PassphraseFile = None,
+    issuer_pkcs11: IssuerURI = None,
 ) -> None:
     """Make a new issuer under the same root; what the old one signed stays good."""
     invocation = invocation_of(ctx)
-    serial = _manager(directory, passphrase_file).renew_intermediate(days=days)
+    tokens = _tokens()
+    manager = _manager(directory, passphrase_file, tokens=tokens)
+    serial = manager.renew_intermediate(days=days, issuer_key=_token_key(tokens, issuer_pkcs11))
     note = f"made the issuer {serial:x}; it signs from now on, nobody needs to do anything"
     emit(invocation.output, {"serial": f"{serial:x}"}, Table((), (), note=note))
 
@@ -220,10 +253,17 @@ def rotate(
     directory: Directory = _HERE,
     days: Annotated[int, typer.Option(help="Life of the new root and issuer.")] = 3650,
     passphrase_file: PassphraseFile = None,
+    pkcs11: RootURI = None,
+    issuer_pkcs11: IssuerURI = None,
 ) -> None:
     """Make a new root and issuer; the old root stays trusted until `ca retire`."""
     invocation = invocation_of(ctx)
-    path = _manager(directory, passphrase_file).rotate(ca_days=days)
+    tokens = _tokens()
+    path = _manager(directory, passphrase_file, tokens=tokens).rotate(
+        ca_days=days,
+        root_key=_token_key(tokens, pkcs11),
+        issuer_key=_token_key(tokens, issuer_pkcs11),
+    )
     succession = path.with_name("succession.crt")
     told = {"ca": str(path), "succession": str(succession) if succession.exists() else None}
     note = (
@@ -356,13 +396,46 @@ def crl(
 
 
 def _manager(
-    directory: Path, passphrase_file: Path | None, *, needs_key: bool = True
+    directory: Path,
+    passphrase_file: Path | None,
+    *,
+    needs_key: bool = True,
+    tokens: "KeyTokens | None" = None,
 ) -> "CertificateManager":
     from kumiai.core.clock import SystemClock
     from kumiai.identity import CertificateManager
 
     passphrase = _passphrase(directory, passphrase_file) if needs_key else None
-    return CertificateManager(directory, clock=SystemClock(), passphrase=passphrase)
+    return CertificateManager(
+        directory, clock=SystemClock(), passphrase=passphrase, tokens=tokens or _tokens()
+    )
+
+
+def _tokens() -> "KeyTokens":
+    from kumiai.identity.pkcs11 import KeyTokens
+
+    module = os.environ.get(_MODULE_VARIABLE)
+    return KeyTokens(Path(module) if module else None, _pin)
+
+
+def _token_key(tokens: "KeyTokens", uri: str | None) -> "TokenKey | None":
+    from kumiai.identity.pkcs11_uri import KeyURI
+
+    return None if uri is None else tokens.key(KeyURI.parse(uri))
+
+
+def _pin(token: str) -> str | None:
+    """Return a token's PIN from the file, the environment or the terminal."""
+    from kumiai.identity.pkcs11 import pin_in
+
+    if file := os.environ.get(_PIN_FILE_VARIABLE):
+        return pin_in(Path(file))
+    if _PIN_VARIABLE in os.environ:
+        return os.environ[_PIN_VARIABLE]
+    if not sys.stdin.isatty():
+        return None
+    text: str = typer.prompt(f"PIN of token {token}", hide_input=True, err=True)
+    return text
 
 
 def _passphrase(directory: Path, file: Path | None) -> bytes | None:

@@ -177,6 +177,7 @@ class SiteOffice:
         Raises:
             ConflictError: nothing is signed here, or the key is another site's.
             CertificateError: the request is not acceptable, or the issuer's time is over.
+            UnavailableError: the token with the issuer's key does not answer.
             DeniedError: the invitation is not good, or was used with another key.
         """
         issuer = await self._own_issuer()
@@ -206,6 +207,7 @@ class SiteOffice:
             ConflictError: nothing is signed here, the key is another site's or was revoked, or
                 the site has too many certificates.
             CertificateError: the request is not acceptable, or the issuer's time is over.
+            UnavailableError: the token with the issuer's key does not answer.
         """
         issuer = await self._own_issuer()
         request = verify_request(csr_pem)
@@ -281,7 +283,10 @@ class SiteOffice:
         act: Act,
         actor: Actor,
     ) -> Enrolment:
-        signed = issuer.sign(request.public_key, name, lifetime_seconds=self._lifetime_seconds)
+        # In a thread: the key may lie in a token that takes its time.
+        signed = await asyncio.to_thread(
+            issuer.sign, request.public_key, name, lifetime_seconds=self._lifetime_seconds
+        )
         # Kept before it is handed out, so that none exists that cannot be revoked. Who got one for
         # this key before gets that one, and this one nobody.
         kept = await self._sites.keep_certificate(
