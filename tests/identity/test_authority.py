@@ -4,7 +4,7 @@ import json
 import re
 import stat
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,7 @@ from kumiai.identity.members import member_files
 from kumiai.identity.pkcs11 import KeyTokens
 from kumiai.identity.requests import new_request
 from kumiai.identity.vault import Vault
+from tests.identity.killing import Killed
 
 DAY_SECONDS = 86_400
 PASSPHRASE = b"correct horse battery"
@@ -59,23 +60,6 @@ def loaded_list(authority: CertificateManager, clock: Any) -> RevocationList:
     return RevocationList.load(
         authority.revocation_list_path, authority.certificate_path, now=clock.now()
     )
-
-
-class Killed(BaseException):
-    """What a failpoint raises in place of SIGKILL."""
-
-
-@pytest.fixture
-def killed_at() -> Iterator[Callable[[str], None]]:
-    def install(point: str) -> None:
-        def hook(name: str) -> None:
-            if name == point:
-                raise Killed
-
-        failpoints.install(hook)
-
-    yield install
-    failpoints.install(None)
 
 
 # ---------------------------------------------------------------- creating
