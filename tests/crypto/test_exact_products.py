@@ -15,6 +15,7 @@ SCALARS = st.one_of(
 def test_scalars_survive_their_limbs(scalars: list[int], limb_bytes: int) -> None:
     limbs = limbs_of(scalars, limb_bytes)
 
+    assert limbs.shape == (len(scalars), -(-32 // limb_bytes))
     assert limbs.min() >= 0
     assert limbs.max() < 256**limb_bytes
     assert scalars_of(limbs, limb_bytes) == scalars

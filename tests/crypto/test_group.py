@@ -54,8 +54,18 @@ def test_sums_of_products_are_the_products_of_sums() -> None:
     total = group.multiply_many(points, [7, 0, 11])
 
     assert group.same(total, group.base_multiple(2 * 7 + 5 * 11))
-    with pytest.raises(ValueError, match="zip"):
-        group.multiply_many(points, [1, 2])
+    for scalars in ([1, 2], [1, 2, 3, 4]):
+        with pytest.raises(ValueError, match=f"must be 3, one a point, got {len(scalars)}"):
+            group.multiply_many(points, scalars)
+
+
+def test_products_of_scalars_are_summed_up_modulo_the_order() -> None:
+    large = group.ORDER - 1
+
+    assert group.dot([large, large], [large, 3]) == (1 - 3) % ORDER
+    assert group.dot([], []) == 0
+    with pytest.raises(ValueError, match="as many on both sides, got 1, 2"):
+        group.dot([large], [large, large])
 
 
 def test_points_are_compared_by_where_they_are() -> None:

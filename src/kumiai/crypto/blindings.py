@@ -7,6 +7,7 @@ than others by more than 2^-128.
 """
 
 from collections.abc import Sequence
+from operator import add
 from typing import Final
 
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
@@ -29,10 +30,8 @@ def add_blinding_masks(blindings: Sequence[int], masks: Sequence[Mask]) -> list[
     """
     masked = list(blindings)
     for mask in masks:
-        words = _mask_words(mask.key, len(masked))
-        masked = [
-            int((each + mask.sign * word) % ORDER) for each, word in zip(masked, words, strict=True)
-        ]
+        words = [mask.sign * word for word in _mask_words(mask.key, len(masked))]
+        masked = [int(each % ORDER) for each in map(add, masked, words)]
     return masked
 
 

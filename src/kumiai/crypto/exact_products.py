@@ -5,6 +5,7 @@ float64 holds it exactly; what comes out is carried and read as integers again.
 """
 
 from collections.abc import Sequence
+from operator import add
 from typing import Final
 
 import numpy as np
@@ -69,7 +70,7 @@ def weighted_sum_of_rows(weights: Sequence[int], rows: NDArray[np.int64]) -> lis
     """Return the sum of rows of small integers, each times its scalar.
 
     Args:
-        weights: shape (n,), scalars in [0, ORDER).
+        weights: shape (n,) with n > 0, scalars in [0, ORDER).
         rows: shape (n, columns), of absolute value below 2^45.
 
     Returns:
@@ -78,16 +79,15 @@ def weighted_sum_of_rows(weights: Sequence[int], rows: NDArray[np.int64]) -> lis
     Raises:
         ValueError: a value is too large to be exact.
     """
-    value_bits = int(np.abs(rows).max(initial=0)).bit_length()
+    value_bits = int(np.abs(rows).max()).bit_length()
     if value_bits > VALUE_BITS_MAX:
         raise ValueError(f"rows must be below 2^{VALUE_BITS_MAX}, got {value_bits} bits")
     batch_bits = min(10, VALUE_BITS_MAX - value_bits)
     limb_bytes = (_EXACT_BITS - batch_bits - value_bits) // 8
-    limb_bytes = min(limb_bytes, 5)
     batch = 1 << batch_bits
     total = [mpz(0)] * rows.shape[1]
     for start in range(0, len(weights), batch):
         limbs = limbs_of(weights[start : start + batch], limb_bytes)
-        part = scalars_of(rows[start : start + batch].T.astype(np.float64) @ limbs, limb_bytes)
-        total = [(a + b) % ORDER for a, b in zip(total, part, strict=True)]
+        part = scalars_of(rows[start : start + batch].T @ limbs, limb_bytes)
+        total = [each % ORDER for each in map(add, total, part)]
     return total

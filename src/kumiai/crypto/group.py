@@ -9,6 +9,7 @@ takes a time that depends on the scalar, except in `base_multiple`, which is wha
 
 import secrets
 from collections.abc import Callable, Iterable, Sequence
+from operator import mul
 from typing import Final
 
 from coincurve import PublicKey
@@ -27,6 +28,7 @@ __all__ = [
     "certain",
     "decode_point",
     "decode_scalar",
+    "dot",
     "draw_scalar",
     "encode_point",
     "encode_scalar",
@@ -50,6 +52,17 @@ Draw = Callable[[], int]
 def draw_scalar() -> int:
     """Draw a uniform scalar in [1, ORDER)."""
     return 1 + secrets.randbelow(int(ORDER) - 1)
+
+
+def dot(left: Sequence[mpz], right: Sequence[mpz]) -> mpz:
+    """Return the sum of the products of scalars, reduced.
+
+    Raises:
+        ValueError: there are not as many of the one as of the other.
+    """
+    if len(left) != len(right):
+        raise ValueError(f"scalars must be as many on both sides, got {len(left)}, {len(right)}")
+    return sum(map(mul, left, right), mpz(0)) % ORDER
 
 
 def add(points: Iterable[Point | None]) -> Point | None:
@@ -92,7 +105,9 @@ def multiply_many(points: Sequence[Point | None], scalars: Sequence[int]) -> Poi
     Raises:
         ValueError: there are not as many scalars as points.
     """
-    return add(multiply(point, scalar) for point, scalar in zip(points, scalars, strict=True))
+    if len(points) != len(scalars):
+        raise ValueError(f"scalars must be {len(points)}, one a point, got {len(scalars)}")
+    return add(map(multiply, points, scalars))
 
 
 def base_multiple(scalar: int) -> Point | None:

@@ -11,6 +11,7 @@ and Lyubashevsky 2022, section 3.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 from gmpy2 import mpz
@@ -22,6 +23,7 @@ from kumiai.crypto.group import (
     ORDER,
     Draw,
     Point,
+    dot,
     draw_scalar,
     encode_point,
     multiply_many,
@@ -32,6 +34,8 @@ from kumiai.crypto.pedersen import Commitments, Opening, PedersenRows
 from kumiai.crypto.proof_layout import FoldedProof, NormProof
 from kumiai.crypto.sigma import (
     Committed,
+    LinearProof,
+    SquareProof,
     commit_numbers,
     prove_linear,
     prove_product,
@@ -40,7 +44,7 @@ from kumiai.crypto.sigma import (
     verify_product,
     verify_square,
 )
-from kumiai.crypto.sumcheck import Scalars, equality_vector, prove_bits, prove_squares
+from kumiai.crypto.sumcheck import CommitRound, Scalars, equality_vector, prove_bits, prove_squares
 from kumiai.crypto.transcript import Transcript
 
 __all__ = ["prove_norm", "verify_norm"]
@@ -112,25 +116,77 @@ def _honest_bits(
     return bits
 
 
-class _Rounds:
-    """Commits to the polynomials of a sumcheck, and draws its challenges."""
+@dataclass(frozen=True, slots=True)
+class _Sum:
+    """A sumcheck that was run: over which rows, what was said, at which point it ended in what."""
+
+    opening: Opening
+    row_bits: int
+    rounds: list[Committed]
+    point: Scalars
+    end: Committed
+
+
+class _Prover:
+    """What every step of a proof needs."""
 
     def __init__(self, rows: PedersenRows, transcript: Transcript, draw: Draw) -> None:
-        self.committed: list[Committed] = []
         self._rows, self._transcript, self._draw = rows, transcript, draw
 
-    def __call__(self, coefficients: Scalars) -> mpz:
-        committed = commit_numbers(self._rows, coefficients, self._draw)
-        self.committed.append(committed)
-        return _round_challenge(self._transcript, committed.point)
+    def _into(self, rounds: list[Committed]) -> CommitRound:
+        def commit(coefficients: Scalars) -> mpz:
+            rounds.append(commit_numbers(self._rows, coefficients, self._draw))
+            return _round_challenge(self._transcript, rounds[-1].point)
 
-    def points(self) -> tuple[Point, ...]:
-        return tuple(each.point for each in self.committed)
+        return commit
 
+    def claim(self, values: Scalars, weights: Scalars, norm: mpz) -> Committed:
+        number = _claim(values, weights, norm)
+        committed = commit_numbers(self._rows, [number], self._draw)
+        self._transcript.append("claim", encode_point(committed.point))
+        return committed
 
-def _round_challenge(transcript: Transcript, point: Point) -> mpz:
-    transcript.append("round", encode_point(point))
-    return transcript.challenge("round")
+    def sum_values(self, opening: Opening, relation: Relation) -> tuple[_Sum, Committed, mpz]:
+        """Run the first sumcheck; return it, its claim and what the public weights fold to."""
+        row_bits = relation.statement.row_bits
+        values, weights = opening.numbers(1 << row_bits), relation.value_weights()
+        claim = self.claim(values, weights, relation.norm)
+        rounds: list[Committed] = []
+        point, value, weight = prove_squares(values, weights, relation.norm, self._into(rounds))
+        end = commit_numbers(self._rows, [value], self._draw)
+        return _Sum(opening, row_bits, rounds, point, end), claim, weight
+
+    def sum_bits(self, bits: Opening, relation: Relation) -> _Sum:
+        row_bits = relation.statement.bit_row_bits
+        rounds: list[Committed] = []
+        point, bit = prove_bits(
+            bits.numbers(1 << row_bits),
+            relation.bit_weights(),
+            equality_vector(relation.bit_point),
+            relation.bitness,
+            self._into(rounds),
+        )
+        end = commit_numbers(self._rows, [bit], self._draw)
+        return _Sum(bits, row_bits, rounds, point, end)
+
+    def square(self, run: _Sum) -> tuple[Committed, SquareProof]:
+        return prove_square(self._rows, run.end, self._transcript, self._draw)
+
+    def linear(self, committed: list[Committed], weights: list[Scalars]) -> LinearProof:
+        return prove_linear(self._rows, committed, weights, self._transcript, self._draw)
+
+    def folded(self, run: _Sum, square: tuple[Committed, SquareProof]) -> FoldedProof:
+        """Show that what the sumcheck ended in is what the committed rows give."""
+        row_weights = equality_vector(run.point[: run.row_bits])[: len(run.opening.blindings)]
+        product = prove_product(
+            self._rows,
+            run.opening.combined(row_weights),
+            equality_vector(run.point[run.row_bits :]),
+            run.end,
+            transcript=self._transcript,
+            draw=self._draw,
+        )
+        return FoldedProof(run.end.point, square[0].point, square[1], product)
 
 
 def _prove(
@@ -148,58 +204,30 @@ def _prove(
     bits = commit_bits(seed)
     bit_rows = bits.commitments.points
     relation = Relation.drawn(statement, seed, bit_rows, transcript)
+    prover = _Prover(rows, transcript, draw)
 
-    values, value_weights = opening.numbers(1 << statement.row_bits), relation.value_weights()
-    claim = commit_numbers(rows, [_claim(values, value_weights, relation.norm)], draw)
-    transcript.append("claim", encode_point(claim.point))
-    value_rounds = _Rounds(rows, transcript, draw)
-    value_point, value, value_weight = prove_squares(
-        values, value_weights, relation.norm, value_rounds
-    )
-    bit_rounds = _Rounds(rows, transcript, draw)
-    bit_point, bit = prove_bits(
-        bits.numbers(1 << statement.bit_row_bits),
-        relation.bit_weights(),
-        equality_vector(relation.bit_point),
-        relation.bitness,
-        bit_rounds,
-    )
-
-    folded = [commit_numbers(rows, [number], draw) for number in (value, bit)]
-    squares = [prove_square(rows, each, transcript, draw) for each in folded]
-    committed = [*value_rounds.committed, *bit_rounds.committed, claim]
-    for each, (square, _) in zip(folded, squares, strict=True):
-        committed += [each, square]
+    value_sum, claim, value_weight = prover.sum_values(opening, relation)
+    bit_sum = prover.sum_bits(bits, relation)
+    value_square, bit_square = prover.square(value_sum), prover.square(bit_sum)
     theta = transcript.challenge("theta")
-    weights, _ = linear_relation(relation, value_point, bit_point, value_weight, theta)
-    linear = prove_linear(rows, committed, weights, transcript, draw)
-    products = [
-        prove_product(
-            rows,
-            each.combined(equality_vector(point[:row_bits])[: len(each.blindings)]),
-            equality_vector(point[row_bits:]),
-            number,
-            transcript=transcript,
-            draw=draw,
-        )
-        for each, point, row_bits, number in (
-            (opening, value_point, statement.row_bits, folded[0]),
-            (bits, bit_point, statement.bit_row_bits, folded[1]),
-        )
-    ]
-    shown_values, shown_bits = (
-        FoldedProof(each.point, square.point, square_proof, product)
-        for each, (square, square_proof), product in zip(folded, squares, products, strict=True)
-    )
+    weights, _ = linear_relation(relation, value_sum.point, bit_sum.point, value_weight, theta)
+    committed = [*value_sum.rounds, *bit_sum.rounds, claim]
+    committed += [value_sum.end, value_square[0], bit_sum.end, bit_square[0]]
+    linear = prover.linear(committed, weights)
     return NormProof(
         bit_rows=bit_rows,
         claim=claim.point,
-        value_rounds=value_rounds.points(),
-        bit_rounds=bit_rounds.points(),
-        values=shown_values,
-        bits=shown_bits,
+        value_rounds=tuple(each.point for each in value_sum.rounds),
+        bit_rounds=tuple(each.point for each in bit_sum.rounds),
+        values=prover.folded(value_sum, value_square),
+        bits=prover.folded(bit_sum, bit_square),
         linear=linear,
     ).to_bytes()
+
+
+def _round_challenge(transcript: Transcript, point: Point) -> mpz:
+    transcript.append("round", encode_point(point))
+    return transcript.challenge("round")
 
 
 def _seed(transcript: Transcript) -> bytes:
@@ -207,8 +235,7 @@ def _seed(transcript: Transcript) -> bytes:
 
 
 def _claim(values: Scalars, weights: Scalars, norm: mpz) -> mpz:
-    pairs = zip(values, weights, strict=True)
-    return sum((value * (norm * value - weight) for value, weight in pairs), mpz(0)) % ORDER
+    return (norm * dot(values, values) - dot(values, weights)) % ORDER
 
 
 def verify_norm(

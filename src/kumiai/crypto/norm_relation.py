@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from gmpy2 import mpz
 
 from kumiai.crypto import projections
-from kumiai.crypto.group import ORDER, Point, encode_point
+from kumiai.crypto.group import ORDER, Point, dot, encode_point
 from kumiai.crypto.norm_statement import NormStatement
 from kumiai.crypto.pedersen import Commitments, PedersenRows
 from kumiai.crypto.sumcheck import Scalars, equality_at, equality_vector, round_relations
@@ -85,9 +85,7 @@ class Relation:
         statement = self.statement
         length = statement.row_count * statement.row_length
         weights = projections.combine(self.seed, self.projection_powers, length)
-        for index, weight in zip(
-            range(statement.dimension, length), self._tail_powers(), strict=True
-        ):
+        for index, weight in enumerate(self._tail_powers(), statement.dimension):
             weights[index] = (weights[index] + weight) % ORDER
         return weights + [mpz(0)] * ((statement.row_length << statement.row_bits) - length)
 
@@ -96,8 +94,7 @@ class Relation:
         statement = self.statement
         rows = row_point[: statement.row_count]
         first = statement.dimension - (statement.row_count - 1) * statement.row_length
-        pairs = zip(self._tail_powers(), column_point[first:], strict=True)
-        tail = sum((a * b for a, b in pairs), mpz(0)) % ORDER
+        tail = dot(self._tail_powers(), column_point[first:])
         projected = projections.evaluate_combined(
             self.seed, self.projection_powers, rows, column_point
         )
@@ -154,8 +151,7 @@ def linear_relation(
     middle = len(value_point) + 1
     values, value_claim, value_end = round_relations(value_point, 2, powers[:middle])
     bits, bit_claim, bit_end = round_relations(bit_point, 3, powers[middle:])
-    pairs = zip(equality_vector(bit_point), relation.bit_weights(), strict=True)
-    bit_weight = sum((a * b for a, b in pairs), mpz(0)) % ORDER
+    bit_weight = dot(equality_vector(bit_point), relation.bit_weights())
     bitness = relation.bitness * equality_at(relation.bit_point, bit_point) % ORDER
     # The claim of the second sumcheck is the total less that of the first one.
     weights = [

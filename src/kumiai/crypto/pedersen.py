@@ -23,7 +23,6 @@ from kumiai.core.errors import ProofError
 from kumiai.crypto.digit_tables import DigitTable, digits_of_integers, digits_of_scalars
 from kumiai.crypto.exact_products import VALUE_BITS_MAX, weighted_sum_of_rows
 from kumiai.crypto.group import (
-    ORDER,
     POINT_BYTES,
     Draw,
     Point,
@@ -31,15 +30,15 @@ from kumiai.crypto.group import (
     base_multiple,
     certain,
     decode_point,
+    dot,
     draw_scalar,
     encode_point,
 )
 from kumiai.crypto.hash_to_curve import hash_to_curve
 
-__all__ = ["ROW_LENGTH", "ROW_LENGTH_MAX", "Commitments", "Opening", "PedersenRows"]
+__all__ = ["ROW_LENGTH", "Commitments", "Opening", "PedersenRows"]
 
 ROW_LENGTH: Final = 1024
-ROW_LENGTH_MAX: Final = 8192
 _ROW_LENGTH_MIN: Final = 16
 _GENERATOR_DST: Final = b"KUMIAI-V1-PEDERSEN-with-secp256k1_XMD:SHA-256_SSWU_RO_"
 
@@ -106,9 +105,7 @@ class Opening:
 
     def combined(self, weights: Sequence[mpz]) -> tuple[list[mpz], mpz]:
         """Return the sum of the rows, each times its weight, and that of the blindings."""
-        pairs = zip(weights, self.blindings, strict=True)
-        blinding = sum((weight * each for weight, each in pairs), mpz(0)) % ORDER
-        return weighted_sum_of_rows(weights, self.rows), blinding
+        return weighted_sum_of_rows(weights, self.rows), dot(weights, self.blindings)
 
 
 class PedersenRows:
@@ -124,14 +121,14 @@ class PedersenRows:
         """Hash the generators.
 
         Args:
-            row_length: numbers in a row, a power of two from 16 to 8192.
+            row_length: numbers in a row, a power of two from 16 to 1024.
 
         Raises:
             ValueError: the length is none of these.
         """
-        if not _ROW_LENGTH_MIN <= row_length <= ROW_LENGTH_MAX or row_length.bit_count() != 1:
+        if not _ROW_LENGTH_MIN <= row_length <= ROW_LENGTH or row_length.bit_count() != 1:
             raise ValueError(
-                f"row_length must be a power of two from {_ROW_LENGTH_MIN} to {ROW_LENGTH_MAX}, "
+                f"row_length must be a power of two from {_ROW_LENGTH_MIN} to {ROW_LENGTH}, "
                 f"got {row_length}"
             )
         self.row_length = row_length
@@ -159,10 +156,7 @@ class PedersenRows:
     def commit_rows(self, rows: NDArray[np.int64], draw: Draw) -> Opening:
         """Commit to rows of at most `row_length` numbers, under blindings that are drawn."""
         blindings = [draw() for _ in rows]
-        points = (
-            self._point(digits_of_integers(row), blinding)
-            for row, blinding in zip(rows, blindings, strict=True)
-        )
+        points = map(self._point, map(digits_of_integers, rows), blindings)
         return Opening(rows, blindings, Commitments(tuple(map(certain, points))))
 
     def laid_out(self, values: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -171,7 +165,7 @@ class PedersenRows:
         Raises:
             ValueError: the vector is empty, not flat, or not of integers below 2^45.
         """
-        if values.ndim != 1 or values.size == 0 or values.dtype.kind not in "iu":
+        if values.ndim != 1 or values.size == 0 or not np.issubdtype(values.dtype, np.integer):
             raise ValueError(
                 f"values must be a flat array of integers, not empty, got shape {values.shape} of "
                 f"{values.dtype}"

@@ -19,9 +19,9 @@ from gmpy2 import mpz
 from numpy.typing import NDArray
 
 from kumiai.crypto.exact_products import limbs_of, scalars_of
-from kumiai.crypto.group import ORDER
+from kumiai.crypto.group import ORDER, dot
 
-__all__ = ["ROW_COUNT", "SEED_BYTES", "combine", "evaluate_combined", "project"]
+__all__ = ["ROW_COUNT", "SEED_BYTES", "blocks", "combine", "evaluate_combined", "project"]
 
 ROW_COUNT: Final = 128
 SEED_BYTES: Final = 32
@@ -59,12 +59,12 @@ def project(seed: bytes, values: NDArray[np.int64]) -> NDArray[np.int64]:
     Returns:
         Shape (128,).
     """
-    total = np.zeros(ROW_COUNT, np.float64)
-    start = 0
+    total = np.zeros(ROW_COUNT)
+    rest = values.astype(np.float64)
     for block in blocks(seed, len(values)):
         width = block.shape[1]
-        total += block.astype(np.float64) @ values[start : start + width].astype(np.float64)
-        start += width
+        total += block @ rest[:width]
+        rest = rest[width:]
     return total.astype(np.int64)
 
 
@@ -73,7 +73,7 @@ def combine(seed: bytes, weights: Sequence[int], length: int) -> list[mpz]:
     limbs = limbs_of(weights, _LIMB_BYTES)
     combined: list[mpz] = []
     for block in blocks(seed, length):
-        combined += scalars_of(block.T.astype(np.float64) @ limbs, _LIMB_BYTES)
+        combined += scalars_of(block.T @ limbs, _LIMB_BYTES)
     return combined
 
 
@@ -95,12 +95,12 @@ def evaluate_combined(
     total = mpz(0)
     first = 0
     for block in blocks(seed, len(row_point) * width):
-        parts = block.reshape(-1, width).astype(np.float64) @ limbs
+        parts = block.reshape(-1, width) @ limbs
         inner = scalars_of(parts, _LIMB_BYTES)
         height = block.shape[1] // width
         factors = row_point[first : first + height]
         for index, weight in enumerate(weights):
             own = inner[index * height : (index + 1) * height]
-            total += weight * (sum(a * b for a, b in zip(factors, own, strict=True)) % ORDER)
+            total += weight * dot(factors, own)
         first += height
     return total % ORDER

@@ -15,7 +15,8 @@ Source: Schnorr 1989; Cramer and Damgård 1998; Wahby et al. 2018 (Hyrax), appen
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
-from operator import mul
+from itertools import chain
+from operator import add as add_numbers
 from typing import NoReturn
 
 from gmpy2 import mpz
@@ -28,6 +29,7 @@ from kumiai.crypto.group import (
     add,
     base_multiple,
     certain,
+    dot,
     encode_point,
     encode_scalar,
     multiply,
@@ -183,12 +185,19 @@ def prove_linear(
     masks = [commit_numbers(rows, _drawn(draw, len(each.numbers)), draw) for each in committed]
     masked_sum = _weighted(weights, [mask.numbers for mask in masks])
     challenge = _linear_challenge(transcript, [mask.point for mask in masks], masked_sum)
-    pairs = list(zip(masks, committed, strict=True))
+    responses = [
+        _responses(
+            [*mask.numbers, mask.blinding],
+            [*committed[index].numbers, committed[index].blinding],
+            challenge,
+        )
+        for index, mask in enumerate(masks)
+    ]
     return LinearProof(
         tuple(mask.point for mask in masks),
         masked_sum,
-        tuple(_responses(mask.numbers, each.numbers, challenge) for mask, each in pairs),
-        tuple((mask.blinding + challenge * each.blinding) % ORDER for mask, each in pairs),
+        tuple(each[:-1] for each in responses),
+        tuple(each[-1] for each in responses),
     )
 
 
@@ -222,10 +231,10 @@ def verify_linear(
         raise ProofError("linear relation between committed numbers must hold, and does not")
     factors = [mpz(secrets.randbits(_BATCH_BITS)) for _ in points]
     sums = [mpz(0)] * max(map(len, weights))
-    for factor, responses in zip(factors, proof.responses, strict=True):
+    for position, responses in enumerate(proof.responses):
         for index, response in enumerate(responses):
-            sums[index] += factor * response
-    blinding = sum(map(mul, factors, proof.blinding_responses), mpz(0))
+            sums[index] += factors[position] * response
+    blinding = dot(factors, proof.blinding_responses)
     announced = [
         multiply_many(proof.masks, factors),
         multiply_many(points, [factor * challenge for factor in factors]),
@@ -240,17 +249,12 @@ def _linear_challenge(transcript: Transcript, masks: Sequence[Point], masked_sum
 
 
 def _weighted(weights: Sequence[Sequence[mpz]], numbers: Sequence[Sequence[mpz]]) -> mpz:
-    products = (
-        weight * number
-        for own, each in zip(weights, numbers, strict=True)
-        for weight, number in zip(own, each, strict=True)
-    )
-    return sum(products, mpz(0)) % ORDER
+    return dot(list(chain.from_iterable(weights)), list(chain.from_iterable(numbers)))
 
 
 def _responses(masks: Sequence[mpz], numbers: Sequence[mpz], challenge: mpz) -> tuple[mpz, ...]:
-    pairs = zip(masks, numbers, strict=True)
-    return tuple((mask + challenge * number) % ORDER for mask, number in pairs)
+    scaled = [challenge * number for number in numbers]
+    return tuple(each % ORDER for each in map(add_numbers, masks, scaled))
 
 
 def prove_product(
@@ -276,7 +280,7 @@ def prove_product(
     masks = _drawn(draw, len(numbers))
     blinding_mask, product_blinding_mask = _drawn(draw, 2)
     first = certain(rows.point_of(masks, blinding_mask))
-    second = certain(_opened(rows, [_weighted([weights], [masks])], product_blinding_mask))
+    second = certain(_opened(rows, [dot(weights, masks)], product_blinding_mask))
     challenge = _product_challenge(transcript, first, second)
     return ProductProof(
         first,
@@ -305,7 +309,7 @@ def verify_product(
     opened = rows.point_of(proof.responses, proof.blinding_response)
     if not same(opened, add([proof.mask, multiply(vector, challenge)])):
         raise ProofError("responses must open the combined row, and do not")
-    number = _weighted([weights], [proof.responses])
+    number = dot(weights, proof.responses)
     announced = add([proof.product_mask, multiply(product, challenge)])
     if not same(_opened(rows, [number], proof.product_response), announced):
         raise ProofError("product must be that of the committed vector, and is not")

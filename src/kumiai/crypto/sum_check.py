@@ -13,7 +13,6 @@ Source: Bellare, Garay and Rabin 1998 (the random combination); Pedersen 1991.
 
 import secrets
 from collections.abc import Sequence
-from operator import mul
 from typing import Final
 
 import numpy as np
@@ -22,7 +21,7 @@ from numpy.typing import NDArray
 
 from kumiai.core.errors import ProofError
 from kumiai.crypto.exact_products import weighted_sum_of_rows
-from kumiai.crypto.group import ORDER, add, multiply_many, same
+from kumiai.crypto.group import add, dot, multiply_many, same
 from kumiai.crypto.pedersen import Commitments, PedersenRows
 
 __all__ = ["verify_sum"]
@@ -62,7 +61,7 @@ def verify_sum(
             )
     weights = [mpz(secrets.randbits(_WEIGHT_BITS)) for _ in range(count)]
     committed = [add(each.points[row] for each in commitments) for row in range(count)]
-    blinding = sum(map(mul, weights, blinding_total), mpz(0)) % ORDER
+    blinding = dot(weights, blinding_total)
     opened = rows.point_of(weighted_sum_of_rows(weights, sums), blinding)
     if not same(multiply_many(committed, weights), opened):
         raise ProofError("sum must be that of the committed vectors, and is not")

@@ -12,7 +12,7 @@ Source: Lund et al. 1992; with commitments as in Wahby et al. 2018 (Hyrax), sect
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from operator import mul, sub
+from operator import add, mul, sub
 
 from gmpy2 import mpz
 
@@ -41,17 +41,22 @@ def equality_vector(point: Iterable[mpz]) -> Scalars:
     weights = [mpz(1)]
     for coordinate in point:
         upper = [weight * coordinate % ORDER for weight in weights]
-        pairs = zip(weights, upper, strict=True)
-        weights = [each for weight, high in pairs for each in ((weight - high) % ORDER, high)]
+        lower = [each % ORDER for each in map(sub, weights, upper)]
+        weights = [*lower, *upper]
+        weights[::2], weights[1::2] = lower, upper
     return weights
 
 
 def equality_at(left: Sequence[mpz], right: Sequence[mpz]) -> mpz:
     """Return the weight at one point of the corner at another, both of n coordinates."""
     product = mpz(1)
-    for a, b in zip(left, right, strict=True):
-        product = product * (1 - a - b + 2 * a * b) % ORDER
+    for agreement in map(_agreement, left, right):
+        product = product * agreement % ORDER
     return product
+
+
+def _agreement(left: mpz, right: mpz) -> mpz:
+    return 1 - left - right + 2 * left * right
 
 
 def prove_squares(
@@ -110,7 +115,7 @@ def prove_bits(
         e_slope = list(map(sub, e[half:], e_low))
         # (low + slope t)² - (low + slope t), coefficient by coefficient of t.
         constant = [a * a - a for a in low]
-        linear_part = [(2 * a - 1) * s for a, s in zip(low, slope, strict=True)]
+        linear_part = list(map(mul, [2 * a - 1 for a in low], slope))
         square = [s * s % ORDER for s in slope]
         challenge = commit(
             [
@@ -153,12 +158,12 @@ def round_relations(
     """
     weights = []
     for index, challenge in enumerate(point):
-        ends = [2 if exponent == 0 else 1 for exponent in range(degree + 1)]
-        values = [pow(challenge, exponent, ORDER) for exponent in range(degree + 1)]
+        # A polynomial at 0 and at 1 together: the constant twice, all other coefficients once.
         weights.append(
             [
-                (powers[index] * end - powers[index + 1] * value) % ORDER
-                for end, value in zip(ends, values, strict=True)
+                (powers[index] * (1 + (exponent == 0)) - powers[index + 1] * challenge**exponent)
+                % ORDER
+                for exponent in range(degree + 1)
             ]
         )
     return weights, -powers[0] % ORDER, powers[len(point)]
@@ -169,4 +174,5 @@ def _dot(left: Iterable[mpz], right: Iterable[mpz]) -> mpz:
 
 
 def _folded(low: Scalars, slope: Scalars, challenge: mpz) -> Scalars:
-    return [(a + challenge * s) % ORDER for a, s in zip(low, slope, strict=True)]
+    steps = [challenge * each for each in slope]
+    return [each % ORDER for each in map(add, low, steps)]
