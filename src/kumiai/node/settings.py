@@ -137,6 +137,11 @@ class CoordinatorSettings(_Table):
     """Threads that add up updates."""
     token_days_max: Annotated[int, Field(ge=1, le=3650)] = 90
     """How long a token for the HTTP API may be good."""
+    audit_passphrase: SecretStr | None = None
+    """Seals the key in ``data_dir`` that signs the audit log; best given by the environment or in a
+    file; none: it lies open, readable by its owner alone."""
+    audit_passphrase_file: Path | None = None
+    """A file that holds it."""
 
     @field_validator("listen", "http_listen")
     @classmethod
@@ -299,6 +304,9 @@ class Settings(_Table):
                 "coordinator": self.coordinator.model_copy(
                     update={
                         "data_dir": _from(base, self.coordinator.data_dir),
+                        "audit_passphrase_file": _from(base, file)
+                        if (file := self.coordinator.audit_passphrase_file)
+                        else None,
                         "apps": tuple(resolved_app(app, base) for app in self.coordinator.apps),
                     }
                 ),

@@ -7,8 +7,9 @@ import structlog
 
 from kumiai.core.clock import Clock
 from kumiai.core.errors import KumiaiError
-from kumiai.identity import Refusal, RefusedCall
+from kumiai.identity import Refusal, RefusedCall, WatchedFiles
 from kumiai.identity.audit import Act, Actor, AuditScribe, CheckpointSigner
+from kumiai.node.assembly.passphrases import passphrase_of
 from kumiai.node.auditing.actors import actor_of, said_by_stranger, subject_of
 from kumiai.node.auditing.signer_files import load_signer
 from kumiai.node.coordinator.auditing import AuditRecorder, CheckpointKeeper
@@ -39,15 +40,20 @@ class CoordinatorAudit:
         """
         identity, folder = settings.identity, settings.coordinator.data_dir
 
-        def signer() -> CheckpointSigner:
-            return load_signer(folder, identity.certificate, identity.key)
+        passphrase = passphrase_of(
+            settings.coordinator.audit_passphrase, settings.coordinator.audit_passphrase_file
+        )
 
-        signer()
+        def signer() -> CheckpointSigner:
+            return load_signer(folder, identity.certificate, identity.key, passphrase)
+
+        # With a renewed certificate comes a new key; to open the same each minute would be slow.
+        signers = WatchedFiles((identity.certificate, identity.key), signer, clock)
         self.log = AuditLog(database, AuditScribe())
         self.recorder = AuditRecorder(self.log, clock, coordinator_id)
         self.offers = CheckpointOffers(self.log, hub)
         self.keeper = CheckpointKeeper(
-            self.log, signer, clock, folder, on_checkpoint=self.offers.announce
+            self.log, signers.current, clock, folder, on_checkpoint=self.offers.announce
         )
         self._settings_digest = _digest_of(settings)
         self._works = (

@@ -12,6 +12,7 @@ from kumiai.identity.files import read_file
 from kumiai.identity.issuer import SiteIssuer
 from kumiai.identity.pkcs11 import KeyTokens, pin_in
 from kumiai.identity.trust import chain_of
+from kumiai.node.assembly.passphrases import passphrase_of
 from kumiai.node.coordinator.sites import SiteOffice, TrustAnchor
 from kumiai.node.settings import IdentitySettings, Settings, SitesSettings
 from kumiai.storage import AuditTrail, DatabaseManager, EnrolmentRepository, SiteDenials
@@ -84,7 +85,8 @@ def _issuer_in(  # noqa: PLR0917 - private, and what `new_site_issuer` has at ha
     federation: str,
     tokens: KeyTokens,
 ) -> SiteIssuer:
-    passphrase = _passphrase(settings.sites)
+    sites = settings.sites
+    passphrase = passphrase_of(sites.issuer_passphrase, sites.issuer_passphrase_file)
     issuer = SiteIssuer.load(certificate, key, settings.identity.ca, clock, passphrase, tokens)
     if issuer.federation != federation:
         raise ConfigError(
@@ -92,14 +94,6 @@ def _issuer_in(  # noqa: PLR0917 - private, and what `new_site_issuer` has at ha
             f"got {issuer.federation!r}"
         )
     return issuer
-
-
-def _passphrase(sites: SitesSettings) -> bytes | None:
-    if sites.issuer_passphrase is not None:
-        return sites.issuer_passphrase.get_secret_value().encode()
-    if sites.issuer_passphrase_file is not None:
-        return read_file(sites.issuer_passphrase_file, "passphrase").rstrip(b"\r\n")
-    return None
 
 
 def _pin(sites: SitesSettings) -> str | None:
