@@ -140,6 +140,7 @@ def _new_certificate(
     not_before: float = 0.0,
     not_after: float = 4e9,
     is_authority: bool | None = None,
+    extensions: Sequence[x509.ExtensionType] = (),
 ) -> x509.Certificate:
     """Return a certificate that nobody sane would issue."""
     key = key or ec.generate_private_key(ec.SECP256R1())
@@ -168,6 +169,8 @@ def _new_certificate(
             decipher_only=False,
         )
         builder = builder.add_extension(usage, critical=True)
+    for extension in extensions:
+        builder = builder.add_extension(extension, critical=False)
     return builder.sign(signer or key, hashes.SHA256())
 
 

@@ -11,8 +11,8 @@ NOBODY = PeerRefusedError(Refusal.WRONG_AUTHORITY, "no")
 
 
 class Clock:
-    def __init__(self) -> None:
-        self.seconds = 0.0
+    def __init__(self, seconds: float = 0.0) -> None:
+        self.seconds = seconds
 
     def now(self) -> float:
         return self.seconds
@@ -23,7 +23,7 @@ class Clock:
 
 @pytest.fixture
 def clock() -> Clock:
-    return Clock()
+    return Clock(5_000.0)
 
 
 @pytest.fixture
@@ -70,6 +70,11 @@ def test_an_identity_may_burst_and_then_goes_on_at_its_rate(
     limits.admit_identity(URI, ADDRESS)
     assert caught.value.refusal is Refusal.RATE_LIMITED
     assert caught.value.retry_seconds == 0.5
+    clock.seconds += 0.75
+    limits.admit_identity(URI, ADDRESS)
+    with pytest.raises(PeerRefusedError) as caught:
+        limits.admit_identity(URI, ADDRESS)
+    assert caught.value.retry_seconds == 0.25
 
 
 def test_callers_who_must_be_looked_up_are_limited_by_address(limits: CallLimits) -> None:
@@ -103,10 +108,13 @@ def test_who_is_locked_out_is_told_that_and_nothing_else(limits: CallLimits) -> 
         limits.note_refusal("10.0.0.1", NOBODY)
 
     assert caught.value.refusal is Refusal.LOCKED_OUT
+    assert caught.value.retry_seconds == 1.0
     assert not is_locked_out(limits, "10.0.0.2")
 
 
-@pytest.mark.parametrize("refusal", [Refusal.MISSING_PERMISSION, Refusal.RATE_LIMITED])
+@pytest.mark.parametrize(
+    "refusal", [Refusal.MISSING_PERMISSION, Refusal.RATE_LIMITED, Refusal.LOCKED_OUT]
+)
 def test_refusals_of_known_callers_lock_nobody_out(limits: CallLimits, refusal: Refusal) -> None:
     for _ in range(10):
         limits.note_refusal("10.0.0.1", PeerRefusedError(refusal, "no"))
@@ -114,12 +122,95 @@ def test_refusals_of_known_callers_lock_nobody_out(limits: CallLimits, refusal: 
     assert not is_locked_out(limits)
 
 
-def test_old_failures_are_forgotten(limits: CallLimits, clock: Clock) -> None:
+@pytest.mark.parametrize(("pause", "locked"), [(8.0, True), (8.25, False)])
+def test_failures_are_forgotten_after_twice_the_longest_lockout(
+    limits: CallLimits, clock: Clock, pause: float, locked: bool
+) -> None:
     fail(limits, count=2)
-    clock.seconds += 100
-    fail(limits, count=2)
+    clock.seconds += pause
+    fail(limits)
+
+    assert is_locked_out(limits) is locked
+
+
+def test_lockouts_begin_short_again_once_they_are_forgotten(
+    limits: CallLimits, clock: Clock
+) -> None:
+    fail(limits, count=3)
+    clock.seconds += 9
+    fail(limits, count=3)
+    clock.seconds += 1
 
     assert not is_locked_out(limits)
+
+
+def test_who_is_locked_out_a_thousand_times_is_locked_out_once_more(
+    limits: CallLimits, clock: Clock
+) -> None:
+    for _ in range(1_100):
+        fail(limits, count=3)
+        clock.seconds += 4
+
+    fail(limits, count=3)
+
+    assert is_locked_out(limits)
+
+
+def test_a_single_failure_locks_nobody_out() -> None:
+    limits = CallLimits(Clock())
+    fail(limits)
+
+    assert not is_locked_out(limits)
+
+
+def others(limits: CallLimits, first: int, count: int) -> None:
+    """Let so many others call, connect and fail."""
+    for number in range(first, first + count):
+        address = f"10.1.0.{number}"
+        limits.admit_identity(f"{URI}-{number}", address)
+        limits.admit_unknown(address)
+        limits.admit_handshake(address)
+        fail(limits, address)
+
+
+def test_who_calls_again_is_remembered_longer_than_who_does_not(limits: CallLimits) -> None:
+    others(limits, 0, 8)
+    fail(limits)
+    for _ in range(3):
+        limits.admit_identity(URI, ADDRESS)
+    limits.admit_unknown(ADDRESS)
+    limits.admit_unknown(ADDRESS)
+    handshake_waits(limits)
+    for begin in (8, 15):
+        others(limits, begin, 7)
+        with pytest.raises(PeerRefusedError):
+            limits.admit_identity(URI, ADDRESS)
+        with pytest.raises(PeerRefusedError):
+            limits.admit_unknown(ADDRESS)
+        assert handshake_waits(limits) == []
+        fail(limits)
+
+    assert is_locked_out(limits)
+
+
+def test_where_a_good_caller_came_from_again_is_remembered_longer(limits: CallLimits) -> None:
+    limits.admit_identity(URI, ADDRESS)
+    for number in range(7):
+        limits.admit_identity(URI + f"-{number}", f"10.1.0.{number}")
+    limits.admit_identity(URI, ADDRESS)
+    for number in range(7, 14):
+        limits.admit_identity(URI + f"-{number}", f"10.1.0.{number}")
+
+    assert len(handshake_waits(limits)) == 42
+
+
+def test_without_other_rules_these_hold(clock: Clock) -> None:
+    assert LimitRules() == LimitRules(200.0, 1_000, 20.0, 100, 20.0, 10, 10, 1.0, 300.0, 4_096)
+    limits = CallLimits(clock)
+    fail(limits, count=9)
+    assert not is_locked_out(limits)
+    fail(limits)
+    assert is_locked_out(limits)
 
 
 def test_ten_thousand_addresses_do_not_make_the_tables_grow(limits: CallLimits) -> None:
@@ -194,6 +285,7 @@ def test_handshakes_never_begin_oftener_than_burst_and_rate(pauses: list[float])
         ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
         ("::ffff:10.1.2.3", "10.1.2.3"),
         ("unix:/tmp/socket", "unix:/tmp/socket"),
+        ("x" * 65, "x" * 64),
     ],
 )
 def test_an_ipv6_host_can_not_escape_within_its_network(address: str, key: str) -> None:

@@ -176,9 +176,11 @@ class CallLimits:
         failures.count += 1
         if failures.count >= rules.failures_max:
             failures.count = 0
-            seconds = rules.lockout_seconds * 2.0 ** min(failures.lockouts, 64)
+            seconds = rules.lockout_seconds * 2.0**failures.lockouts
             failures.locked_until = now + min(seconds, rules.lockout_seconds_max)
-            failures.lockouts += 1
+            # Counted no further than it makes a difference: a power of two that keeps growing ends
+            # in an error.
+            failures.lockouts += seconds < rules.lockout_seconds_max
 
     @property
     def remembered_count(self) -> int:
