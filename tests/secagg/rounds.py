@@ -1,5 +1,6 @@
 """Rounds for tests: members with keys, a descriptor, and a network that may lose and change."""
 
+import functools
 import secrets
 from collections import deque
 from collections.abc import Callable
@@ -9,6 +10,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from kumiai.crypto.pedersen import PedersenRows
 from kumiai.crypto.signatures import Ed25519Signer, Ed25519Verifier
 from kumiai.secagg.actions import (
     Action,
@@ -27,6 +29,7 @@ from kumiai.secagg.conversation import Conversation
 from kumiai.secagg.descriptor import Member, Proofs, RoundDescriptor
 from kumiai.secagg.messages import Body, Kind, decode_body, read_envelope
 from kumiai.secagg.parameters import Adversary
+from kumiai.secagg.pedersen_proofs import PedersenProofs
 from kumiai.secagg.proofs import UpdateProofs
 from kumiai.secagg.server import ServerRound
 
@@ -42,6 +45,12 @@ def names_of(count: int) -> list[str]:
 
 def signers_of(count: int) -> dict[str, Ed25519Signer]:
     return {name: Ed25519Signer.generate() for name in [*names_of(count), COORDINATOR]}
+
+
+@functools.cache
+def pedersen_proofs() -> PedersenProofs:
+    """Return proofs over short rows: quick, and several rows in a small update."""
+    return PedersenProofs(PedersenRows(16))
 
 
 def describe(signers: dict[str, Ed25519Signer], **changes: object) -> RoundDescriptor:
@@ -97,11 +106,12 @@ class Network:
         count: int = 4,
         *,
         signers: dict[str, Ed25519Signer] | None = None,
-        proofs: UpdateProofs | None = None,
+        mode: Proofs = Proofs.OFF,
         **changes: object,
     ) -> None:
         self.signers = signers or signers_of(count)
-        self.descriptor = describe(self.signers, **changes)
+        self.descriptor = describe(self.signers, proofs=mode, **changes)
+        proofs: UpdateProofs | None = None if mode is Proofs.OFF else pedersen_proofs()
         self.proofs = proofs
         self.updates = updates_of(self.descriptor)
         self.server = ServerRound(

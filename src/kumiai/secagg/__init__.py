@@ -22,6 +22,7 @@ from kumiai.secagg.client_records import ClientPhase
 from kumiai.secagg.descriptor import Member, Proofs, RoundDescriptor
 from kumiai.secagg.messages import Signer, Verifier
 from kumiai.secagg.parameters import Adversary, GraphParameters, smallest_graph
+from kumiai.secagg.pedersen_proofs import PedersenProofs
 from kumiai.secagg.proofs import CommittedUpdate, UpdateProofs
 from kumiai.secagg.protocol import LocalResult, SecureAggregationProtocol
 from kumiai.secagg.receipts import ReceiptFacts, verify_receipt
@@ -44,6 +45,7 @@ __all__ = [
     "LocalResult",
     "Member",
     "Outcome",
+    "PedersenProofs",
     "Persist",
     "Proofs",
     "Publish",

@@ -275,10 +275,9 @@ class ClientRound:
             case ClientEvent.BEGIN | ClientEvent.BEGIN_HIDDEN:
                 self._knowledge.begin(record.secret)
             case ClientEvent.SUBMIT:
-                sent = read_envelope(record.reply, self._conversation.descriptor)
-                self._knowledge.hear_own_input(sent)
+                self._knowledge.hear_own_input(self._read(record.reply))
             case ClientEvent.RESULT:
-                pass  # the sum was checked before it was confirmed, and is not kept
+                self._knowledge.hear_own_confirmation(self._read(record.heard))
             case _:
                 envelope = self._conversation.open_coordinator(record.heard)
                 self._hear(record.event, envelope, _NOTHING, record.secret)
@@ -308,10 +307,11 @@ class ClientRound:
         descriptor, knowledge = self._conversation.descriptor, self._knowledge
         roster = {member.name: member.verification_key for member in descriptor.roster}
         facts = verify_receipt(receipt, roster, verifier=self._verifier)
-        own = (descriptor.round_id, self._name, knowledge.input.weight, knowledge.agreement)
-        if (facts.round_id, facts.client, facts.weight, facts.agreement) != own:
+        own = (self._name, knowledge.input.weight, knowledge.agreement, knowledge.sum_digest)
+        if (facts.client, facts.weight, facts.agreement, facts.sum_digest) != own:
             raise SecureAggregationError(
-                "receipt must be of this client's input in this round, got another"
+                "receipt must be of this client's input and the sum that it has checked, "
+                "got another"
             )
 
     def _read(self, data: bytes) -> Envelope:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from kumiai.core.errors import CryptoError, SecureAggregationError
 from kumiai.crypto.agreement import verify_public_key
+from kumiai.crypto.blindings import add_blinding_masks
 from kumiai.crypto.masks import add_masks
 from kumiai.secagg.conversation import Conversation
 from kumiai.secagg.graph import Neighbourhoods, complete_graph, sparse_graph
@@ -45,10 +46,10 @@ from kumiai.secagg.quantizing import quantize, signed
 from kumiai.secagg.round_keys import (
     SEED_SIZE_BYTES,
     RoundKeys,
+    blinding_mask,
     nonce_digest_of,
     pair_key,
     pair_sign,
-    scalar_masks,
     self_mask_digest_of,
     vector_mask,
 )
@@ -95,6 +96,7 @@ class ClientKnowledge:
         "own_pair",
         "seen",
         "sharers",
+        "sum_digest",
         "survivors",
     )
 
@@ -108,6 +110,7 @@ class ClientKnowledge:
     input: MaskedInput
     survivors: tuple[Survivor, ...]
     agreement: bytes
+    sum_digest: bytes
     keys: RoundKeys
 
     def __init__(self, conversation: Conversation, index: int, proofs: UpdateProofs | None) -> None:
@@ -117,7 +120,7 @@ class ClientKnowledge:
         self._proofs = proofs
         descriptor = conversation.descriptor
         count = proofs.blinding_count(descriptor) if proofs else 0
-        self.layout = VectorLayout.of(descriptor, count, proofs.modulus if proofs else 1)
+        self.layout = VectorLayout.of(descriptor, count)
 
     def __repr__(self) -> str:
         """Name the client alone."""
@@ -258,10 +261,8 @@ class ClientKnowledge:
             )
         masks = self._masks()
         add_masks(self.layout.words(vector), [vector_mask(key, sign) for key, sign in masks])
-        modulus = self.layout.modulus
-        hidden = scalar_masks(masks, self.layout.scalar_count, modulus)
-        tail = [(a + b) % modulus for a, b in zip(made.blindings, hidden, strict=True)]
-        self.layout.write_scalars(vector, tail)
+        hidden = [blinding_mask(key, sign) for key, sign in masks]
+        self.layout.write_blindings(vector, add_blinding_masks(made.blindings, hidden))
         self.input = MaskedInput(
             vector_digest(vector),
             vector.nbytes,
@@ -404,8 +405,13 @@ class ClientKnowledge:
             )
         inputs = [each for _, each in opened.values()]
         is_right = self._is_sum_of(vector, inputs)
+        self.sum_digest = body.sum_digest
         digest = conversation.result_digest(self.agreement, body.sum_digest)
         return Step(Confirmation(digest, is_right))
+
+    def hear_own_confirmation(self, envelope: Envelope) -> None:
+        """Remember from a record which sum was checked then; the sum itself is not kept."""
+        self.sum_digest = decode_body(envelope, Result).sum_digest
 
     def _is_sum_of(self, vector: NDArray[np.uint8], inputs: list[MaskedInput]) -> bool:
         total = signed(self.layout.words(vector))
@@ -415,7 +421,7 @@ class ClientKnowledge:
             return True
         try:
             self._proofs.verify_sum(
-                [each.commitments for each in inputs], total, self.layout.scalars(vector)
+                [each.commitments for each in inputs], total, self.layout.blindings(vector)
             )
         except (CryptoError, SecureAggregationError):
             return False

@@ -34,9 +34,6 @@ class CommittedUpdate:
 class UpdateProofs(Protocol):
     """Commits to updates, and checks what others committed to."""
 
-    modulus: int
-    """Of the blindings; below 2^256."""
-
     def blinding_count(self, descriptor: RoundDescriptor) -> int:
         """Return how many commitments an update takes."""
         ...

@@ -6,25 +6,22 @@ the share field, from which the keys are derived, so that whoever rebuilds one h
 """
 
 import hashlib
-from collections.abc import Iterable
 from typing import Final, Literal, NoReturn
-
-import numpy as np
 
 from kumiai.crypto.agreement import AgreementKey
 from kumiai.crypto.fields import SHARE_FIELD
 from kumiai.crypto.keys import derive
-from kumiai.crypto.masks import Mask, add_mask
+from kumiai.crypto.masks import Mask
 
 __all__ = [
     "SEED_SIZE_BYTES",
     "RoundKeys",
+    "blinding_mask",
     "mask_key_of",
     "nonce_digest_of",
     "pair_key",
     "pair_sign",
     "place_context",
-    "scalar_masks",
     "self_mask_digest_of",
     "self_mask_of",
     "share_key",
@@ -33,9 +30,6 @@ __all__ = [
 
 SEED_SIZE_BYTES: Final = 32
 _NONCE_DOMAIN: Final = b"kumiai/secagg/nonce/v1/"
-_SCALAR_WORDS: Final = 6
-"""Words of 64 bits that make one scalar: 128 bits more than its modulus has, so that none is
-likelier than another by more than 2^-128."""
 
 
 class RoundKeys:
@@ -134,25 +128,9 @@ def vector_mask(key: bytes, sign: Literal[1, -1]) -> Mask:
     return Mask(derive(key, label="vector", context=b""), sign)
 
 
-def scalar_masks(
-    keys: Iterable[tuple[bytes, Literal[1, -1]]], count: int, modulus: int
-) -> list[int]:
-    """Return the sum of the parts of masks that hide the commitments' blindings.
-
-    Args:
-        keys: mask keys, each with its sign.
-        count: how many blindings there are.
-        modulus: of the blindings.
-    """
-    totals = [0] * count
-    for key, sign in keys:
-        words = np.zeros(_SCALAR_WORDS * count, np.uint64)
-        add_mask(words, derive(key, label="scalars", context=b""))
-        content, size = words.astype("<u8").tobytes(), 8 * _SCALAR_WORDS
-        for place in range(count):
-            part = int.from_bytes(content[place * size : (place + 1) * size], "little")
-            totals[place] += sign * (part % modulus)
-    return [total % modulus for total in totals]
+def blinding_mask(key: bytes, sign: Literal[1, -1]) -> Mask:
+    """Return the part of a mask that hides the blindings of the commitments."""
+    return Mask(derive(key, label="blindings", context=b""), sign)
 
 
 def _element(uniform: bytes) -> int:

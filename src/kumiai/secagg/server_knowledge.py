@@ -83,7 +83,7 @@ class ServerKnowledge:
         self._proofs = proofs
         descriptor = conversation.descriptor
         count = proofs.blinding_count(descriptor) if proofs else 0
-        self.layout = VectorLayout.of(descriptor, count, proofs.modulus if proofs else 1)
+        self.layout = VectorLayout.of(descriptor, count)
         self.advertised: dict[int, tuple[Said, Advertisement]] = {}
         self.revealed: dict[int, tuple[Said, NonceReveal]] = {}
         self.dealt: dict[int, Dealt] = {}

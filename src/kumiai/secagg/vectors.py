@@ -14,16 +14,22 @@ from numpy.typing import NDArray
 
 from kumiai.core.digest import Buffer, digest_of
 from kumiai.core.errors import SecureAggregationError
+from kumiai.crypto.blindings import (
+    add_blinding_masks,
+    decode_blindings,
+    encode_blindings,
+    sum_blindings,
+)
+from kumiai.crypto.group import SCALAR_BYTES
 from kumiai.crypto.masks import Words, add_masks
 from kumiai.secagg.descriptor import RoundDescriptor
 from kumiai.secagg.quantizing import signed, words_dtype
-from kumiai.secagg.round_keys import scalar_masks, vector_mask
+from kumiai.secagg.round_keys import blinding_mask, vector_mask
 
 __all__ = ["Blocks", "VectorLayout", "VectorSum", "vector_digest"]
 
 Blocks = Callable[[], Iterable[Buffer]]
 """Gives an upload's bytes from the beginning, as often as asked: a spooled file, for example."""
-SCALAR_SIZE_BYTES: Final = 32
 _MASKS_AT_ONCE: Final = 256
 
 
@@ -34,19 +40,17 @@ class VectorLayout:
     Attributes:
         word_count: ring words.
         ring_bits: of each.
-        scalar_count: blindings.
-        modulus: of the blindings.
+        blinding_count: blindings.
     """
 
     word_count: int
     ring_bits: int
-    scalar_count: int
-    modulus: int
+    blinding_count: int
 
     @classmethod
-    def of(cls, descriptor: RoundDescriptor, scalar_count: int, modulus: int) -> "VectorLayout":
+    def of(cls, descriptor: RoundDescriptor, blinding_count: int) -> "VectorLayout":
         """Return the layout of a round's vectors."""
-        return cls(descriptor.upload_words, descriptor.ring_bits, scalar_count, modulus)
+        return cls(descriptor.upload_words, descriptor.ring_bits, blinding_count)
 
     @property
     def ring_size_bytes(self) -> int:
@@ -56,7 +60,7 @@ class VectorLayout:
     @property
     def size_bytes(self) -> int:
         """How long the whole is."""
-        return self.ring_size_bytes + self.scalar_count * SCALAR_SIZE_BYTES
+        return self.ring_size_bytes + self.blinding_count * SCALAR_BYTES
 
     def empty(self) -> NDArray[np.uint8]:
         """Return room for a vector."""
@@ -66,39 +70,29 @@ class VectorLayout:
         """Return a view on the words."""
         return vector[: self.ring_size_bytes].view(words_dtype(self.ring_bits))
 
-    def scalars(self, vector: NDArray[np.uint8]) -> tuple[int, ...]:
+    def blindings(self, vector: NDArray[np.uint8]) -> list[int]:
         """Return the blindings.
 
         Raises:
-            SecureAggregationError: one is not below the modulus.
+            ProofError: one is not below the order of the group.
         """
-        return self._scalars_of(vector[self.ring_size_bytes :].tobytes())
+        return decode_blindings(vector[self.ring_size_bytes :].tobytes(), self.blinding_count)
 
-    def write_scalars(self, vector: NDArray[np.uint8], scalars: Sequence[int]) -> None:
+    def write_blindings(self, vector: NDArray[np.uint8], blindings: Sequence[int]) -> None:
         """Put the blindings into their place."""
-        content = b"".join(scalar.to_bytes(SCALAR_SIZE_BYTES, "little") for scalar in scalars)
-        vector[self.ring_size_bytes :] = np.frombuffer(content, np.uint8)
-
-    def _scalars_of(self, content: bytes) -> tuple[int, ...]:
-        scalars = tuple(
-            int.from_bytes(content[start : start + SCALAR_SIZE_BYTES], "little")
-            for start in range(0, len(content), SCALAR_SIZE_BYTES)
-        )
-        if any(scalar >= self.modulus for scalar in scalars):
-            raise SecureAggregationError("blinding must be below its modulus, got a larger number")
-        return scalars
+        vector[self.ring_size_bytes :] = np.frombuffer(encode_blindings(blindings), np.uint8)
 
 
 class VectorSum:
     """The sum of masked vectors, from which the masks are taken away at the end."""
 
-    __slots__ = ("_layout", "_scalars", "_vector")
+    __slots__ = ("_blindings", "_layout", "_vector")
 
     def __init__(self, layout: VectorLayout) -> None:
         """Begin with zero."""
         self._layout = layout
         self._vector = layout.empty()
-        self._scalars = [0] * layout.scalar_count
+        self._blindings = [0] * layout.blinding_count
 
     def add(self, blocks: Blocks, digest: bytes) -> None:
         """Add an upload.
@@ -111,11 +105,12 @@ class VectorSum:
             digest: BLAKE3 of the whole.
 
         Raises:
-            SecureAggregationError: the upload has another digest or length, or a blinding is not
-                below the modulus.
+            SecureAggregationError: the upload has another digest or length.
+            ProofError: a blinding is not below the order of the group.
             ValueError: a block ends within a word.
         """
-        scalars = self._layout._scalars_of(self._verified_tail(blocks, digest))  # noqa: SLF001 - one module, one layout
+        tail = self._verified_tail(blocks, digest)
+        blindings = decode_blindings(tail, self._layout.blinding_count)
         words = self._layout.words(self._vector)
         at = 0
         for block in blocks():
@@ -125,8 +120,7 @@ class VectorSum:
             place = words[first : first + addend.size]
             np.add(place, addend, out=place)
             at += memoryview(block).nbytes
-        modulus = self._layout.modulus
-        self._scalars = [(a + b) % modulus for a, b in zip(self._scalars, scalars, strict=True)]
+        self._blindings = sum_blindings(self._blindings, blindings)
 
     def remove_masks(self, masks: Sequence[tuple[bytes, Literal[1, -1]]]) -> None:
         """Take masks away: each a key with the sign by which it was added."""
@@ -134,13 +128,12 @@ class VectorSum:
         for start in range(0, len(masks), _MASKS_AT_ONCE):
             some = masks[start : start + _MASKS_AT_ONCE]
             add_masks(words, [vector_mask(key, -1 if sign == 1 else 1) for key, sign in some])
-        hidden = scalar_masks(masks, self._layout.scalar_count, self._layout.modulus)
-        modulus = self._layout.modulus
-        self._scalars = [(a - b) % modulus for a, b in zip(self._scalars, hidden, strict=True)]
+        hidden = [blinding_mask(key, -1 if sign == 1 else 1) for key, sign in masks]
+        self._blindings = add_blinding_masks(self._blindings, hidden)
 
     def vector(self) -> NDArray[np.uint8]:
         """Return the sum in the layout of a vector."""
-        self._layout.write_scalars(self._vector, self._scalars)
+        self._layout.write_blindings(self._vector, self._blindings)
         return self._vector
 
     def numbers(self) -> NDArray[np.int64]:

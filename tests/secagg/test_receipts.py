@@ -1,0 +1,109 @@
+"""A receipt proves to anybody who knows the members' keys that an update was counted once."""
+
+from dataclasses import replace
+
+import pytest
+
+from kumiai.core.errors import KumiaiError, SecureAggregationError
+from kumiai.crypto.signatures import Ed25519Signer
+from kumiai.secagg.descriptor import Proofs
+from kumiai.secagg.messages import Survivor
+from kumiai.secagg.receipts import _RECEIPT, Receipt, verify_receipt
+from tests.secagg.rounds import VERIFIER, Network
+
+OWNER = "site-0001"
+
+
+@pytest.fixture(scope="module")
+def network() -> Network:
+    network = Network(5, mode=Proofs.SUM)
+    del network.updates["site-0004"]
+    network.run()
+    return network
+
+
+def roster_of(network: Network) -> dict[str, bytes]:
+    return {name: signer.public for name, signer in network.signers.items()}
+
+
+def changed(network: Network, **changes: object) -> bytes:
+    receipt: Receipt = _RECEIPT.decode(network.receipts[OWNER])
+    return replace(receipt, **changes).encode()  # type: ignore[arg-type]
+
+
+def test_it_says_whose_update_counted_how_much_among_whom(network: Network) -> None:
+    facts = verify_receipt(network.receipts[OWNER], roster_of(network), verifier=VERIFIER)
+
+    assert (facts.run_id, facts.round_number, facts.client) == ("run-a", 7, OWNER)
+    assert facts.round_id == network.descriptor.round_id
+    assert facts.weight == network.updates[OWNER][1]
+    assert facts.survivors == tuple(network.names[:4])
+    assert len(facts.signers) == network.descriptor.quorum
+    assert set(facts.signers) <= set(facts.survivors)
+
+
+def test_no_byte_of_it_can_be_changed(network: Network) -> None:
+    receipt = network.receipts[OWNER]
+
+    for place in range(0, len(receipt), 7):
+        forged = bytearray(receipt)
+        forged[place] ^= 1
+        with pytest.raises(KumiaiError):
+            verify_receipt(bytes(forged), roster_of(network), verifier=VERIFIER)
+
+
+def test_without_a_quorum_it_proves_nothing(network: Network) -> None:
+    receipt: Receipt = _RECEIPT.decode(network.receipts[OWNER])
+
+    with pytest.raises(SecureAggregationError, match="confirmed by 4 survivors, got 3"):
+        verify_receipt(
+            changed(network, confirmations=receipt.confirmations[1:]),
+            roster_of(network),
+            verifier=VERIFIER,
+        )
+    with pytest.raises(SecureAggregationError, match="one of each client"):
+        verify_receipt(
+            changed(network, confirmations=receipt.confirmations[:1] * 4),
+            roster_of(network),
+            verifier=VERIFIER,
+        )
+
+
+def test_another_sum_list_or_input_than_was_confirmed_is_refused(network: Network) -> None:
+    receipt: Receipt = _RECEIPT.decode(network.receipts[OWNER])
+    other: Receipt = _RECEIPT.decode(network.receipts["site-0000"])
+    no_input = tuple(
+        Survivor(1, bytes(32)) if each.index == 1 else each for each in receipt.survivors
+    )
+
+    for changes, match in (
+        ({"sum_digest": bytes(32)}, "got 0"),
+        ({"survivors": receipt.survivors[:3]}, "got 0"),
+        ({"sharers": receipt.sharers[:4]}, "got 0"),
+        ({"seen": bytes(32)}, "got 0"),
+        ({"survivors": no_input}, "with its input"),
+        ({"survivors": receipt.survivors[2:]}, "with its input"),
+    ):
+        with pytest.raises(SecureAggregationError, match=match):
+            verify_receipt(changed(network, **changes), roster_of(network), verifier=VERIFIER)
+    facts = verify_receipt(other.encode(), roster_of(network), verifier=VERIFIER)
+    assert facts.client == "site-0000"
+
+
+def test_keys_that_are_not_those_of_the_members_are_refused(network: Network) -> None:
+    for roster in (
+        {**roster_of(network), "site-0003": Ed25519Signer.generate().public},
+        {name: key for name, key in roster_of(network).items() if name != "site-0004"},
+    ):
+        with pytest.raises(SecureAggregationError, match="receipt must name the keys"):
+            verify_receipt(network.receipts[OWNER], roster, verifier=VERIFIER)
+
+
+def test_a_receipt_of_another_client_or_round_is_not_kept(network: Network) -> None:
+    from kumiai.secagg.messages import Kind, ReceiptIssue
+
+    for receipt in (network.receipts["site-0000"], network.receipts[OWNER]):
+        fresh = Network(5, signers=network.signers)
+        fresh.run_until(Kind.RECEIPT_ISSUE)
+        with pytest.raises(SecureAggregationError, match="receipt must be of this client's input"):
+            fresh.tell(OWNER, ReceiptIssue(receipt))
