@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from kumiai.core.errors import IntegrityError
 from kumiai.identity import IssuedRecord, RevocationReason, Role
-from kumiai.identity.index import AuthorityKind, AuthorityRecord, IssuedIndex
+from kumiai.identity.index import AuthorityKind, AuthorityRecord, IssuedIndex, Revocation
 
 TIMES = st.floats(0, 4e9)
 RECORDS = st.builds(
@@ -29,6 +29,135 @@ AUTHORITIES = st.builds(
     list_pem=st.text(max_size=5),
 )
 RECORD = IssuedRecord(255, Role.CLIENT, "a", (), 1.0, 2.0)
+
+
+# As an authority of this version has it on its disk, where later versions must read it.
+ROOT_FIELDS = {
+    "serial": "1",
+    "kind": "root",
+    "root": "1",
+    "certificate": "root",
+    "not_after": 9.0,
+    "revoked_at": None,
+    "reason": None,
+    "list_pem": "list",
+    "succession": "succession",
+}
+ISSUER_FIELDS = {
+    "serial": "2",
+    "kind": "members",
+    "root": "1",
+    "certificate": "issuer",
+    "not_after": 9.5,
+    "revoked_at": 5.0,
+    "reason": "key-compromise",
+    "list_pem": "",
+    "succession": "",
+}
+RECORD_FIELDS = {
+    "serial": "ff",
+    "role": "coordinator",
+    "name": "a",
+    "hosts": ["localhost", "127.0.0.1"],
+    "not_before": 1.0,
+    "not_after": 2.0,
+    "revoked_at": 1.5,
+    "reason": "superseded",
+    "issuer": "2",
+}
+FIELDS = {
+    "kumiai_issued": 2,
+    "federation": "f",
+    "list_number": 7,
+    "list_updated_at": 1_700_000_000,
+    "authorities": [ISSUER_FIELDS, ROOT_FIELDS],
+    "certificates": [RECORD_FIELDS],
+}
+INDEX = IssuedIndex(
+    "f",
+    7,
+    1_700_000_000,
+    (
+        AuthorityRecord(
+            2,
+            AuthorityKind.MEMBERS,
+            1,
+            "issuer",
+            9.5,
+            5.0,
+            RevocationReason.KEY_COMPROMISE,
+        ),
+        AuthorityRecord(
+            1,
+            AuthorityKind.ROOT,
+            1,
+            "root",
+            9.0,
+            list_pem="list",
+            succession="succession",
+        ),
+    ),
+    (
+        IssuedRecord(
+            255,
+            Role.COORDINATOR,
+            "a",
+            ("localhost", "127.0.0.1"),
+            1.0,
+            2.0,
+            1.5,
+            RevocationReason.SUPERSEDED,
+            2,
+        ),
+    ),
+)
+
+
+def test_an_index_is_written_and_read_as_it_always_was() -> None:
+    content = json.dumps(FIELDS, indent=1).encode() + b"\n"
+
+    assert INDEX.to_bytes() == content
+    assert IssuedIndex.from_bytes(content) == INDEX
+
+
+def test_an_authority_that_was_written_before_there_were_successions_has_none() -> None:
+    older = {key: value for key, value in ROOT_FIELDS.items() if key != "succession"}
+    content = json.dumps({**FIELDS, "authorities": [ISSUER_FIELDS, older]}).encode()
+
+    assert [each.succession for each in IssuedIndex.from_bytes(content).authorities] == ["", ""]
+
+
+def test_an_index_begins_empty() -> None:
+    assert IssuedIndex("f") == IssuedIndex("f", 0, 0, (), ())
+    assert IssuedRecord(255, Role.CLIENT, "a", (), 1.0, 2.0, None, None, 0) == RECORD
+
+
+def test_the_words_that_stand_on_disks_stay() -> None:
+    assert [*RevocationReason] == [
+        *("unspecified", "key-compromise", "affiliation-changed", "superseded"),
+        *("cessation-of-operation", "privilege-withdrawn"),
+    ]
+    assert [*AuthorityKind] == ["root", "members", "sites"]
+
+
+def test_the_newest_list_of_a_root_replaces_its_last_one_and_no_other() -> None:
+    second = AuthorityRecord(3, AuthorityKind.ROOT, 3, "second", 9.0, list_pem="other")
+
+    after = INDEX.with_authorities(second).with_root_list(1, "newest")
+
+    assert [each.list_pem for each in after.authorities] == ["other", "", "newest"]
+    assert [each.serial for each in after.roots] == [3, 1]
+    assert [each.serial for each in after.issuers] == [2]
+    assert after.trust_bundle == b"secondroot"
+    assert after.successions == b"succession"
+
+
+def test_what_is_revoked_is_told_with_date_and_reason() -> None:
+    (issuer, root), (record,) = INDEX.authorities, INDEX.records
+
+    assert issuer.revocation == Revocation(2, 5.0, RevocationReason.KEY_COMPROMISE)
+    assert record.revocation == Revocation(255, 1.5, RevocationReason.SUPERSEDED)
+    assert (root.revocation, RECORD.revocation) == (None, None)
 
 
 @given(

@@ -57,6 +57,8 @@ def test_the_bytes_of_an_entry_are_known() -> None:
     assert ENTRY.at == 1_763_792_000.123456
     assert ENTRY.person == "ab" * 32
     assert replace(ENTRY, actor="coordinator-1").person is None
+    unsorted = replace(ENTRY, detail={"rounds": 3, "app": "digits"})
+    assert encode_entry(unsorted) == BODY
 
 
 @pytest.mark.parametrize(
@@ -133,6 +135,18 @@ def test_what_is_as_large_as_may_be_is_written() -> None:
         NewEntry(Act.RUN_CREATED, actor, detail={"k": detail["k"] + "x"})
     with pytest.raises(IntegrityError, match="of no entry"):
         decode_entry(encode_entry(replace(sealed, actor=Sealed("ab" * 32, b"x" * 513))))
+
+
+def test_an_entry_is_at_most_2048_bytes_when_it_is_written_and_when_it_is_read() -> None:
+    left = 2048 - len(encode_entry(replace(ENTRY, subject="")))
+    largest = replace(ENTRY, subject="x" * left)
+    body = encode_entry(largest)
+
+    assert decode_entry(body) == largest
+    with pytest.raises(ValueError, match="at most 2048 bytes, got 2049"):
+        encode_entry(replace(ENTRY, subject="x" * (left + 1)))
+    with pytest.raises(IntegrityError, match="at most 2048 bytes, got 2049"):
+        decode_entry(body.replace(b"xx", b"xxx", 1))
 
 
 def test_who_is_not_known_has_neither_name_nor_serial_number_nor_address() -> None:

@@ -44,6 +44,7 @@ _SEALED_BYTES_MAX: Final = 512
 _INTEGER_MAX: Final = 2**53 - 1
 _VERSION: Final = 1
 
+_ENTRY_KINDS: Final = [str, str, str, str, int, int, dict, dict]
 _KEY: Final = re.compile(r"[a-z][a-z0-9_]{0,31}")
 _WORD: Final = re.compile(r"[a-z][a-z0-9_.-]{0,47}")
 _SUBJECT: Final = re.compile(r"[\x21-\x7e]{1,128}")
@@ -271,49 +272,42 @@ def decode_entry(body: bytes) -> AuditEntry:
         raise IntegrityError(f"entry must be at most {BODY_BYTES_MAX} bytes, got {len(body)}")
     try:
         entry = _entry_of(orjson.loads(body))
-        is_canonical = entry is not None and encode_entry(entry) == body
+        if entry is not None and encode_entry(entry) == body:
+            return entry
     except ValueError:
-        is_canonical = False
-    if not is_canonical or entry is None:
-        raise IntegrityError(f"entry must be as it was written, got {len(body)} bytes of no entry")
-    return entry
+        pass
+    raise IntegrityError(f"entry must be as it was written, got {len(body)} bytes of no entry")
 
 
 def _entry_of(told: Any) -> AuditEntry | None:
-    match told:
-        case {
-            "act": str(act),
-            "actor": {"role": str(role), **actor},
-            "at": int(at_us),
-            "detail": dict(detail),
-            "outcome": str(outcome),
-            "seq": int(sequence),
-            "subject": str(subject),
-            "v": 1,
-        } if _is_place(sequence, at_us) and _WORD.fullmatch(act) and _WORD.fullmatch(outcome):
-            _verify_detail(detail)
-            return AuditEntry(
-                sequence, at_us, act, outcome, role, _actor_of(actor), subject, detail
-            )
-    return None
-
-
-def _is_place(sequence: int, at_us: int) -> bool:
+    # By hand and not by `match`: of a million entries that takes half of the time to read them.
+    try:
+        act, outcome, subject = told["act"], told["outcome"], told["subject"]
+        sequence, at_us, version = told["seq"], told["at"], told["v"]
+        detail, actor, role = told["detail"], told["actor"], told["actor"]["role"]
+    except (KeyError, TypeError, IndexError):
+        return None
     # A boolean is an integer for Python, and "true" no number for anybody else.
-    return type(sequence) is int and type(at_us) is int and sequence >= 0
+    kinds = [type(each) for each in (act, outcome, subject, role, sequence, at_us, detail, actor)]
+    if kinds != _ENTRY_KINDS or version != _VERSION or sequence < 0:
+        return None
+    if not _WORD.fullmatch(act) or not _WORD.fullmatch(outcome):
+        return None
+    _verify_detail(detail)
+    return AuditEntry(sequence, at_us, act, outcome, role, _actor_of(actor), subject, detail)
 
 
-def _actor_of(told: Mapping[Any, Any]) -> str | Sealed | None:
-    match told:
-        case {"name": str(name)}:
-            return name
-        case {"person": str(person), "sealed": str(text)} if _PERSON.fullmatch(person):
-            try:
-                content = base64.b64decode(text, validate=True)
-            except binascii.Error:
-                return None
-            return Sealed(person, content) if len(content) <= _SEALED_BYTES_MAX else None
-    return None
+def _actor_of(told: Mapping[str, Any]) -> str | Sealed | None:
+    name, person, text = told.get("name"), told.get("person"), told.get("sealed")
+    if isinstance(name, str):
+        return name
+    if not isinstance(person, str) or not isinstance(text, str) or not _PERSON.fullmatch(person):
+        return None
+    try:
+        content = base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError):
+        return None
+    return Sealed(person, content) if len(content) <= _SEALED_BYTES_MAX else None
 
 
 def _verify_detail(detail: Detail) -> None:
