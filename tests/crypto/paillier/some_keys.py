@@ -11,9 +11,11 @@ __all__ = [
     "OTHER_SMALL_KEY",
     "SMALL_KEY",
     "SMALL_KEY_NOT_BLUM",
+    "SMALL_SAFE_KEY",
     "SmallPrivateKey",
     "SmallPublicKey",
     "real_key",
+    "real_safe_key",
 ]
 
 
@@ -39,6 +41,9 @@ OTHER_SMALL_KEY = SmallPrivateKey(
     0xDD805D7371E53E41DB84E6A8426C18F7D8C2B4DA0B84AB5BF10C59C92AEA720F,
     0xCACD7B31246955EDF6A1FA26687CCB179314074BE93A5CC9377B62F593605CC7,
 )
+SMALL_SAFE_KEY = SmallPrivateKey(
+    0xE006C17C00AA4DCF537DBFF942BA619B, 0xFB83B826BB18D9AFAD4E903D22CE23FB
+)
 
 _REAL_P = """
     ebbba080eb2dbfbab881df0368890746ed8c5daf9b3236d8075079133ca32ff2aa7866cdc4d79edfab16abe6a7699814
@@ -50,9 +55,29 @@ _REAL_Q = """
     98890a0ff2b35d7b7f144c7213c973104deded3edcfd62815e80624f48a7627a67505c4e932893ee93f8f56a4048cb09
     9f584c8a9fb4301549b0cb4d0581700718af9b42759bf58effb63049f676fbab
 """
+_SAFE_P = """
+    d2b6d0c6bfa948c93337354611bf4176722994d4b1b6af9ee5d048cfed3e7b800f74091ec048efd7540b1d2c34e1d8d4
+    4d00d995f435bb368436f512f7b8513ea3dbe2cb166c60c118eceeba50a2719406ab29276c867ed075b92f3a14a1801d
+    b3807dc3c04284e9692c19879f0ffa6755dd594105ea12d22e51cb08a22dac3b
+"""
+_SAFE_Q = """
+    dc870266e23bdb979ff283bb72091443b1958629083a57c8500bc316e5adc78134b354038db48312578c9a9fbbeea418
+    c6afa2556d0e803884f8ecafcd94d4edf578bf5b1aa74bddd0061b8841bcf246be715710007a17fa10fc2f77a305486e
+    f4e13cffe1b57d9db42c92e35bc346b895317800abecf88c519ec7b649ce198b
+"""
 
 
 @cache
 def real_key() -> PaillierPrivateKey:
     """Return a key of 2048 bits."""
-    return PaillierPrivateKey(*(int("".join(text.split()), 16) for text in (_REAL_P, _REAL_Q)))
+    return PaillierPrivateKey(_number(_REAL_P), _number(_REAL_Q))
+
+
+@cache
+def real_safe_key() -> PaillierPrivateKey:
+    """Return a key of 2048 bits whose primes are safe ones."""
+    return PaillierPrivateKey(_number(_SAFE_P), _number(_SAFE_Q))
+
+
+def _number(text: str) -> int:
+    return int("".join(text.split()), 16)

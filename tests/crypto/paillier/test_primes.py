@@ -1,10 +1,16 @@
 import math
 
+import gmpy2
 import pytest
 
 from kumiai.core.errors import CryptoError
 from kumiai.crypto.paillier import PaillierPrivateKey, PaillierPublicKey, primes
-from kumiai.crypto.paillier.primes import new_blum_primes, verify_modulus, verify_primes
+from kumiai.crypto.paillier.primes import (
+    new_blum_primes,
+    new_safe_primes,
+    verify_modulus,
+    verify_primes,
+)
 from tests.crypto.paillier.some_keys import SMALL_KEY
 
 P, Q = SMALL_KEY.primes
@@ -88,3 +94,63 @@ def test_a_modulus_of_a_wrong_length_is_refused() -> None:
 def test_a_private_key_of_a_wrong_length_is_refused() -> None:
     with pytest.raises(CryptoError, match="key_size"):
         PaillierPrivateKey(P, Q)
+
+
+@pytest.mark.parametrize("key_size", [64, 256, 512])
+def test_new_safe_primes_are_twice_a_prime_and_one(key_size: int) -> None:
+    p, q = new_safe_primes(key_size)
+
+    assert (p * q).bit_length() == key_size
+    assert all(gmpy2.is_prime(each) and gmpy2.is_prime((each - 1) // 2) for each in (p, q))
+    assert math.gcd(int(p) - 1, int(q) - 1) == 2
+
+
+def test_two_equal_safe_primes_are_drawn_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = [P, P, P, Q]
+    monkeypatch.setattr(primes, "_new_safe_prime", lambda bits: drawn.pop(0))
+
+    assert new_safe_primes(256) == (P, Q)
+
+
+def test_a_sieve_strikes_out_whatever_has_a_small_factor_and_nothing_else() -> None:
+    start = 2**40 + 1
+    small = [n for n in range(3, 1 << 15, 2) if gmpy2.is_prime(n)]
+
+    left = set(primes._unsieved(gmpy2.mpz(start)).tolist())
+
+    for offset in range(300):
+        half = start + 2 * offset
+        is_struck = any(half % each == 0 or (2 * half + 1) % each == 0 for each in small)
+        assert (offset in left) != is_struck
+
+
+def test_a_search_that_finds_no_safe_prime_begins_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    starts: list[int] = []
+    real = primes._unsieved
+
+    def unsieved(start: int) -> object:
+        starts.append(start)
+        return [] if len(starts) == 1 else real(start)
+
+    monkeypatch.setattr(primes, "_unsieved", unsieved)
+    new_safe_primes(128)
+
+    assert len(starts) >= 3
+
+
+def test_a_number_that_only_the_quick_test_takes_for_a_prime_is_passed_over(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    judged: list[int] = []
+    real = primes._both_prime
+
+    def both_prime(half: int, prime: int) -> bool:
+        judged.append(int(prime))
+        return len(judged) > 1 and real(half, prime)
+
+    monkeypatch.setattr(primes, "_both_prime", both_prime)
+
+    p, _ = new_safe_primes(128)
+
+    assert judged[0] != p
+    assert p in judged

@@ -29,9 +29,24 @@ from kumiai.crypto.paillier.phe_format import (
 from kumiai.crypto.paillier.pool import RandomiserPool
 from kumiai.crypto.paillier.randomisers import Exponents
 from kumiai.crypto.paillier.slots import SlotLayout
+from kumiai.crypto.paillier.threshold import (
+    DecryptionShare,
+    ThresholdKey,
+    ThresholdKeyShare,
+    deal_threshold_key,
+)
+from kumiai.crypto.paillier.threshold_blobs import (
+    decryption_share_from_bytes,
+    decryption_share_to_bytes,
+    key_share_from_bytes,
+    key_share_to_bytes,
+    threshold_key_from_bytes,
+    threshold_key_to_bytes,
+)
 from kumiai.crypto.paillier.vector import EncryptedVector, sum_of_vectors
 
 __all__ = [
+    "DecryptionShare",
     "EncryptedNumber",
     "EncryptedVector",
     "Exponents",
@@ -40,6 +55,13 @@ __all__ = [
     "PaillierPublicKey",
     "RandomiserPool",
     "SlotLayout",
+    "ThresholdKey",
+    "ThresholdKeyShare",
+    "deal_threshold_key",
+    "decryption_share_from_bytes",
+    "decryption_share_to_bytes",
+    "key_share_from_bytes",
+    "key_share_to_bytes",
     "number_from_bytes",
     "number_from_phe",
     "number_to_bytes",
@@ -53,6 +75,8 @@ __all__ = [
     "public_key_to_bytes",
     "public_key_to_phe",
     "sum_of_vectors",
+    "threshold_key_from_bytes",
+    "threshold_key_to_bytes",
     "vector_from_bytes",
     "vector_to_bytes",
 ]

@@ -1,21 +1,25 @@
 """Keys, numbers and vectors as bytes, in a format of our own.
 
-Every blob begins with ``KPAI``, a version and a kind. Numbers are big-endian and as wide as the key
-says, so a blob has one length and a shortened one is seen. Each names its key's fingerprint, so
-that a key that was damaged is seen, even if it is another good key now. A vector's header tells its
-slot layout, step, count and summand count. Whatever is read is judged before it is handed out.
+Each blob is framed as ``framing`` says and names its key's fingerprint, so that a key that was
+damaged is seen, even if it is another good key now. A vector's header tells its slot layout, step,
+count and summand count. Whatever is read is judged before it is handed out.
 
 The blob of a private key is the key: keep it sealed.
 """
 
 import struct
-from collections.abc import Iterable
-from enum import IntEnum
 from typing import Any
 
-import gmpy2
-
 from kumiai.core.errors import CryptoError
+from kumiai.crypto.paillier.framing import (
+    BlobKind,
+    ciphertexts_to_bytes,
+    head,
+    judged_ciphertexts,
+    numbers,
+    opened,
+    wide,
+)
 from kumiai.crypto.paillier.keys import PaillierPrivateKey, PaillierPublicKey
 from kumiai.crypto.paillier.number import EncryptedNumber
 from kumiai.crypto.paillier.slots import SlotLayout
@@ -32,26 +36,16 @@ __all__ = [
     "vector_to_bytes",
 ]
 
-_PREFIX = struct.Struct(">4sBB")
-_MAGIC = b"KPAI"
-_VERSION = 1
 _KEY = struct.Struct(">32sHB")  # fingerprint, bits of the modulus, whether it is a Blum modulus
 _NUMBER = struct.Struct(">32sHH")  # fingerprint, fraction bits, limbs
 # fingerprint, value bits, slot bits, step (0: integers), count, most summands, summands
 _VECTOR = struct.Struct(">32sBBdQIQ")
 
 
-class _Kind(IntEnum):
-    PUBLIC_KEY = 1
-    PRIVATE_KEY = 2
-    NUMBER = 3
-    VECTOR = 4
-
-
 def public_key_to_bytes(public_key: PaillierPublicKey) -> bytes:
     """Return a public key as bytes."""
     header = _key_header(public_key)
-    return _head(_Kind.PUBLIC_KEY) + header + _wide(public_key.n, public_key.key_size)
+    return head(BlobKind.PUBLIC_KEY) + header + wide(public_key.n, public_key.key_size)
 
 
 def public_key_from_bytes(blob: bytes) -> PaillierPublicKey:
@@ -60,9 +54,9 @@ def public_key_from_bytes(blob: bytes) -> PaillierPublicKey:
     Raises:
         CryptoError: the bytes are no public key of ours, or its modulus is not acceptable.
     """
-    header, body = _opened(blob, _Kind.PUBLIC_KEY, _KEY)
+    header, body = opened(blob, BlobKind.PUBLIC_KEY, _KEY)
     _, key_size, is_blum = header
-    public_key = PaillierPublicKey(*_numbers(body, [key_size]), is_blum=bool(is_blum))
+    public_key = PaillierPublicKey(*numbers(body, [key_size]), is_blum=bool(is_blum))
     _verify_key_header(header, public_key)
     return public_key
 
@@ -71,8 +65,8 @@ def private_key_to_bytes(private_key: PaillierPrivateKey) -> bytes:
     """Return a private key as bytes, in the clear: seal them before they are kept anywhere."""
     public_key = private_key.public_key
     header = _key_header(public_key)
-    primes = (_wide(prime, public_key.key_size // 2) for prime in private_key.primes)
-    return _head(_Kind.PRIVATE_KEY) + header + b"".join(primes)
+    primes = (wide(prime, public_key.key_size // 2) for prime in private_key.primes)
+    return head(BlobKind.PRIVATE_KEY) + header + b"".join(primes)
 
 
 def private_key_from_bytes(blob: bytes) -> PaillierPrivateKey:
@@ -81,9 +75,9 @@ def private_key_from_bytes(blob: bytes) -> PaillierPrivateKey:
     Raises:
         CryptoError: the bytes are no private key of ours, or its primes are not acceptable.
     """
-    header, body = _opened(blob, _Kind.PRIVATE_KEY, _KEY)
+    header, body = opened(blob, BlobKind.PRIVATE_KEY, _KEY)
     _, key_size, _ = header
-    private_key = PaillierPrivateKey(*_numbers(body, [key_size // 2] * 2))
+    private_key = PaillierPrivateKey(*numbers(body, [key_size // 2] * 2))
     _verify_key_header(header, private_key.public_key)
     return private_key
 
@@ -92,7 +86,7 @@ def number_to_bytes(number: EncryptedNumber) -> bytes:
     """Return an encrypted number as bytes."""
     key = number.public_key
     header = _NUMBER.pack(key.fingerprint, number.fraction_bits, len(number.limbs))
-    return _head(_Kind.NUMBER) + header + _ciphertexts(key, number.limbs)
+    return head(BlobKind.NUMBER) + header + ciphertexts_to_bytes(key, number.limbs)
 
 
 def number_from_bytes(blob: bytes, public_key: PaillierPublicKey) -> EncryptedNumber:
@@ -101,8 +95,8 @@ def number_from_bytes(blob: bytes, public_key: PaillierPublicKey) -> EncryptedNu
     Raises:
         CryptoError: the bytes are no number of ours, of another key, or damaged.
     """
-    (fingerprint, bits, count), body = _opened(blob, _Kind.NUMBER, _NUMBER)
-    limbs = _judged_ciphertexts(body, count, fingerprint, public_key)
+    (fingerprint, bits, count), body = opened(blob, BlobKind.NUMBER, _NUMBER)
+    limbs = judged_ciphertexts(body, count, fingerprint, public_key)
     return EncryptedNumber(public_key, limbs, bits)
 
 
@@ -118,7 +112,7 @@ def vector_to_bytes(vector: EncryptedVector) -> bytes:
         layout.summand_count_max,
         vector.summand_count,
     )
-    return _head(_Kind.VECTOR) + header + _ciphertexts(key, vector.ciphertexts)
+    return head(BlobKind.VECTOR) + header + ciphertexts_to_bytes(key, vector.ciphertexts)
 
 
 def vector_from_bytes(blob: bytes, public_key: PaillierPublicKey) -> EncryptedVector:
@@ -130,7 +124,7 @@ def vector_from_bytes(blob: bytes, public_key: PaillierPublicKey) -> EncryptedVe
     Raises:
         CryptoError: the bytes are no vector of ours, of another key, or damaged.
     """
-    header, body = _opened(blob, _Kind.VECTOR, _VECTOR)
+    header, body = opened(blob, BlobKind.VECTOR, _VECTOR)
     fingerprint, value_bits, slot_bits, step, count, summand_count_max, summand_count = header
     try:
         layout = SlotLayout(
@@ -143,7 +137,7 @@ def vector_from_bytes(blob: bytes, public_key: PaillierPublicKey) -> EncryptedVe
         raise CryptoError(f"slot layout of the blob must be valid: {error}") from error
     if layout.slot_bits != slot_bits:
         raise CryptoError(f"slot_bits must be {layout.slot_bits}, got {slot_bits}")
-    ciphertexts = _judged_ciphertexts(body, ciphertext_count, fingerprint, public_key)
+    ciphertexts = judged_ciphertexts(body, ciphertext_count, fingerprint, public_key)
     return EncryptedVector(public_key, layout, count, summand_count, ciphertexts)
 
 
@@ -154,56 +148,3 @@ def _key_header(public_key: PaillierPublicKey) -> bytes:
 def _verify_key_header(header: tuple[Any, ...], public_key: PaillierPublicKey) -> None:
     if _KEY.pack(*header) != _key_header(public_key):
         raise CryptoError("key must be what its header says; it was damaged, take another copy")
-
-
-def _head(kind: _Kind) -> bytes:
-    return _PREFIX.pack(_MAGIC, _VERSION, kind)
-
-
-def _opened(blob: bytes, kind: _Kind, header: struct.Struct) -> tuple[tuple[Any, ...], memoryview]:
-    start = _PREFIX.size + header.size
-    if len(blob) < start:
-        raise CryptoError(f"blob must have at least {start} bytes, got {len(blob)}")
-    magic, version, found = _PREFIX.unpack_from(blob)
-    if magic != _MAGIC:
-        raise CryptoError("blob must begin with KPAI; it is no Paillier blob of ours")
-    if version != _VERSION:
-        raise CryptoError(f"blob must be of version {_VERSION}, got {version}")
-    if found != kind:
-        raise CryptoError(f"blob must be of kind {kind} ({kind.name.lower()}), got {found}")
-    return header.unpack_from(blob, _PREFIX.size), memoryview(blob)[start:]
-
-
-def _judged_ciphertexts(
-    body: memoryview, count: int, fingerprint: bytes, public_key: PaillierPublicKey
-) -> tuple[int, ...]:
-    if fingerprint != public_key.fingerprint:
-        raise CryptoError(
-            f"ciphertext must be of key {public_key.short_name}, got one of {fingerprint.hex()[:8]}"
-        )
-    wanted = count * public_key.ciphertext_size
-    if len(body) != wanted:
-        raise CryptoError(f"ciphertexts must take {wanted} bytes, got {len(body)}")
-    ciphertexts = tuple(_numbers(body, [2 * public_key.key_size] * count))
-    public_key.verify_ciphertexts(ciphertexts)
-    return ciphertexts
-
-
-def _ciphertexts(public_key: PaillierPublicKey, ciphertexts: Iterable[int]) -> bytes:
-    return b"".join(_wide(each, 2 * public_key.key_size) for each in ciphertexts)
-
-
-def _wide(number: int, bits: int) -> bytes:
-    return int(number).to_bytes((bits + 7) // 8, "big")
-
-
-def _numbers(body: memoryview, lengths_bits: list[int]) -> list[int]:
-    sizes = [(bits + 7) // 8 for bits in lengths_bits]
-    if len(body) != sum(sizes):
-        raise CryptoError(f"blob must have {sum(sizes)} bytes after its header, got {len(body)}")
-    numbers: list[int] = []
-    start = 0
-    for size in sizes:
-        numbers.append(gmpy2.mpz(int.from_bytes(body[start : start + size], "big")))
-        start += size
-    return numbers

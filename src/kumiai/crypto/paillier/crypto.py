@@ -19,7 +19,7 @@ from kumiai.crypto.paillier.randomisers import (
     new_source,
     verify_exponents,
 )
-from kumiai.crypto.paillier.slots import SlotLayout, packed, unpacked
+from kumiai.crypto.paillier.slots import SlotLayout, packed, values_of
 from kumiai.crypto.paillier.vector import EncryptedVector
 
 __all__ = ["PaillierCrypto"]
@@ -151,8 +151,7 @@ class PaillierCrypto:
         key = self.private_key
         self._public_key.verify_same(vector.public_key)
         residues = decrypt_all(key, vector.ciphertexts, executor=executor)
-        sums = unpacked(vector.layout, self._public_key, list(residues), vector.count)
-        return sums if vector.layout.step is None else sums * vector.layout.step
+        return values_of(vector.layout, self._public_key, list(residues), vector.count)
 
     def rerandomised(self, number: EncryptedNumber) -> EncryptedNumber:
         """Return another encryption of the same number, which nobody can tell to be one.

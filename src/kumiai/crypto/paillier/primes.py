@@ -10,6 +10,8 @@ import secrets
 from functools import cache
 
 import gmpy2
+import numpy as np
+from numpy.typing import NDArray
 
 from kumiai.core.errors import CryptoError
 
@@ -17,6 +19,7 @@ __all__ = [
     "KEY_SIZE_MAX",
     "KEY_SIZE_MIN",
     "new_blum_primes",
+    "new_safe_primes",
     "verify_key_size",
     "verify_modulus",
     "verify_primes",
@@ -27,6 +30,7 @@ KEY_SIZE_MIN = 2048
 KEY_SIZE_MAX = 8192
 _SMALL_FACTOR_BITS = 20
 _PRIME_ROUNDS = 40  # a composite passes with a chance below 4^-40
+_SIEVE_COUNT = 1 << 16
 _PRIMES_APART_BITS = 100  # FIPS 186-5, A.1.3: |p - q| > 2^(half - 100)
 
 
@@ -52,6 +56,20 @@ def new_blum_primes(key_size: int) -> tuple[int, int]:
     while True:
         p, q = _new_blum_prime(key_size // 2), _new_blum_prime(key_size // 2)
         if math.gcd(int(p) - 1, int(q) - 1) == 2 and _far_apart(p, q):
+            return p, q
+
+
+def new_safe_primes(key_size: int) -> tuple[int, int]:
+    """Draw two primes p = 2p' + 1, q = 2q' + 1 with p' and q' prime, as threshold keys need.
+
+    Their product is a Blum modulus of exactly ``key_size`` bits. Takes seconds: such primes are
+    rare.
+
+    Source: Damgard, Jurik 2001, section 4.1.
+    """
+    while True:
+        p, q = _new_safe_prime(key_size // 2), _new_safe_prime(key_size // 2)
+        if p != q and _far_apart(p, q):
             return p, q
 
 
@@ -88,7 +106,7 @@ def verify_primes(p: int, q: int) -> None:
         raise CryptoError("p and q must have the same length; make another key")
     if not _far_apart(p, q):
         raise CryptoError("p and q must be far apart; make another key")
-    if not (gmpy2.is_prime(p, _PRIME_ROUNDS) and gmpy2.is_prime(q, _PRIME_ROUNDS)):
+    if not _both_prime(p, q):
         raise CryptoError("p and q must be prime; make another key")
 
 
@@ -98,6 +116,38 @@ def _new_blum_prime(bits: int) -> int:
         candidate: int = gmpy2.mpz(secrets.randbits(bits) | 3 << (bits - 2) | 3)
         if gmpy2.is_prime(candidate, _PRIME_ROUNDS):
             return candidate
+
+
+def _new_safe_prime(bits: int) -> int:
+    while True:
+        start = gmpy2.mpz(secrets.randbits(bits - 1) | 3 << (bits - 3) | 1)
+        for offset in _unsieved(start):
+            half: int = start + 2 * int(offset)
+            # One quick test of each first: nearly all fail there.
+            if not (gmpy2.is_strong_prp(half, 2) and gmpy2.is_strong_prp(2 * half + 1, 2)):
+                continue
+            prime = 2 * half + 1
+            if prime.bit_length() == bits and _both_prime(half, prime):
+                return prime
+
+
+def _unsieved(start: int) -> NDArray[np.intp]:
+    """Return k such that neither h = start + 2k nor 2h + 1 has a small factor; start is odd."""
+    sieve = np.ones(_SIEVE_COUNT, dtype=np.bool_)
+    for prime in _sieve_primes():
+        inverse_of_2, rest = (prime + 1) // 2, int(start % prime)
+        sieve[-rest * inverse_of_2 % prime :: prime] = False
+        sieve[(prime // 2 - rest) * inverse_of_2 % prime :: prime] = False
+    return np.flatnonzero(sieve)
+
+
+@cache
+def _sieve_primes() -> tuple[int, ...]:
+    return tuple(n for n in range(3, 1 << 15, 2) if gmpy2.is_prime(n))
+
+
+def _both_prime(p: int, q: int) -> bool:
+    return bool(gmpy2.is_prime(p, _PRIME_ROUNDS) and gmpy2.is_prime(q, _PRIME_ROUNDS))
 
 
 def _far_apart(p: int, q: int) -> bool:

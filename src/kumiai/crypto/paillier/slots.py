@@ -21,7 +21,7 @@ from numpy.typing import ArrayLike, NDArray
 from kumiai.core.errors import CryptoError
 from kumiai.crypto.paillier.keys import PaillierPublicKey
 
-__all__ = ["SlotLayout", "packed", "unpacked"]
+__all__ = ["SlotLayout", "packed", "unpacked", "values_of"]
 
 _SLOT_BITS_MAX = 62  # sums are read as int64
 _BLOCK_COUNT = 1 << 16  # values; bounds the memory that packing takes beside its result
@@ -178,6 +178,18 @@ def unpacked(
         row = gmpy2.unpack(gmpy2.mpz(raised), width)
         sums[index, : len(row)] = row
     return sums.reshape(-1)[:count] - half
+
+
+def values_of(
+    layout: SlotLayout, public_key: PaillierPublicKey, residues: list[int], count: int
+) -> NDArray[Any]:
+    """Return the sums that plaintexts hold: int64 for a layout without step, else float64.
+
+    Raises:
+        CryptoError: a plaintext is longer than its slots: somebody put in more than a value.
+    """
+    sums = unpacked(layout, public_key, residues, count)
+    return sums if layout.step is None else sums * layout.step
 
 
 def _bias(layout: SlotLayout, slots: int) -> int:
