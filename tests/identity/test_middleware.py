@@ -250,6 +250,17 @@ async def test_a_handshake_that_failed_is_told_and_one_that_was_given_up_is_not(
     assert call.error.refusal is Refusal.OLD_TLS
 
 
+async def test_connections_that_nothing_is_known_of_are_told_by_their_number(
+    gate: CallGate, refused: list[RefusedCall]
+) -> None:
+    gate.note_unused_connections(7, "connections to a port")
+
+    (call,) = refused
+    assert (call.act, call.address, call.claimed) == ("7 connections to a port", "", None)
+    assert call.error.refusal is Refusal.NO_CALL
+    assert str(call.error).startswith("connections must make a call, got 7 that made none")
+
+
 async def test_what_nobody_has_listed_is_denied_to_everybody(site: Site) -> None:
     assert await site.get("/secrets", OPERATOR.pem) == "unlisted: GET /secrets"
 

@@ -66,6 +66,7 @@ class Refusal(StrEnum):
     LOCKED_OUT = "locked-out"
     OLD_TLS = "old-tls"
     BAD_HANDSHAKE = "bad-handshake"
+    NO_CALL = "no-call"
 
 
 class PeerRefusedError(CertificateError):

@@ -193,6 +193,21 @@ class CallGate:
         if refusal is not None:
             self._on_refused(RefusedCall(refusal, address, _HANDSHAKE, None))
 
+    def note_unused_connections(self, count: int, act: str) -> None:
+        """Tell of connections whose handshake nobody else tells of, and from which no call came.
+
+        Args:
+            count: how many, >= 1.
+            act: where and when, for logs.
+        """
+        error = PeerRefusedError(
+            Refusal.NO_CALL,
+            f"connections must make a call, got {count} that made none: most likely the TLS "
+            "library did not accept their certificates; look into the logs of the clients that "
+            "are missing",
+        )
+        self._on_refused(RefusedCall(error, "", f"{count} {act}", None))
+
     async def admit_again(self, principal: Principal, *, act: str) -> None:
         """Check that who was let in may go on.
 

@@ -8,6 +8,7 @@ from typing import Any, NoReturn
 import grpc
 import pytest
 
+from kumiai.core.clock import SystemClock
 from kumiai.node.coordinator.blob_service import BlobService, TransferMeter
 from kumiai.node.coordinator.intake import UpdateIntake
 from kumiai.node.coordinator.run_facts import RunFactsCache
@@ -72,7 +73,9 @@ async def put(service: BlobService, context: Context) -> None:
         return grpc.stream_unary_rpc_method_handler(service.put)
 
     details = SimpleNamespace(method=PUT)
-    handler = await AuthenticationInterceptor(new_gate()).intercept_service(continuation, details)
+    handler = await AuthenticationInterceptor(new_gate(), SystemClock()).intercept_service(
+        continuation, details
+    )
     await handler.stream_unary(silence(), context)
 
 

@@ -51,7 +51,7 @@ class Parts:
             blobs=handlers,
             hub=SessionHub(SystemClock()),
             supervisor=supervisor,
-            gate=AuthenticationInterceptor(gate),
+            gate=AuthenticationInterceptor(gate, SystemClock()),
             clock=SystemClock(),
             http=HttpServer(
                 start=self.step("http start", 1), ended=never, stop=self.step("http stop")

@@ -192,7 +192,8 @@ async def test_closing_ends_who_waits_and_who_shakes_hands(new_door: NewDoor) ->
     await pending(door, 2)
 
     door.front.close()
-    await door.front.wait_closed()
+    async with asyncio.timeout(5):
+        await door.front.wait_closed()
 
     for reader, writer in opened:
         async with asyncio.timeout(5):

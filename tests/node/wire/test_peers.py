@@ -1,6 +1,8 @@
 """The gate in front of remote calls: a real gRPC server, with and without good certificates."""
 
 import asyncio
+import ssl
+from collections import Counter
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,7 @@ import grpc.aio
 import pytest
 
 from kumiai.core.clock import SystemClock
-from kumiai.identity import LimitRules, RefusedCall
+from kumiai.identity import LimitRules, Refusal, RefusedCall
 from kumiai.identity.rate_limits import CallLimits
 from kumiai.node.coordinator.server import CoordinatorServer
 from kumiai.node.wire.channel import (
@@ -25,10 +27,29 @@ from kumiai.node.wire.channel import (
 )
 from kumiai.node.wire.peers import REMOTE_CALLS, AuthenticationInterceptor, caller_of
 from tests.identity.forge import Forged, forge
+from tests.integration.eventually import eventually
 from tests.node.wire.gate import MEMBER, OPERATOR, ROOT, Suspensions, new_gate
 
 DENIED = grpc.StatusCode.PERMISSION_DENIED
 COORDINATOR = forge(by=ROOT, uris=(), hosts=["localhost"], serial=3, usages=None)
+
+
+class ShiftedClock:
+    """The machine's clock, put forward by as much as a test likes; it counts who looks at it."""
+
+    def __init__(self) -> None:
+        self.shift = 0.0
+        self.looks: Counter[float] = Counter()
+
+    def now(self) -> float:
+        return SystemClock().now() + self.shift
+
+    def monotonic(self) -> float:
+        self.looks[self.shift] += 1
+        return SystemClock().monotonic() + self.shift
+
+    def looks_since(self, shift: float) -> int:
+        return self.looks[shift]
 
 
 class Service:
@@ -69,6 +90,7 @@ class Running:
         self.suspensions = Suspensions()
         self.refused: list[RefusedCall] = []
         self.port = 0
+        self.clock = ShiftedClock()
 
     def files(self, member: Forged) -> TlsFiles:
         name = f"{member.certificate.serial_number}"
@@ -104,17 +126,54 @@ async def running(tmp_path: Path) -> AsyncIterator[Running]:
     rules = LimitRules(identity_calls_per_second=0.01, identity_calls_max=5, failures_max=3)
     limits = CallLimits(SystemClock(), rules)
     gate = new_gate(denials=running.suspensions, on_refused=running.refused.append, limits=limits)
-    interceptor = AuthenticationInterceptor(gate, watch_seconds=0.05)
+    interceptor = AuthenticationInterceptor(gate, running.clock, watch_seconds=0.05)
     server = grpc.aio.server(interceptors=[interceptor], options=server_options())
     server.add_generic_rpc_handlers((Handlers(running.handlers()),))
     running.port = server.add_secure_port(
-        "localhost:0", server_credentials(running.files(COORDINATOR), SystemClock())
+        "localhost:0",
+        server_credentials(
+            running.files(COORDINATOR), SystemClock(), interceptor.connections.note_accepted
+        ),
     )
     await server.start()
     watching = asyncio.create_task(interceptor.watch())
     yield running
     watching.cancel()
     await server.stop(None)
+
+
+async def attempt(running: Running, tls: ssl.SSLContext) -> None:
+    """Connect, and wait until the server hangs up."""
+    try:
+        reader, writer = await asyncio.open_connection("localhost", running.port, ssl=tls)
+        await reader.read()
+        writer.close()
+    except OSError:
+        return
+
+
+async def test_connections_that_came_to_no_call_are_told_by_their_number(running: Running) -> None:
+    stranger = running.files(forge(serial=99))
+    foreign = ssl.create_default_context(cafile=stranger.ca)
+    foreign.load_cert_chain(stranger.certificate, stranger.key)
+    too_old = ssl.create_default_context(cafile=stranger.ca)
+    too_old.maximum_version = ssl.TLSVersion.TLSv1_2
+    async with running.channel() as wire:
+        await wire.unary_unary(STAT)(b"")
+        for tls in (foreign, foreign, too_old):
+            await attempt(running, tls)
+        await wire.unary_unary(STAT)(b"")
+
+        running.clock.shift += 600.0
+        await eventually(lambda: running.clock.looks_since(600.0) > 1)
+        assert running.refused == []
+        running.clock.shift += 600.0
+        await eventually(lambda: running.refused)
+
+    (call,) = running.refused
+    assert (call.error.refusal, call.address, call.claimed) == (Refusal.NO_CALL, "", None)
+    assert call.act == "3 connections to the clients' port in 600 s"
+    assert "got 3 that made none" in str(call.error)
 
 
 async def refused(call: Any) -> tuple[grpc.StatusCode, str]:

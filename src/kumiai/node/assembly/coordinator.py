@@ -120,7 +120,7 @@ def new_coordinator(settings: Settings, coordinator_id: str) -> CoordinatorServe
         blobs=_blob_service(shared),
         hub=shared.hub,
         supervisor=supervisor,
-        gate=AuthenticationInterceptor(shared.gate),
+        gate=AuthenticationInterceptor(shared.gate, shared.clock),
         clock=shared.clock,
         http=_http_server(shared, supervisor),
         open_stores=shared.stores.open,

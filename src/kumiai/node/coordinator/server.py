@@ -174,7 +174,8 @@ class CoordinatorServer:
         self._server.add_generic_rpc_handlers(self._handlers())
         try:
             self.port = self._server.add_secure_port(
-                self._listen, server_credentials(self._tls, self._clock)
+                self._listen,
+                server_credentials(self._tls, self._clock, self._gate.connections.note_accepted),
             )
         except (RuntimeError, OSError) as error:
             raise ConfigError(
@@ -184,6 +185,7 @@ class CoordinatorServer:
         self._terminated = asyncio.create_task(self._server.wait_for_termination())
         self._watching = asyncio.create_task(self._gate.watch(), name="open-calls")
         await asyncio.to_thread(verify_only_tls_1_3, _reachable(self._listen), self.port, self._tls)
+        self._gate.connections.note_call("our own look at the port")
         if self._http is not None:
             self.http_port = await self._http.start()
         self._leading = asyncio.create_task(self._supervisor.serve(), name="run-supervisor")

@@ -2,9 +2,9 @@
 
 Not the server: that gets each connection once its handshake is done.
 
-Strategy: a handshake is a millisecond or two of the event loop, which everything else shares. The
-loop would do all that came at once in one go, and whoever calls meanwhile would wait for all of
-them. So each connection waits for its turn before its handshake begins; the gate says how long,
+Strategy: a handshake takes up to a millisecond of the event loop, which everything else shares.
+The loop would do all that came at once in one go, and whoever calls meanwhile would wait for all
+of them. So each connection waits for its turn before its handshake begins; the gate says how long,
 by the address that it comes from. What waits or shakes hands is bounded in number: of too many
 the oldest goes, because a handshake that is meant takes little time.
 """

@@ -3,6 +3,7 @@
 import socket
 import ssl
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -73,11 +74,19 @@ class TlsFiles:
         self.ca = ca
 
 
-def server_credentials(files: TlsFiles, clock: Clock) -> grpc.ServerCredentials:
+def server_credentials(
+    files: TlsFiles, clock: Clock, on_accepted: Callable[[], None] = lambda: None
+) -> grpc.ServerCredentials:
     """Return credentials that demand a certificate of the federation from every client.
 
     Replaced files are taken up with the next handshake; connections that are open stay. Files
     that do not fit together are not taken up.
+
+    Args:
+        files: the coordinator's own.
+        clock: paces new tries after files that are not fit for use.
+        on_accepted: called before each handshake, in a thread of gRPC's that must not wait: it
+            moves the bytes of other connections, too.
 
     Raises:
         NotFoundError, StorageError, CertificateError: the files can not be used.
@@ -85,7 +94,7 @@ def server_credentials(files: TlsFiles, clock: Clock) -> grpc.ServerCredentials:
     newest = WatchedFiles(
         (files.certificate, files.key, files.ca), lambda: _configuration(files), clock
     )
-    return grpc.dynamic_ssl_server_credentials(newest.value, _Renewal(newest), True)  # noqa: FBT003
+    return grpc.dynamic_ssl_server_credentials(newest.value, _Renewal(newest, on_accepted), True)  # noqa: FBT003
 
 
 class _Renewal:
@@ -96,11 +105,17 @@ class _Renewal:
     given one only when the files have changed, after those have had the time to begin.
     """
 
-    def __init__(self, newest: WatchedFiles[grpc.ServerCertificateConfiguration]) -> None:
+    def __init__(
+        self,
+        newest: WatchedFiles[grpc.ServerCertificateConfiguration],
+        on_accepted: Callable[[], None],
+    ) -> None:
         self._newest = newest
+        self._on_accepted = on_accepted
         self._given = newest.value
 
     def __call__(self) -> grpc.ServerCertificateConfiguration | None:
+        self._on_accepted()
         current = self._newest.current()
         if current is self._given:
             return None

@@ -16,8 +16,10 @@ from urllib.parse import unquote
 import grpc
 import grpc.aio
 
+from kumiai.core.clock import Clock
 from kumiai.identity import CallGate, PeerRefusedError, Permission, Principal, Refusal
 from kumiai.node.wire.channel import ATTACH, GET, PUT, STAT
+from kumiai.node.wire.unused_connections import PERIOD_SECONDS, UnusedConnections
 
 __all__ = ["REFUSAL_KEY", "REMOTE_CALLS", "AuthenticationInterceptor", "caller_of", "refusal_of"]
 
@@ -33,6 +35,7 @@ REFUSAL_KEY: Final = "kumiai-refusal"
 """The metadata at a call's end under this name tell programs why it was refused."""
 WATCH_SECONDS: Final = 1.0
 
+_UNUSED: Final = f"connections to the clients' port in {PERIOD_SECONDS:.0f} s"
 _WAITING_HELPS: Final = frozenset({Refusal.RATE_LIMITED})
 
 
@@ -64,9 +67,12 @@ def refusal_of() -> PeerRefusedError | None:
 class AuthenticationInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc] # untyped
     """Lets in who may make a remote call, and ends calls of those who may no longer."""
 
-    def __init__(self, gate: CallGate, *, watch_seconds: float = WATCH_SECONDS) -> None:
+    def __init__(
+        self, gate: CallGate, clock: Clock, *, watch_seconds: float = WATCH_SECONDS
+    ) -> None:
         """Let this gate decide; `watch` looks at open calls every so many seconds."""
         self._gate = gate
+        self.connections = UnusedConnections(clock)
         self._watch_seconds = watch_seconds
         self._open: set[_OpenCall] = set()
 
@@ -82,9 +88,14 @@ class AuthenticationInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[mis
         return self._guarded(handler, handler_call_details.method)
 
     async def watch(self) -> None:
-        """End open calls of callers who may no longer make them; runs until cancelled."""
+        """End open calls of callers who may no longer make them; runs until cancelled.
+
+        Tells now and then of connections that came to no call, too.
+        """
         while True:
             await asyncio.sleep(self._watch_seconds)
+            if unused := self.connections.take():
+                self._gate.note_unused_connections(unused, _UNUSED)
             for call in [each for each in self._open if each.refusal is None]:
                 try:
                     await self._gate.admit_again(call.principal, act=call.act)
@@ -145,6 +156,7 @@ class AuthenticationInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[mis
             self._open.discard(call)
 
     async def _principal_of(self, method: str, context: Any) -> Principal:
+        self.connections.note_call(context.peer())
         permission = REMOTE_CALLS.get(method)
         if permission is None:
             await context.abort(grpc.StatusCode.UNIMPLEMENTED, f"no remote call {method}")
