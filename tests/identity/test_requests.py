@@ -8,6 +8,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.x509.name import _ASN1Type
 from cryptography.x509.oid import NameOID, ObjectIdentifier
 from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
@@ -24,7 +25,7 @@ from kumiai.identity import (
 )
 from kumiai.identity.index import IssuedRecord
 from kumiai.identity.keys import new_key
-from kumiai.identity.requests import new_request, verify_request
+from kumiai.identity.requests import CertificateRequest, _one_name, new_request, verify_request
 from kumiai.identity.trust import chain_of
 
 KEY = new_key()
@@ -73,8 +74,22 @@ def test_a_request_may_leave_the_name_to_whoever_signs() -> None:
 
 
 def test_a_name_that_breaks_the_rule_is_not_asked_for() -> None:
-    with pytest.raises(ConfigError, match="name must be"):
+    with pytest.raises(ConfigError, match=r"^name must be"):
         new_request(KEY, "a/b")
+
+
+@pytest.mark.parametrize("algorithm", [hashes.SHA256(), hashes.SHA384(), hashes.SHA512()])
+def test_a_request_may_be_signed_with_any_of_sha_2(algorithm: hashes.HashAlgorithm) -> None:
+    assert verify_request(pem(builder(), algorithm=algorithm)).common_name == "site-1"
+
+
+def test_the_longest_request_is_read_and_a_longer_one_is_not() -> None:
+    longest = new_request(KEY, "site-1").ljust(16 * 1024, b"\n")
+
+    assert verify_request(longest).common_name == "site-1"
+    assert verify_request(b"\n" + longest[:-1]).common_name == "site-1"
+    with pytest.raises(CertificateError, match="at most 16384 bytes, got 16385"):
+        verify_request(longest + b"\n")
 
 
 def test_p384_and_long_rsa_may_be_asked_for() -> None:
@@ -89,6 +104,7 @@ def test_p384_and_long_rsa_may_be_asked_for() -> None:
     [
         x509.BasicConstraints(ca=False, path_length=None),
         x509.ExtendedKeyUsage([x509.oid.ExtendedKeyUsageOID.SERVER_AUTH]),
+        x509.KeyUsage(*[True] * 7, False, False),
         x509.SubjectAlternativeName([x509.DNSName("example.org")]),
     ],
 )
@@ -129,6 +145,16 @@ def test_a_request_of_another_is_refused(authority: CertificateManager) -> None:
     authority.sign_request(request, Role.OPERATOR, "site-1")
 
 
+@pytest.mark.parametrize(
+    ("uri", "shown"), [("u" * 80, "u" * 80), ("u" * 81, "u" * 77 + "...")], ids=["80", "81"]
+)
+def test_a_long_identity_is_cut_in_the_refusal(uri: str, shown: str) -> None:
+    request = CertificateRequest(KEY.public_key(), None, (uri,))
+
+    with pytest.raises(CertificateError, match=f"got '{shown}'$"):
+        request.verify_for("a", "kumiai://f/client/a")
+
+
 def test_a_long_name_is_cut_in_the_refusal() -> None:
     request = verify_request(pem(builder("x" * 64)))
 
@@ -144,6 +170,13 @@ def test_two_names_are_refused() -> None:
 
     with pytest.raises(CertificateError, match="one name at most, got 2"):
         verify_request(request)
+
+
+def test_a_name_that_is_no_text_is_refused() -> None:
+    bits = x509.NameAttribute(NameOID.X500_UNIQUE_IDENTIFIER, b"x", _ASN1Type.BitString)
+
+    with pytest.raises(CertificateError, match="one name at most"):
+        _one_name([bits])
 
 
 def test_who_does_not_hold_the_key_is_refused() -> None:
@@ -187,6 +220,7 @@ def test_a_signature_with_another_hash_is_refused() -> None:
         (b"\x30\x00", "do not parse"),
         (b"x" * (16 * 1024 + 1), "at most 16384 bytes, got 16385"),
         (new_request(KEY) * 2, "must be one PKCS#10 request"),
+        (b"for site-1:\n" + new_request(KEY), "must be one PKCS#10 request"),
         (
             b"-----BEGIN CERTIFICATE REQUEST-----\nAA==\n-----END CERTIFICATE REQUEST-----\n",
             "parse",

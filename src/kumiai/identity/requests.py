@@ -130,7 +130,7 @@ def verify_request(csr_pem: bytes) -> CertificateRequest:
 
 
 def _parsed(csr_pem: bytes) -> x509.CertificateSigningRequest:
-    if not csr_pem.strip().startswith(_BEGIN) or csr_pem.count(b"-----BEGIN") != 1:
+    if not csr_pem.lstrip().startswith(_BEGIN) or csr_pem.count(b"-----BEGIN") != 1:
         raise ValueError("not one request")
     return x509.load_pem_x509_csr(csr_pem)
 
