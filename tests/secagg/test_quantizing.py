@@ -1,0 +1,117 @@
+"""Real numbers become whole ones, by chance and without bias."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from kumiai.core.errors import SecureAggregationError
+from kumiai.secagg.descriptor import RoundDescriptor
+from kumiai.secagg.quantizing import quantize, signed, words_dtype
+from tests.secagg.rounds import describe, signers_of
+
+SIGNERS = signers_of(4)
+KEY = bytes(range(32))
+
+
+def quantized(
+    update: NDArray[np.float32], descriptor: RoundDescriptor, weight: int = 1, key: bytes = KEY
+) -> NDArray[np.int64]:
+    words = np.empty(update.size + 1, words_dtype(descriptor.ring_bits))
+    quantize(words, update, weight, key=key, descriptor=descriptor)
+    return signed(words)
+
+
+def described(dimension: int, **changes: object) -> RoundDescriptor:
+    return describe(SIGNERS, **{"dimension": dimension, "norm_bound": 1e9, **changes})
+
+
+@given(
+    st.lists(st.floats(-3, 3, width=32), min_size=1, max_size=30),
+    st.integers(1, 8),
+    st.sampled_from([32, 64]),
+)
+def test_a_number_becomes_one_of_its_two_neighbours(
+    numbers: list[float], weight: int, ring_bits: int
+) -> None:
+    update = np.array(numbers, np.float32)
+    descriptor = described(update.size, ring_bits=ring_bits)
+
+    found = quantized(update, descriptor, weight)
+
+    exact = np.clip(update.astype(np.float64), -1, 1) * descriptor.levels
+    assert found[-1] == weight
+    assert (found[:-1] % weight == 0).all()
+    assert (abs(found[:-1] / weight - exact) < 1).all()
+
+
+def test_rounding_has_no_bias() -> None:
+    descriptor = described(200_000, value_bits=4)
+    update = np.full(200_000, 0.35, np.float32)
+
+    found = quantized(update, descriptor)[:-1]
+
+    exact = 0.35 * descriptor.levels
+    deviation = np.sqrt(exact % 1 * (1 - exact % 1) / found.size)
+    assert abs(found.mean() - exact) < 6 * deviation
+    assert set(np.unique(found)) == {2, 3}
+
+
+def test_the_same_key_rounds_alike_and_another_otherwise() -> None:
+    descriptor = described(70_000)
+    update = np.linspace(-1, 1, 70_000, dtype=np.float32)
+
+    assert np.array_equal(quantized(update, descriptor), quantized(update, descriptor))
+    assert not np.array_equal(
+        quantized(update, descriptor), quantized(update, descriptor, key=bytes(32))
+    )
+
+
+def test_an_update_beyond_the_norm_bound_is_scaled_onto_it() -> None:
+    descriptor = described(100, norm_bound=2.0)
+    update = np.full(100, 0.5, np.float32)
+
+    found = quantized(update, descriptor)[:-1]
+
+    assert np.linalg.norm(found / descriptor.levels) == pytest.approx(2.0, rel=1e-3)
+    assert found @ found <= descriptor.bound_squared
+
+
+def test_where_chance_would_break_the_bound_numbers_are_rounded_towards_zero() -> None:
+    descriptor = described(4, norm_bound=1.0, value_bits=3)
+    tight = replace(descriptor, norm_bound=1e-3)
+    update = np.full(4, 0.5, np.float32)
+
+    found = {tuple(quantized(update, tight, key=bytes([key]) * 32)[:-1]) for key in range(40)}
+
+    assert tight.bound_squared == 1
+    assert found <= {(0, 0, 0, 0), (1, 0, 0, 0), (0, 1, 0, 0), (0, 0, 1, 0), (0, 0, 0, 1)}
+
+
+@pytest.mark.parametrize("edge", [1.0, -1.0])
+def test_the_clip_is_the_largest_level(edge: float) -> None:
+    descriptor = described(3)
+
+    found = quantized(np.array([edge, 2 * edge, 0.0], np.float32), descriptor)
+
+    assert found.tolist() == [edge * 32767, edge * 32767, 0, 1]
+
+
+def test_numbers_too_small_for_a_step_are_mostly_zero_and_harmless() -> None:
+    descriptor = described(3)
+
+    found = quantized(np.array([1e-45, -1e-45, 0.0], np.float32), descriptor)
+
+    assert found.tolist()[2] == 0
+    assert set(found.tolist()[:2]) <= {-1, 0}
+
+
+@pytest.mark.parametrize(
+    "update", [np.zeros(4, np.float32), np.zeros(3, np.float64), np.zeros((3, 1), np.float32)]
+)
+def test_an_update_of_another_form_is_refused(update: NDArray[np.float32]) -> None:
+    with pytest.raises(SecureAggregationError, match=r"update must be float32 of shape \(3,\)"):
+        quantized(update, described(3))
