@@ -6,6 +6,7 @@ keeps the nodes of the tree over 256 entries and their multiples.
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Final
 
 from kumiai.core.errors import CertificateError, IntegrityError, NotFoundError
 from kumiai.identity import TrustBundle
@@ -28,6 +29,9 @@ from kumiai.identity.audit import (
 from kumiai.storage import AuditLog, AuditRecord
 
 __all__ = ["AuditEvidence", "CheckedLog", "TrustedKeys", "VerifiedLog"]
+
+
+_NODES_AT_ONCE: Final = 256
 
 
 class TrustedKeys:
@@ -215,6 +219,7 @@ class AuditEvidence:
             CertificateError: a checkpoint was signed by nobody of the federation.
         """
         checked, coming = CheckedLog(keys, trusted), self._log.checkpoints()
+        kept = _KeptNodes(self._log)
         point = await anext(coming, None)
         end = await self._log.end()
         size = 0 if end is None else end.size
@@ -222,7 +227,7 @@ class AuditEvidence:
             entry, nodes = checked.add(record.sequence, record.body.encode(), record.chain)
             _verify_columns(record, entry)
             for node in nodes:
-                await self._verify_node(*node)
+                await kept.verify(*node)
             while point is not None and point.size == checked.size:
                 checked.see(point.note, size=point.size)
                 point = await anext(coming, None)
@@ -269,9 +274,21 @@ class AuditEvidence:
             edge.append(each)
         return edge.root()
 
-    async def _verify_node(self, level: int, position: int, found: bytes) -> None:
-        kept = await self._log.nodes(level, position, position + 1)
-        if kept != [found]:
+
+class _KeptNodes:
+    """The kept nodes of the tree as the verification comes to them, read many at a time."""
+
+    def __init__(self, log: AuditLog) -> None:
+        self._log = log
+        self._read: dict[int, tuple[int, list[bytes]]] = {}
+
+    async def verify(self, level: int, position: int, found: bytes) -> None:
+        first, hashes = self._read.get(level, (0, []))
+        if not first <= position < first + len(hashes):
+            first = position
+            hashes = await self._log.nodes(level, position, position + _NODES_AT_ONCE)
+            self._read[level] = first, hashes
+        if hashes[position - first : position - first + 1] != [found]:
             raise IntegrityError(
                 f"audit_nodes must hold the hash over the entries {position << level} to "
                 f"{((position + 1) << level) - 1}, got another or none: it was changed"
