@@ -21,6 +21,7 @@ __all__ = [
     "EvaluationSpec",
     "JobSpec",
     "RunSpec",
+    "SecureAggregationSpec",
     "StrategySpec",
     "TrainValue",
     "parse_job",
@@ -137,6 +138,46 @@ class EvaluationSpec(_Table):
         return self.every > 0 and (round_number % self.every == 0 or round_number == rounds_total)
 
 
+class SecureAggregationSpec(_Table):
+    """Whether the coordinator sees updates, or their sum alone."""
+
+    mode: Literal["none", "masking"] = "none"
+    """``masking``: the coordinator learns the sum of a round's updates and no single one."""
+    verification: Literal["sum", "norm", "off"] = "sum"
+    """``sum``: every client checks the sum against what all committed to; ``norm``: and each update
+    is proven to keep ``norm_bound``; ``off``: neither, against an honest coordinator alone."""
+    clip: Annotated[float, Field(gt=0, le=1e6)] = 4.0
+    """The largest magnitude of a number of an update; what is larger is cut to it."""
+    value_bits: Annotated[int, Field(ge=2, le=24)] = 16
+    """How finely an update is quantised: so many bits a number, its sign among them."""
+    ring_bits: Literal[32, 64] = 32
+    """Bits that each number takes on the wire; what is left above ``value_bits`` is for weights."""
+    norm_bound: Annotated[float, Field(gt=0, le=1e9)] | None = None
+    """The largest L2 norm of an update; for ``verification = "norm"``."""
+    examples_per_weight: Annotated[int, Field(ge=1, lt=2**31)] = 1
+    """Examples that count as one when updates are weighted by them; more for very large sites."""
+    colluders: Annotated[int, Field(ge=0)] | None = None
+    """How many clients may work for a lying coordinator; ``None``: a fifth of those asked."""
+    threshold: Annotated[int, Field(ge=2)] | None = None
+    """How many clients are needed to unmask; ``None``: the fewest that ``colluders`` allows."""
+    phase_seconds: Annotated[float, Field(gt=0, le=86400)] = 30.0
+    """How long each exchange of messages before and after the training waits for a client."""
+
+    @model_validator(mode="after")
+    def _norm_has_a_bound(self) -> Self:
+        if (self.verification == "norm") is not (self.norm_bound is not None):
+            raise ValueError(
+                'norm_bound must be given with verification = "norm", and with no other, '
+                f"got {self.norm_bound} with {self.verification!r}"
+            )
+        return self
+
+    @property
+    def is_on(self) -> bool:
+        """Whether updates are hidden."""
+        return self.mode != "none"
+
+
 class JobSpec(_Table):
     """A whole job."""
 
@@ -144,6 +185,7 @@ class JobSpec(_Table):
     cohort: CohortSpec = CohortSpec()
     strategy: StrategySpec = StrategySpec()
     evaluation: EvaluationSpec = EvaluationSpec()
+    secure_aggregation: SecureAggregationSpec = SecureAggregationSpec()
     train: dict[str, TrainValue] = {}
     """Handed to the study as ``context.config``."""
     examples_max: Annotated[int, Field(ge=1, lt=2**53)] = 1_000_000_000

@@ -31,12 +31,12 @@ from kumiai.core.errors import ConfigError, KumiaiError
 from kumiai.core.ids import new_id
 from kumiai.learning import delta_of
 from kumiai.node.coordinator.aggregation import Aggregator
+from kumiai.node.coordinator.engine import RoundEngine
 from kumiai.node.coordinator.evaluations import EvaluationIntake
 from kumiai.node.coordinator.intake import FinishedUpdate, UpdateIntake
 from kumiai.node.coordinator.leadership import RunSupervisor
 from kumiai.node.coordinator.namespaces import model_namespace, update_namespace
 from kumiai.node.coordinator.orders import TaskKey, TaskOrder
-from kumiai.node.coordinator.rounds import RoundEngine
 from kumiai.node.coordinator.run_facts import RunFactsCache
 from kumiai.node.coordinator.signals import RunSignals
 from kumiai.node.coordinator.tasks import TaskWriter

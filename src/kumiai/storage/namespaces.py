@@ -1,6 +1,12 @@
 """Where the blobs of a run are kept: one place for the names, one folder per thing deleted."""
 
-__all__ = ["model_namespace", "run_namespaces", "state_namespace", "update_namespace"]
+__all__ = [
+    "model_namespace",
+    "run_namespaces",
+    "state_namespace",
+    "sum_namespace",
+    "update_namespace",
+]
 
 
 def model_namespace(run_id: str) -> str:
@@ -12,6 +18,11 @@ def state_namespace(run_id: str, round_number: int | None = None) -> str:
     """Return where the strategy's state is kept that a round (any round) left behind."""
     base = f"states/{run_id}"
     return base if round_number is None else f"{base}/{round_number}"
+
+
+def sum_namespace(run_id: str, round_number: int) -> str:
+    """Return where the sum of a round's hidden updates is kept, for its clients to check."""
+    return f"{state_namespace(run_id, round_number)}/sum"
 
 
 def update_namespace(

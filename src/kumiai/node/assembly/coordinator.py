@@ -10,6 +10,7 @@ from typing import Any
 from kumiai.core.arrays import NamedArrays
 from kumiai.core.clock import Clock, SystemClock
 from kumiai.core.errors import ConfigError
+from kumiai.crypto.signatures import Ed25519Verifier
 from kumiai.identity import (
     Admission,
     AsyncMTLSAuthenticator,
@@ -23,6 +24,7 @@ from kumiai.identity import (
     Role,
     TrustBundle,
     WatchedFiles,
+    files,
     rotating_server_context,
     verify_own_certificate,
 )
@@ -34,12 +36,16 @@ from kumiai.node.assembly.sites import new_site_issuer, new_site_office
 from kumiai.node.assembly.studies import load_apps
 from kumiai.node.coordinator.aggregation import Aggregator, CentralEvaluator
 from kumiai.node.coordinator.blob_service import BlobService, TransferMeter
+from kumiai.node.coordinator.engine import RoundEngine
 from kumiai.node.coordinator.evaluations import EvaluationIntake
 from kumiai.node.coordinator.intake import UpdateIntake
 from kumiai.node.coordinator.leadership import RunSupervisor
 from kumiai.node.coordinator.refusals import RefusalLog
-from kumiai.node.coordinator.rounds import RoundEngine
 from kumiai.node.coordinator.run_facts import RunFactsCache
+from kumiai.node.coordinator.secure.desk import SecureDesk
+from kumiai.node.coordinator.secure.mailbox import SecureMailbox
+from kumiai.node.coordinator.secure.summing import SumParts
+from kumiai.node.coordinator.secure.sums import OwnKey, SecureSums, VouchedMember
 from kumiai.node.coordinator.server import CoordinatorServer, DataDirectory, HttpServer
 from kumiai.node.coordinator.session_service import SessionService, SessionTimes
 from kumiai.node.coordinator.sessions import SessionHub
@@ -49,7 +55,9 @@ from kumiai.node.coordinator.sweeping import BackgroundSweep
 from kumiai.node.coordinator.tasks import TaskWriter
 from kumiai.node.coordinator.tokens import TokenDesk
 from kumiai.node.coordinator.trust_offers import TrustOffers
+from kumiai.node.secure_proofs import proofs_of
 from kumiai.node.settings import IdentitySettings, LimitsSettings, Settings
+from kumiai.node.signing_key import load_signer, voucher_of
 from kumiai.node.study import Site, run_evaluate
 from kumiai.node.wire.channel import TlsFiles
 from kumiai.node.wire.peers import AuthenticationInterceptor
@@ -63,6 +71,7 @@ from kumiai.storage import (
     NearReads,
     RunRepository,
     S3BlobStore,
+    SecureRoundRepository,
     SiteDenials,
     TrainingHistoryRepository,
     UpdateInbox,
@@ -189,6 +198,7 @@ class _Shared:
     executors: _Executors
     hub: SessionHub
     signals: RunSignals
+    mailbox: SecureMailbox
     meter: TransferMeter
     tasks: TaskWriter
     facts: RunFactsCache
@@ -214,7 +224,7 @@ def _shared(settings: Settings, coordinator_id: str) -> _Shared:
     own = _own_identity(settings.identity, clock)
     issuer = new_site_issuer(settings, clock, federation=own.federation)
     evaluator = _central_evaluator(settings)
-    hub = SessionHub(clock)
+    hub, signals = SessionHub(clock), RunSignals()
     stores = _stores(settings, clock, coordinator_id, hub)
     executors = _executors(settings)
     refusals = RefusalLog(clock, also=stores.audit.note_refusal)
@@ -244,7 +254,8 @@ def _shared(settings: Settings, coordinator_id: str) -> _Shared:
         stores=stores,
         executors=executors,
         hub=hub,
-        signals=RunSignals(),
+        signals=signals,
+        mailbox=SecureMailbox(signals.wake),
         meter=TransferMeter(),
         tasks=TaskWriter(stores.runs),
         facts=RunFactsCache(runs=stores.runs, blobs=stores.blobs),
@@ -353,6 +364,7 @@ def _executors(settings: Settings) -> _Executors:
 
 def _supervisor(shared: _Shared) -> RunSupervisor:
     engine = RoundEngine(
+        secure=_secure_sums(shared),
         runs=shared.stores.runs,
         blobs=shared.stores.blobs,
         directory=shared.hub,
@@ -365,6 +377,34 @@ def _supervisor(shared: _Shared) -> RunSupervisor:
         engine,
         leader=shared.coordinator_id,
         lease_seconds=shared.settings.coordinator.lease_seconds,
+    )
+
+
+def _secure_sums(shared: _Shared) -> SecureSums:
+    identity = shared.settings.identity
+    folder = shared.settings.coordinator.data_dir / "secure"
+    files.new_private_directory(folder)
+    tls = TlsFiles(certificate=identity.certificate, key=identity.key, ca=identity.ca)
+    signer = load_signer(folder)
+    own = _own_identity(identity, shared.clock)
+
+    def own_key() -> OwnKey:
+        voucher = voucher_of(signer, tls, shared.clock.now())
+        return OwnKey(VouchedMember(own.name, signer.public, voucher), signer)
+
+    return SecureSums(
+        SumParts(
+            repository=SecureRoundRepository(shared.stores.database),
+            blobs=shared.stores.blobs,
+            carrier=shared.hub,
+            worker=shared.executors.aggregating,
+        ),
+        members=shared.hub,
+        mailbox=shared.mailbox,
+        own_key=own_key,
+        verifier=Ed25519Verifier(),
+        proofs=proofs_of,
+        facts=shared.facts,
     )
 
 
@@ -384,6 +424,7 @@ def _session_service(shared: _Shared) -> SessionService:
         audit=stores.audit.recorder,
         sites=shared.sites,
         trust=stores.trust,
+        secure=SecureDesk(shared.mailbox, ca=shared.settings.identity.ca, clock=shared.clock),
     )
 
 

@@ -27,13 +27,25 @@ from kumiai.core.errors import (
     TransportError,
 )
 from kumiai.core.ids import new_id
-from kumiai.identity import Refusal, RenewableFiles, WatchedFiles, client_context
+from kumiai.crypto.signatures import Ed25519Signer
+from kumiai.identity import (
+    Refusal,
+    RenewableFiles,
+    WatchedFiles,
+    client_context,
+    files,
+    identity_of,
+)
 from kumiai.node.client.backoff import Backoff
 from kumiai.node.client.checkpoints import CheckpointGuard
 from kumiai.node.client.renewal import CertificateRenewal
+from kumiai.node.client.secure.known_peers import PEERS_FILE, KnownPeers
+from kumiai.node.client.secure.opening import RoundTerms, SecurePolicy
+from kumiai.node.client.secure.site import SecureSite
 from kumiai.node.client.tasks import TaskRunner
 from kumiai.node.client.transfer import BlobTransfer
 from kumiai.node.client.trust import TrustFollower
+from kumiai.node.signing_key import load_signer, voucher_of
 from kumiai.node.study import App, Site
 from kumiai.node.wire import kumiai_pb2 as pb
 from kumiai.node.wire.channel import ATTACH, PROTOCOL_VERSION, TlsFiles, open_channel
@@ -87,6 +99,7 @@ class ClientAgent:
         clock: Clock,
         explain: Callable[[], Awaitable[KumiaiError | None]],
         times: AgentTimes = AgentTimes(),
+        policy: SecurePolicy | None = None,
     ) -> None:
         """Prepare; `run` connects.
 
@@ -100,6 +113,7 @@ class ClientAgent:
             explain: says why the coordinator can not be reached; a `CertificateError` means
                 that trying again is useless.
             times: how patient to be.
+            policy: what this site asks of secure rounds; ``None``: what any site should.
         """
         self._address = address
         self._tls = tls
@@ -109,6 +123,9 @@ class ClientAgent:
         self._clock = clock
         self._explain = explain
         self._times = times
+        self._policy = policy or SecurePolicy()
+        self._signer: Ed25519Signer | None = None
+        self._secure: SecureSite | None = None
         self._instance_id = new_id("instance")
         self._outgoing: asyncio.Queue[pb.ClientMessage] | None = None
         self._on_attached: Callable[[], None] = lambda: None
@@ -142,12 +159,15 @@ class ClientAgent:
         self._guard = await asyncio.to_thread(self._new_guard)
         executor = ThreadPoolExecutor(2, thread_name_prefix="kumiai-transfer")
         transfer = BlobTransfer(lambda: open_channel(self._address, self._tls), executor)
+        self._secure = await asyncio.to_thread(self._new_secure_site, transfer)
         runner = TaskRunner(
             apps=self._apps,
             site=self._site,
             transfer=transfer,
             state_dir=self._state_dir,
             send=self._send,
+            secure=self._secure,
+            requires_secure=self._policy.requires_secure,
         )
         self._on_attached = transfer.end_pauses
         self._on_renewed = transfer.renew_channel_when_idle
@@ -157,6 +177,7 @@ class ClientAgent:
             asyncio.create_task(self._stay_connected(runner)),
             asyncio.create_task(runner.serve()),
             asyncio.create_task(self._renewal.run()),
+            asyncio.create_task(self._secure.serve()),
         ]
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -226,7 +247,8 @@ class ClientAgent:
     ) -> _Link | str:
         """Return the session that the coordinator welcomes, or why it does not."""
         call = channel.stream_stream(ATTACH)()
-        if not await _written(call, self._hello()):
+        voucher = await asyncio.to_thread(self._voucher)
+        if not await _written(call, self._hello(voucher)):
             return await self._ended(call)
         failpoints.reach("client.hello.sent")
         async with asyncio.timeout(self._times.welcome_seconds):
@@ -372,7 +394,7 @@ class ClientAgent:
         if abs(skew) > _CLOCK_SKEW_WARNING_SECONDS:
             self._log.warning("this machine's clock differs", skew_seconds=round(skew))
 
-    def _hello(self) -> pb.ClientMessage:
+    def _hello(self, voucher: bytes) -> pb.ClientMessage:
         return pb.ClientMessage(
             hello=pb.Hello(
                 protocol_version=PROTOCOL_VERSION,
@@ -381,8 +403,36 @@ class ClientAgent:
                 apps=sorted(self._apps),
                 wall_time=self._clock.now(),
                 audit_size=self._guard.known_size if self._guard else 0,
+                voucher=voucher,
             )
         )
+
+    def _new_secure_site(self, transfer: BlobTransfer) -> SecureSite:
+        folder = self._state_dir / "secure"
+        files.new_private_directory(folder)
+        self._signer = load_signer(folder)
+        own = identity_of(files.read_file(self._tls.certificate, "certificate"))
+        terms = RoundTerms(
+            name=own.name,
+            federation=own.federation,
+            verification_key=self._signer.public,
+            ca=self._tls.ca,
+            clock=self._clock,
+            peers=KnownPeers(folder / PEERS_FILE, is_closed=self._policy.knows_all_peers),
+            policy=self._policy,
+        )
+        return SecureSite(
+            folder,
+            self._policy.counters_dir or folder / "counters",
+            terms=terms,
+            signer=self._signer,
+            send=self._send,
+            sums=transfer,
+        )
+
+    def _voucher(self) -> bytes:
+        signer = self._signer
+        return b"" if signer is None else voucher_of(signer, self._tls, self._clock.now())
 
     def _new_renewal(self) -> CertificateRenewal:
         files = RenewableFiles(self._tls.certificate, self._tls.key, self._tls.ca)
@@ -417,6 +467,8 @@ class ClientAgent:
                     self._renewal.take(message.renewed)
                 case "audit":
                     await self._take_checkpoint(message.audit)
+                case "secure" if self._secure is not None:
+                    self._secure.take(message.secure)
                 case "trust":
                     await self._trust.take(message.trust)
                 case "receipt" if message.receipt.reason:

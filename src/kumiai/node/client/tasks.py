@@ -16,13 +16,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 import structlog
+from numpy.typing import NDArray
 
 from kumiai.core import failpoints
+from kumiai.core.arrays import layout_of
 from kumiai.core.codec import decode
-from kumiai.core.errors import KumiaiError
+from kumiai.core.errors import ConfigError, KumiaiError
+from kumiai.learning import delta_of, flattened
 from kumiai.node.client.deltas import DeltaUpload
-from kumiai.node.client.transfer import BlobTransfer, ModelFile, PutReport
+from kumiai.node.client.secure.site import SecureSite
+from kumiai.node.client.secure.weighing import weight_of
+from kumiai.node.client.transfer import BlobTransfer, ModelFile, PutReport, Upload
 from kumiai.node.study import (
     App,
     Context,
@@ -35,6 +41,7 @@ from kumiai.node.study import (
 )
 from kumiai.node.wire import kumiai_pb2 as pb
 from kumiai.node.wire.channel import CHUNK_BYTES
+from kumiai.secagg import RoundDescriptor
 
 __all__ = ["TaskRunner"]
 
@@ -74,6 +81,8 @@ class TaskRunner:
         state_dir: Path,
         send: Callable[[pb.ClientMessage], None],
         heed_seconds: float = 30.0,
+        secure: SecureSite | None = None,
+        requires_secure: bool = False,
     ) -> None:
         """Work for this site.
 
@@ -85,6 +94,8 @@ class TaskRunner:
             send: gives a message to the session; called on the event loop, may drop it.
             heed_seconds: how long a study may go on with a task that was withdrawn before the log
                 says that it does.
+            secure: hides updates; ``None``: tasks that ask for it fail.
+            requires_secure: refuse tasks whose update the coordinator would see.
         """
         self._apps = apps
         self._site = site
@@ -92,6 +103,8 @@ class TaskRunner:
         self._models = state_dir / "models"
         self._send = send
         self._heed_seconds = heed_seconds
+        self._secure = secure
+        self._requires_secure = requires_secure
         self._computing: _Task | None = None
         self._queue: asyncio.Queue[_Task] = asyncio.Queue()
         self._open: dict[_Key, _Task] = {}
@@ -173,6 +186,16 @@ class TaskRunner:
             app = self._apps.get(message.app)
             if app is None:
                 return _failure(task, f"app {message.app!r} is not installed at this site")
+            if (
+                self._requires_secure
+                and message.key.kind == pb.TASK_KIND_TRAIN
+                and not message.HasField("secure")
+            ):
+                return _failure(
+                    task,
+                    "this site trains only where its update is hidden: the job must ask for "
+                    'secure_aggregation.mode = "masking"',
+                )
             self._tell(task, pb.TASK_PHASE_FETCHING)
             model = await self._transfer.fetch_model(
                 message.key.run_id,
@@ -205,15 +228,22 @@ class TaskRunner:
     ) -> pb.ClientMessage | None:
         loop = asyncio.get_running_loop()
 
-        def compute() -> tuple[Update, DeltaUpload]:
+        def compute() -> tuple[Update, DeltaUpload | NDArray[np.float32]]:
             base = _open_model(model)
             update = run_train(app, base, self._context(task, app, loop))
             failpoints.reach("client.train.done")
+            if task.message.HasField("secure"):
+                return update, flattened(delta_of(update.weights, base), layout_of(base))
             return update, DeltaUpload.prepare(update.weights, base, chunk_bytes=CHUNK_BYTES)
 
-        update, upload = await self._compute(task, compute)
+        attempt = task.attempt
+        update, made = await self._compute(task, compute)
         if task.cancelled.is_set():
             return None
+        if isinstance(made, DeltaUpload):
+            upload: Upload = made
+        else:
+            upload = await self._masked(task, attempt, update, made)
         self._tell(task, pb.TASK_PHASE_UPLOADING)
         report = PutReport(
             run_id=task.message.key.run_id,
@@ -230,6 +260,20 @@ class TaskRunner:
         else:
             log.warning("update not accepted", reason=result.reason)
         return None
+
+    async def _masked(
+        self, task: _Task, attempt: int, update: Update, vector: NDArray[np.float32]
+    ) -> Upload:
+        """Return the update hidden; its round asks for it when all keys are there."""
+        if self._secure is None:
+            raise ConfigError("this site takes no part in secure aggregation")
+        per_weight = task.message.secure.examples_per_weight
+
+        def weight(descriptor: RoundDescriptor) -> int:
+            return weight_of(update.examples, per_weight, descriptor.weight_bound)
+
+        key = (task.message.key.run_id, task.message.key.round, attempt)
+        return await self._secure.mask(key, vector, weight, until=lambda: task.until)
 
     async def _evaluate(self, task: _Task, app: App, model: ModelFile) -> pb.ClientMessage:
         loop = asyncio.get_running_loop()

@@ -2,11 +2,11 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import grpc
 import grpc.aio
@@ -21,11 +21,10 @@ from kumiai.core.errors import (
     TransportError,
 )
 from kumiai.node.client.backoff import Backoff
-from kumiai.node.client.deltas import DeltaUpload
 from kumiai.node.wire import kumiai_pb2 as pb
 from kumiai.node.wire.channel import CHUNK_BYTES, GET, PUT, STAT
 
-__all__ = ["BlobTransfer", "ModelFile", "PutReport"]
+__all__ = ["BlobTransfer", "ModelFile", "PutReport", "Upload"]
 
 _T = TypeVar("_T")
 _STALL_SECONDS = 60.0
@@ -58,6 +57,24 @@ class PutReport:
     round: int
     examples: int
     metrics: dict[str, float]
+
+
+class Upload(Protocol):
+    """Bytes that can be made again from any offset."""
+
+    @property
+    def digest(self) -> str:
+        """Of all of them."""
+        ...
+
+    @property
+    def size_bytes(self) -> int:
+        """How many there are."""
+        ...
+
+    def chunks(self, offset: int, chunk_bytes: int) -> Iterator[bytes]:
+        """Yield the bytes from ``offset`` on, in pieces of at most ``chunk_bytes``."""
+        ...
 
 
 class BlobTransfer:
@@ -140,9 +157,31 @@ class BlobTransfer:
         self._checked.add(digest)
         return ModelFile(path, digest)
 
+    async def fetch_sum(
+        self, run_id: str, round_number: int, digest: str, size_bytes: int, *, until: float
+    ) -> bytes:
+        """Return the sum of a round's hidden updates.
+
+        Args:
+            run_id: the run.
+            round_number: its round.
+            digest: of the sum.
+            size_bytes: of the sum.
+            until: the event loop's time at which to give up.
+
+        Raises:
+            DeadlineError: it did not come in time.
+            DeniedError: the coordinator does not give it to this client.
+        """
+
+        async def attempt() -> bytes:
+            return await self._received_sum(run_id, round_number, digest, size_bytes)
+
+        return await self._with_retries(attempt, lambda: until, f"sum of round {round_number}")
+
     async def send_update(
         self,
-        upload: DeltaUpload,
+        upload: Upload,
         report: PutReport,
         *,
         chunk_bytes: int = 0,
@@ -258,8 +297,27 @@ class BlobTransfer:
         finally:
             file.close()
 
+    async def _received_sum(
+        self, run_id: str, round_number: int, digest: str, size_bytes: int
+    ) -> bytes:
+        request = pb.GetRequest(run_id=run_id, digest=digest, sum_of_round=round_number)
+        call = self._channel.unary_stream(GET)(request.SerializeToString())
+        content, found = bytearray(), StreamingDigest()
+        while True:
+            async with asyncio.timeout(_STALL_SECONDS):
+                chunk = await call.read()
+            if chunk is grpc.aio.EOF:
+                break
+            content += chunk
+            found.update(chunk)
+            if len(content) > size_bytes:
+                break
+        if found.hexdigest() != digest:
+            raise IntegrityError(f"sum of round {round_number} must be {digest[:12]}, got another")
+        return bytes(content)
+
     async def _send(
-        self, upload: DeltaUpload, report: PutReport, offset: int, chunk_bytes: int
+        self, upload: Upload, report: PutReport, offset: int, chunk_bytes: int
     ) -> pb.PutResult:
         header = pb.PutHeader(
             run_id=report.run_id,
@@ -280,7 +338,7 @@ class BlobTransfer:
 
         return pb.PutResult.FromString(await self._channel.stream_unary(PUT)(messages()))
 
-    async def _received(self, upload: DeltaUpload, report: PutReport) -> int:
+    async def _received(self, upload: Upload, report: PutReport) -> int:
         request = pb.StatRequest(run_id=report.run_id, round=report.round, digest=upload.digest)
         stat = self._channel.unary_unary(STAT)
         answer = await stat(request.SerializeToString(), timeout=_STALL_SECONDS)

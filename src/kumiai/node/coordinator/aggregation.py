@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from kumiai.core.arrays import NamedArrays, layout_of
 from kumiai.core.codec import decode, encode
@@ -20,6 +21,7 @@ from kumiai.learning import (
     Strategy,
     mean_of_updates,
     nonfinite_count,
+    unflattened,
     weighted_metrics,
     weights_of,
 )
@@ -91,6 +93,7 @@ class Aggregator:
         round_number: int,
         base_digest: str,
         updates: Sequence[UpdateRecord],
+        mean: NDArray[np.float32] | None = None,
     ) -> NewModel:
         """Fold the updates, let the strategy make the model, store it.
 
@@ -100,12 +103,13 @@ class Aggregator:
             round_number: the round that closed.
             base_digest: the model that the clients started from.
             updates: at least one, sorted by client id.
+            mean: of updates that are hidden; ``None``: they lie open in the spool.
 
         Raises:
             StorageError: a blob can not be read or written; calling again is safe.
             DivergedError: the new model has numbers that are NaN or infinite.
         """
-        work = _Work(self._blobs, run, job, round_number, base_digest, tuple(updates))
+        work = _Work(self._blobs, run, job, round_number, base_digest, tuple(updates), mean)
         made = await asyncio.get_running_loop().run_in_executor(
             self._worker,
             lambda: work.compute(self._fold_executor, self._fold_threads, self._evaluator),
@@ -151,6 +155,7 @@ class _Work:
     round_number: int
     base_digest: str
     updates: tuple[UpdateRecord, ...]
+    hidden_mean: NDArray[np.float32] | None
 
     def compute(
         self, executor: Executor | None, threads: int, evaluator: CentralEvaluator | None
@@ -159,9 +164,12 @@ class _Work:
         namespace = model_namespace(self.run.run_id)
         with self.blobs.open_buffer(namespace, self.base_digest) as buffer:
             base = decode(buffer).arrays
-            mean = mean_of_updates(
-                self._weighted_updates(), layout_of(base), executor=executor, threads=threads
-            )
+            if self.hidden_mean is not None:
+                mean = unflattened(self.hidden_mean, layout_of(base))
+            else:
+                mean = mean_of_updates(
+                    self._weighted_updates(), layout_of(base), executor=executor, threads=threads
+                )
             # What overflows is found below, and then told with its name.
             with np.errstate(over="ignore", invalid="ignore"):
                 model, state = self._apply(strategy, base, mean)

@@ -23,7 +23,11 @@ from kumiai.node.coordinator.intake import (
     IntakeResult,
     UpdateIntake,
 )
-from kumiai.node.coordinator.namespaces import model_namespace, update_namespace
+from kumiai.node.coordinator.namespaces import (
+    model_namespace,
+    sum_namespace,
+    update_namespace,
+)
 from kumiai.node.coordinator.orders import verify_named_task
 from kumiai.node.wire import kumiai_pb2 as pb
 from kumiai.node.wire.channel import CHUNK_BYTES, CONTROL_BYTES_MAX, chunk_bytes_for
@@ -130,10 +134,15 @@ class BlobService:
     async def _get(self, client_id: str, request: bytes) -> AsyncIterator[bytes]:
         wanted = pb.GetRequest.FromString(request)
         digest = verify_digest_text(wanted.digest)
-        verify_named_task(wanted.run_id, 0)
-        namespace = model_namespace(wanted.run_id)
+        verify_named_task(wanted.run_id, wanted.sum_of_round)
+        if wanted.sum_of_round:
+            namespace = sum_namespace(wanted.run_id, wanted.sum_of_round)
+            may_read = await self._was_asked(wanted.run_id, wanted.sum_of_round, client_id)
+        else:
+            namespace = model_namespace(wanted.run_id)
+            may_read = await self._may_read(client_id, digest)
         size = None
-        if await self._may_read(client_id, digest):
+        if may_read:
             size = await self._blobs.find_size(namespace, digest)
         if size is None or wanted.offset > size:
             raise NotFoundError(f"no model {digest[:12]} for client {client_id!r}")
@@ -274,6 +283,9 @@ class BlobService:
         if writer.is_complete:
             await writer.commit()
         return writer.offset
+
+    async def _was_asked(self, run_id: str, round_number: int, client_id: str) -> bool:
+        return await self._runs.find_train_task(run_id, round_number, client_id) is not None
 
     async def _may_read(self, client_id: str, digest: str) -> bool:
         key = (client_id, digest)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from kumiai.core import failpoints
 from kumiai.core.codec import decode
 from kumiai.core.errors import CodecError, UpdateRejectedError
-from kumiai.learning import verify_update
+from kumiai.learning import dimension_of, verify_report, verify_update
 from kumiai.node.coordinator.metric_names import verify_client_metric_names
 from kumiai.node.coordinator.namespaces import update_namespace
 from kumiai.node.coordinator.run_facts import RunFacts, RunFactsCache
@@ -98,6 +98,8 @@ class UpdateIntake:
             NotFoundError: no such run.
         """
         facts = await self._facts.get(run_id)
+        if facts.job.secure_aggregation.is_on:
+            return masked_size_limit(facts)
         return facts.model_size_bytes + _HEADER_SLACK_BYTES
 
     async def finish(self, update: FinishedUpdate) -> IntakeResult:
@@ -172,6 +174,10 @@ class UpdateIntake:
         )
 
     async def _check_content(self, update: FinishedUpdate, facts: RunFacts) -> None:
+        if facts.job.secure_aggregation.is_on:
+            # Nothing in it can be read here; whoever sums checks it against what its client signed.
+            verify_report(update.examples, update.metrics, examples_max=facts.job.examples_max)
+            return
         if self._executor is None:
             self._verify(update, facts)
         else:
@@ -189,6 +195,12 @@ class UpdateIntake:
                 update.metrics,
                 examples_max=facts.job.examples_max,
             )
+
+
+def masked_size_limit(facts: RunFacts) -> int:
+    """Return how large a masked vector may be, in bytes: the numbers, the weight, the blindings."""
+    words = (dimension_of(facts.layout) + 1) * facts.job.secure_aggregation.ring_bits // 8
+    return words + words // 64 + _HEADER_SLACK_BYTES
 
 
 _REASONS = {

@@ -11,7 +11,8 @@ import contextlib
 import structlog
 
 from kumiai.core.errors import FencedError, KumiaiError, StorageError
-from kumiai.node.coordinator.rounds import RoundEngine, RunDriver
+from kumiai.node.coordinator.engine import RoundEngine
+from kumiai.node.coordinator.rounds import RunDriver
 from kumiai.storage import Lease
 
 __all__ = ["RunSupervisor"]

@@ -62,6 +62,8 @@ class TaskOrder:
     deadline_seconds: float
     attempt: int = 1
     chunk_bytes: int = 0
+    examples_per_weight: int | None = None
+    """For a masked update: 0 where all weigh the same; ``None``: the update goes as it is."""
 
 
 class ClientDirectory(Protocol):

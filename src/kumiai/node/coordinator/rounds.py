@@ -12,20 +12,23 @@ What may have been done twice (an aggregation, a purge) gives the same bytes or 
 import hashlib
 import math
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
 from typing import Final, Literal
 
 import numpy as np
 import structlog
 
 from kumiai.core import failpoints
-from kumiai.core.clock import Clock
 from kumiai.core.error_kinds import kind_of
-from kumiai.core.errors import FencedError, KumiaiError, QuorumLostError, StorageError
+from kumiai.core.errors import (
+    ConfigError,
+    FencedError,
+    KumiaiError,
+    QuorumLostError,
+    StorageError,
+)
 from kumiai.identity import Role
 from kumiai.identity.audit import Act, Actor, NewEntry, Outcome
 from kumiai.learning import weighted_metrics
-from kumiai.node.coordinator.aggregation import Aggregator
 from kumiai.node.coordinator.collection import (
     Close,
     Extend,
@@ -35,22 +38,22 @@ from kumiai.node.coordinator.collection import (
     Wait,
     decide,
 )
+from kumiai.node.coordinator.engine import EngineTimes, RoundEngine
 from kumiai.node.coordinator.namespaces import (
     model_namespace,
     state_namespace,
     update_namespace,
 )
-from kumiai.node.coordinator.orders import ClientDirectory
-from kumiai.node.coordinator.signals import RunSignals
-from kumiai.node.coordinator.tasks import TaskWriter
+from kumiai.node.coordinator.secure.driving import (
+    SecureRoundDriver,
+    StopAskedError,
+)
 from kumiai.node.job import JobSpec, parse_job
 from kumiai.storage import (
     AssignmentRecord,
-    BlobStore,
     Lease,
     RoundRecord,
     RunRecord,
-    RunRepository,
 )
 
 __all__ = ["EngineTimes", "RoundEngine", "RunDriver", "client_seed", "select_cohort"]
@@ -62,29 +65,8 @@ _END_ACTS: Final = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class EngineTimes:
-    """How often the driver looks by itself when nothing wakes it."""
-
-    look_seconds: float = 1.0
-
-
 class _RunStopped(Exception):  # noqa: N818 - not an error: somebody asked for it
     """Leaves the loop when a stop was asked for."""
-
-
-@dataclass(frozen=True, slots=True)
-class RoundEngine:
-    """What every driver works with."""
-
-    runs: RunRepository
-    blobs: BlobStore
-    directory: ClientDirectory
-    tasks: TaskWriter
-    aggregator: Aggregator
-    signals: RunSignals
-    clock: Clock
-    times: EngineTimes = EngineTimes()
 
 
 def client_seed(run_seed: int, round_number: int, client_id: str) -> int:
@@ -119,6 +101,7 @@ class RunDriver:
         self._lease = lease
         self._run_id = lease.run_id
         self._has_opened = False
+        self._secure: SecureRoundDriver | None = None
         self._log = structlog.get_logger("kumiai.rounds").bind(run=lease.run_id)
 
     async def drive(self) -> None:
@@ -132,9 +115,10 @@ class RunDriver:
         run = await runs.start(self._lease)
         try:
             job = parse_job(run.job)
+            self._secure = self._secure_driver(job)
             await self._drive_rounds(run, job)
             await self._last_evaluation(job, run.rounds_total)
-        except _RunStopped:
+        except (_RunStopped, StopAskedError):
             run = await runs.get(self._run_id)
             await self._finish("stopped", run.stop_reason or "stopped by an operator")
         except (FencedError, StorageError):
@@ -158,6 +142,26 @@ class RunDriver:
         """
         await self._finish("failed", reason, end_kind=kind_of(error))
 
+    def _secure_driver(self, job: JobSpec) -> SecureRoundDriver | None:
+        if not job.secure_aggregation.is_on:
+            return None
+        if self._engine.secure is None:
+            raise ConfigError(
+                "secure_aggregation.mode must be 'none' here: this coordinator has no signing key"
+            )
+        return SecureRoundDriver(
+            self._engine,
+            self._engine.secure,
+            self._lease,
+            deliver=self._deliver,
+            seeded=self._with_seeds,
+        )
+
+    def _available(self, app: str) -> list[str]:
+        """Return who is attached and can do what this run asks for."""
+        available = list(self._engine.directory.available(app))
+        return available if self._secure is None else self._secure.able(available)
+
     async def _drive_rounds(self, run: RunRecord, job: JobSpec) -> None:
         while True:
             run = await self._engine.runs.get(self._run_id)
@@ -169,6 +173,9 @@ class RunDriver:
                     return
                 case "published":
                     await self._open(run, job, current)
+                case "collecting" if self._secure is not None:
+                    await self._secure.collect(run, job, current)
+                    await self._clean_up(job, current.round - 1)
                 case "collecting":
                     await self._collect(run, job, current)
                 case _:
@@ -176,6 +183,8 @@ class RunDriver:
 
     async def _open(self, run: RunRecord, job: JobSpec, previous: RoundRecord) -> None:
         number = previous.round + 1
+        if self._secure is not None:
+            await self._secure.finish_earlier(previous)
         available = await self._wait_for_clients(run, job, await self._expected(job, previous))
         self._has_opened = True
         target = job.cohort.size or len(available)
@@ -198,7 +207,7 @@ class RunDriver:
         self._log.info("round opened", round=number, clients=len(cohort))
 
     def _with_seeds(
-        self, job: JobSpec, number: int, clients: Sequence[str]
+        self, job: JobSpec, number: int, clients: Collection[str]
     ) -> list[tuple[str, int]]:
         return [(client, client_seed(job.run.seed, number, client)) for client in clients]
 
@@ -224,7 +233,7 @@ class RunDriver:
         wanted = max(cohort.min_clients, cohort.size or 1, len(expected))
         enough = max(cohort.min_clients, cohort.quorum(cohort.size or 1))
         while True:
-            available = list(self._engine.directory.available(run.app))
+            available = self._available(run.app)
             waited = self._engine.clock.monotonic() - began
             is_patient = waited < cohort.grace_seconds
             if len(available) >= (wanted if is_patient else enough) and not (
@@ -336,12 +345,20 @@ class RunDriver:
     async def _publish(self, run: RunRecord, job: JobSpec, current: RoundRecord) -> None:
         runs, number = self._engine.runs, current.round
         updates = await runs.updates(self._run_id, number)
+        mean = None
+        if self._secure is not None:
+            outcome = await self._secure.sum_up(run, job, current)
+            if outcome is None:
+                return
+            updates = [each for each in updates if each.client_id in outcome.survivors]
+            mean = outcome.mean()
         new = await self._engine.aggregator.aggregate(
             run,
             job,
             round_number=number,
             base_digest=current.base_digest,
             updates=updates,
+            mean=mean,
         )
         failpoints.reach("coordinator.round.aggregated")
         await self._close_evaluation(number - 1)
@@ -366,6 +383,8 @@ class RunDriver:
             ),
         )
         failpoints.reach("coordinator.round.published")
+        if self._secure is not None:
+            await self._secure.finish()
         if new.central_failure is not None:
             await runs.add_event(
                 self._run_id,
@@ -466,6 +485,8 @@ class RunDriver:
         *,
         end_kind: str | None = None,
     ) -> None:
+        if self._secure is not None:
+            await self._secure.abort(f"the run has {state}")
         failpoints.reach("coordinator.run.before_finish")
         await self._engine.runs.finish(
             self._lease, state, reason, end_kind=end_kind, entry=self._end_entry(state, end_kind)

@@ -28,12 +28,13 @@ from kumiai.core.errors import (
     UpdateRejectedError,
 )
 from kumiai.core.ids import verify_name
-from kumiai.identity import Refusal
+from kumiai.identity import Principal, Refusal
 from kumiai.identity.audit import Act, AuditSink, Outcome
 from kumiai.node.auditing.actors import actor_of
 from kumiai.node.coordinator.checkpoint_offers import CheckpointOffers, size_of
 from kumiai.node.coordinator.evaluations import EvaluationIntake
 from kumiai.node.coordinator.orders import TaskKey, verify_named_task
+from kumiai.node.coordinator.secure.desk import SecureDesk
 from kumiai.node.coordinator.sessions import ClientSession, SessionHub, order_to_wire
 from kumiai.node.coordinator.signals import RunSignals
 from kumiai.node.coordinator.sites import SiteOffice
@@ -92,6 +93,7 @@ class SessionService:
         audit: AuditSink,
         sites: SiteOffice,
         trust: TrustOffers,
+        secure: SecureDesk,
     ) -> None:
         """Work with these; `attach` is the gRPC handler."""
         self._coordinator_id = coordinator_id
@@ -107,16 +109,18 @@ class SessionService:
         self._audit = audit
         self._sites = sites
         self._trust = trust
+        self._secure = secure
         self._log = structlog.get_logger("kumiai.session")
 
     async def attach(self, requests: AsyncIterator[bytes], context: _Context) -> None:
         """Serve one client until either side ends the session."""
         caller = caller_of()
-        session = await self._greet(caller.name, requests, context)
+        session = await self._greet(caller, requests, context)
         log = self._log.bind(client=session.client_id, address=session.address)
         try:
             await self._register(session)
             await self._send_open_tasks(session)
+            self._secure.arrive(session.client_id)
             self._audit.record(Act.CLIENT_ATTACHED, "", Outcome.DONE, actor_of(caller), {})
             log.info("client attached", apps=list(session.apps), version=session.software_version)
             await self._serve(session, requests, context)
@@ -136,7 +140,7 @@ class SessionService:
                 await self._clients.detach(session.client_id, session.instance_id)
 
     async def _greet(
-        self, client_id: str, requests: AsyncIterator[bytes], context: _Context
+        self, caller: Principal, requests: AsyncIterator[bytes], context: _Context
     ) -> ClientSession:
         try:
             async with asyncio.timeout(self._times.hello_seconds):
@@ -155,7 +159,7 @@ class SessionService:
         if (fault := _fault_of(hello)) is not None:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, fault)
         session = ClientSession(
-            client_id=client_id,
+            client_id=caller.name,
             instance_id=hello.instance_id,
             address=context.peer(),
             software_version=hello.software_version[:64],
@@ -164,6 +168,7 @@ class SessionService:
             last_heard=self._clock.monotonic(),
             clock_skew_seconds=hello.wall_time - self._clock.now(),
             known_audit_size=hello.audit_size,
+            signing_key=await self._secure.signing_key(caller, hello.voucher),
         )
         await self._make_room(session)
         try:
@@ -270,6 +275,7 @@ class SessionService:
             await context.write(message.SerializeToString())
 
     async def _read(self, session: ClientSession, requests: AsyncIterator[bytes]) -> None:
+        collector = self._secure.collector()
         async for raw in requests:
             message = _parse(raw)
             session.last_heard = self._clock.monotonic()
@@ -284,6 +290,8 @@ class SessionService:
                     await self._take_evaluation(session, message.evaluation)
                 case "renewal":
                     await self._take_renewal(session, message.renewal)
+                case "secure":
+                    self._secure.take(session.client_id, message.secure, collector)
                 case "trust":
                     self._trust.take(session, message.trust, by=actor_of(caller_of()))
                 case _:

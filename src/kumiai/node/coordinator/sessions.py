@@ -6,14 +6,16 @@ ends with its connection, and a client that attaches again gets its open tasks f
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from kumiai.core.clock import Clock
 from kumiai.core.errors import ConflictError
 from kumiai.node.coordinator.orders import TaskKey, TaskOrder
+from kumiai.node.coordinator.secure.sums import VouchedMember
 from kumiai.node.wire import kumiai_pb2 as pb
-from kumiai.storage import AssignmentKind
+from kumiai.node.wire.secure_parts import parts_of
+from kumiai.storage import AssignmentKind, SecureRoundRecord
 
 __all__ = ["ClientSession", "SessionHub", "key_to_wire", "order_to_wire"]
 
@@ -43,6 +45,11 @@ def order_to_wire(order: TaskOrder) -> pb.ServerMessage:
             deadline_seconds=order.deadline_seconds,
             attempt=order.attempt,
             chunk_bytes=order.chunk_bytes,
+            secure=(
+                None
+                if order.examples_per_weight is None
+                else pb.SecureTask(examples_per_weight=order.examples_per_weight)
+            ),
         )
     )
 
@@ -65,6 +72,8 @@ class ClientSession:
     """How many it has been told since; ``None`` before its welcome."""
     open_trust_offers: int = 0
     """Whether it was offered other roots, and has not answered yet."""
+    signing_key: VouchedMember | None = None
+    """With which it signs in secure rounds; ``None``: it cannot take part in them."""
     phase: str = "idle"
     outgoing: asyncio.Queue[pb.ServerMessage] = field(
         default_factory=lambda: asyncio.Queue(_QUEUE_LIMIT)
@@ -145,6 +154,26 @@ class SessionHub:
         key = pb.TaskKey(run_id=run_id, round=round_number or 0)
         for session in self._sessions.values():
             session.send(pb.ServerMessage(cancel=pb.Cancel(key=key, reason=reason)))
+
+    def vouched(self, clients: Collection[str]) -> Mapping[str, VouchedMember]:
+        """Return those of the clients that are attached with a signing key, by name."""
+        found = {}
+        for client_id in clients:
+            session = self._sessions.get(client_id)
+            if session is not None and session.signing_key is not None:
+                found[client_id] = session.signing_key
+        return found
+
+    def carry(
+        self, clients: Collection[str], attempt: SecureRoundRecord, content: pb.SecureContent
+    ) -> None:
+        """Send a message of a secure round to each of these clients that is attached."""
+        key = (attempt.run_id, attempt.round, attempt.attempt)
+        parts = [pb.ServerMessage(secure=part) for part in parts_of(key, content)]
+        for client_id in clients:
+            if session := self._sessions.get(client_id):
+                for part in parts:
+                    session.send(part)
 
     async def wait_for_change(self, timeout_seconds: float) -> None:
         """Return when a client attached or left, or after the time."""

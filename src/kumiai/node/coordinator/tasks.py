@@ -58,6 +58,7 @@ class TaskWriter:
                 deadline_seconds=terms[assignment.round, assignment.kind].deadline_seconds,
                 attempt=assignment.attempt,
                 chunk_bytes=terms[assignment.round, assignment.kind].chunk_bytes,
+                examples_per_weight=_examples_per_weight(job, assignment),
             )
             for assignment in sorted(assignments, key=lambda each: (each.kind, each.client_id))
         ]
@@ -93,3 +94,10 @@ def _model_round(assignment: AssignmentRecord) -> int:
     # Training starts from the model that the round before published; an evaluation looks at the
     # model of its own round.
     return assignment.round if assignment.kind == "evaluate" else assignment.round - 1
+
+
+def _examples_per_weight(job: JobSpec, assignment: AssignmentRecord) -> int | None:
+    if not job.secure_aggregation.is_on or assignment.kind != "train":
+        return None
+    is_uniform = job.strategy.weighting == "uniform"
+    return 0 if is_uniform else job.secure_aggregation.examples_per_weight

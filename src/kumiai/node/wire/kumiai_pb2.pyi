@@ -218,7 +218,7 @@ class TaskKey(_message.Message):
     def __init__(self, run_id: _Optional[str] = ..., round: _Optional[int] = ..., kind: _Optional[_Union[TaskKind, str]] = ...) -> None: ...
 
 class Task(_message.Message):
-    __slots__ = ("key", "app", "rounds_total", "model_digest", "model_size_bytes", "config_json", "seed", "deadline_seconds", "attempt", "chunk_bytes")
+    __slots__ = ("key", "app", "rounds_total", "model_digest", "model_size_bytes", "config_json", "seed", "deadline_seconds", "attempt", "chunk_bytes", "secure")
     KEY_FIELD_NUMBER: _ClassVar[int]
     APP_FIELD_NUMBER: _ClassVar[int]
     ROUNDS_TOTAL_FIELD_NUMBER: _ClassVar[int]
@@ -229,6 +229,7 @@ class Task(_message.Message):
     DEADLINE_SECONDS_FIELD_NUMBER: _ClassVar[int]
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
     CHUNK_BYTES_FIELD_NUMBER: _ClassVar[int]
+    SECURE_FIELD_NUMBER: _ClassVar[int]
     key: TaskKey
     app: str
     rounds_total: int
@@ -239,7 +240,14 @@ class Task(_message.Message):
     deadline_seconds: float
     attempt: int
     chunk_bytes: int
-    def __init__(self, key: _Optional[_Union[TaskKey, _Mapping]] = ..., app: _Optional[str] = ..., rounds_total: _Optional[int] = ..., model_digest: _Optional[str] = ..., model_size_bytes: _Optional[int] = ..., config_json: _Optional[str] = ..., seed: _Optional[int] = ..., deadline_seconds: _Optional[float] = ..., attempt: _Optional[int] = ..., chunk_bytes: _Optional[int] = ...) -> None: ...
+    secure: SecureTask
+    def __init__(self, key: _Optional[_Union[TaskKey, _Mapping]] = ..., app: _Optional[str] = ..., rounds_total: _Optional[int] = ..., model_digest: _Optional[str] = ..., model_size_bytes: _Optional[int] = ..., config_json: _Optional[str] = ..., seed: _Optional[int] = ..., deadline_seconds: _Optional[float] = ..., attempt: _Optional[int] = ..., chunk_bytes: _Optional[int] = ..., secure: _Optional[_Union[SecureTask, _Mapping]] = ...) -> None: ...
+
+class SecureTask(_message.Message):
+    __slots__ = ("examples_per_weight",)
+    EXAMPLES_PER_WEIGHT_FIELD_NUMBER: _ClassVar[int]
+    examples_per_weight: int
+    def __init__(self, examples_per_weight: _Optional[int] = ...) -> None: ...
 
 class Cancel(_message.Message):
     __slots__ = ("key", "reason")

@@ -14,7 +14,7 @@ from kumiai.identity import (
     TrustBundle,
     verify_voucher,
 )
-from kumiai.node.client.secure.signing_key import KEY_FILE, load_signer, voucher_of
+from kumiai.node.signing_key import KEY_FILE, load_signer, voucher_of
 from kumiai.node.wire.channel import TlsFiles
 
 

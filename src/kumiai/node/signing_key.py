@@ -1,7 +1,7 @@
-"""The key with which a site signs what it says in a round, and its certificate's word for it.
+"""The key with which a member signs what it says in a round, and its certificate's word for it.
 
-One Ed25519 key for the life of the site: certificates change daily, and what was signed under one
-of them must stay checkable. The other sites remember it.
+One Ed25519 key for the member's life: certificates change daily, and what was signed under one of
+them must stay checkable. The other members remember it.
 """
 
 import secrets
@@ -46,7 +46,7 @@ def load_signer(folder: Path) -> Ed25519Signer:
 
 
 def voucher_of(signer: Ed25519Signer, tls: TlsFiles, now: float) -> bytes:
-    """Return the word of this site's present certificate for its signing key; reads files.
+    """Return the word of a member's present certificate for its signing key; reads files.
 
     Raises:
         CertificateError: certificate or key cannot be used.

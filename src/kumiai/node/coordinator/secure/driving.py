@@ -1,0 +1,324 @@
+"""What the round engine does differently when updates are hidden.
+
+    collecting   keys are exchanged while the clients train; masked vectors come in
+    closed       survivors agree, unmask the sum, check it
+    published    as always; then each client gets its receipt
+
+An attempt that cannot come to a sum is begun anew with those who are there, with new keys and
+without anything of the first; after as many attempts as the job allows, the run fails.
+"""
+
+from collections.abc import Awaitable, Callable, Collection
+from typing import Final
+
+import structlog
+
+from kumiai.core.errors import KumiaiError, QuorumLostError, SecureAggregationError
+from kumiai.node.coordinator.collection import (
+    Close,
+    Extend,
+    GiveUp,
+    MarkQuorum,
+    Stop,
+    decide,
+)
+from kumiai.node.coordinator.engine import RoundEngine
+from kumiai.node.coordinator.namespaces import update_namespace
+from kumiai.node.coordinator.secure.summing import SecureSum
+from kumiai.node.coordinator.secure.sums import SecureSums
+from kumiai.node.job import JobSpec
+from kumiai.secagg import Outcome, ServerPhase
+from kumiai.storage import Lease, RoundProgress, RoundRecord, RunRecord, SecureRoundRecord
+
+__all__ = ["SecureRoundDriver", "StopAskedError"]
+
+_EXCHANGING: Final = frozenset(
+    {
+        ServerPhase.ADVERTISING,
+        ServerPhase.ADVERTISING_HIDDEN,
+        ServerPhase.REVEALING,
+        ServerPhase.SHARING,
+    }
+)
+
+
+class StopAskedError(Exception):
+    """Somebody asked the run to stop."""
+
+
+class _Phase:
+    """How long the present phase lasts already."""
+
+    def __init__(self, now: Callable[[], float], phase: ServerPhase) -> None:
+        self._now = now
+        self._phase = phase
+        self._began = now()
+
+    def seconds(self, phase: ServerPhase) -> float:
+        if phase is not self._phase:
+            self._phase, self._began = phase, self._now()
+        return self._now() - self._began
+
+
+class SecureRoundDriver:
+    """Leads the secure rounds of one run while its lease holds."""
+
+    def __init__(
+        self,
+        engine: RoundEngine,
+        secure: SecureSums,
+        lease: Lease,
+        *,
+        deliver: Callable[[RunRecord, JobSpec, int], Awaitable[None]],
+        seeded: Callable[[JobSpec, int, Collection[str]], list[tuple[str, int]]],
+    ) -> None:
+        """Lead the rounds of this lease's run.
+
+        Args:
+            engine: what every driver works with.
+            secure: what secure rounds need besides.
+            lease: held.
+            deliver: sends the open tasks of a round.
+            seeded: gives clients their seeds.
+        """
+        self._engine = engine
+        self._secure = secure
+        self._lease = lease
+        self._run_id = lease.run_id
+        self._deliver = deliver
+        self._seeded = seeded
+        self._sum: SecureSum | None = None
+        self._log = structlog.get_logger("kumiai.rounds").bind(run=lease.run_id)
+
+    def able(self, clients: Collection[str]) -> list[str]:
+        """Return those of the clients that can take part in a secure round."""
+        return self._secure.able(clients)
+
+    async def collect(self, run: RunRecord, job: JobSpec, current: RoundRecord) -> None:
+        """Exchange keys, wait for masked vectors and close the round; or begin it anew.
+
+        Raises:
+            StopAskedError: the run is to stop.
+            QuorumLostError: too few clients, for the last time.
+            FencedError, StorageError: as the engine's.
+        """
+        runs, number = self._engine.runs, current.round
+        found = await self._found(run, job, current)
+        await self._deliver(run, job, number)
+        if found is None:
+            return
+        await found.announce(found.roster)
+        phase = _Phase(self._engine.clock.monotonic, found.phase)
+        while True:
+            await self._hear(found)
+            await found.add(await runs.updates(self._run_id, number))
+            if found.stopped is not None:
+                await self._begin_anew(run, job, current, found.stopped)
+                return
+            if found.phase > ServerPhase.COLLECTING:
+                await runs.close_round(self._lease, number, "all wanted reports are in")
+                return
+            progress = await runs.progress(self._run_id, number)
+            if progress.stop_requested:
+                raise StopAskedError
+            is_late = phase.seconds(found.phase) >= job.secure_aggregation.phase_seconds
+            if found.phase in _EXCHANGING and (
+                is_late or not await self._is_awaited(found, number)
+            ):
+                await found.end_phase()
+            elif await self._decide(run, job, current, progress, found):
+                return
+            else:
+                await self._engine.signals.wait(self._run_id, self._engine.times.look_seconds)
+
+    async def sum_up(self, run: RunRecord, job: JobSpec, current: RoundRecord) -> Outcome | None:
+        """Return the sum of a closed round, checked by a quorum; ``None``: it begins anew.
+
+        Raises:
+            StopAskedError: the run is to stop.
+            QuorumLostError: there is no sum, for the last time.
+            FencedError, StorageError: as the engine's.
+        """
+        found = await self._found(run, job, current)
+        if found is None:
+            return None
+        if not found.is_over:
+            await found.add(await self._engine.runs.updates(self._run_id, current.round))
+            if found.phase is ServerPhase.COLLECTING:
+                await found.end_phase()
+            else:
+                await found.announce(found.roster)
+        phase = _Phase(self._engine.clock.monotonic, found.phase)
+        while not found.is_over:
+            await self._hear(found)
+            if (await self._engine.runs.get(self._run_id)).stop_requested:
+                raise StopAskedError
+            if phase.seconds(found.phase) >= job.secure_aggregation.phase_seconds:
+                await found.end_phase()
+            elif not found.is_over:
+                await self._engine.signals.wait(self._run_id, self._engine.times.look_seconds)
+        if found.stopped is not None:
+            await self._begin_anew(run, job, current, found.stopped)
+            return None
+        return found.outcome
+
+    async def finish(self) -> None:
+        """Hand out the receipts of the round that was just published.
+
+        Raises:
+            FencedError, StorageError: as the engine's.
+        """
+        if self._sum is not None:
+            await self._sum.finish()
+            self._sum = None
+
+    async def finish_earlier(self, previous: RoundRecord) -> None:
+        """Hand out the receipts of a published round that a crash kept back.
+
+        Raises:
+            FencedError, StorageError: as the engine's.
+        """
+        if self._sum is not None:
+            return
+        attempt = await self._secure.find(self._run_id, previous.round)
+        if attempt is None or attempt.state != "open":
+            return
+        try:
+            left = await self._secure.resume(self._lease, attempt)
+            await left.add(await self._engine.runs.updates(self._run_id, previous.round))
+            await left.announce(left.roster)
+            await left.finish()
+        except SecureAggregationError as error:
+            self._log.warning("receipts not issued", round=previous.round, reason=str(error))
+            await self._secure.end(self._lease, attempt, str(error))
+
+    async def abort(self, reason: str) -> None:
+        """End what is under way with the run; who cannot be told so finds out by waiting."""
+        if self._sum is not None and self._sum.outcome is None:
+            try:
+                await self._sum.abort(reason)
+            except KumiaiError as error:
+                self._log.warning("attempt not ended", error=str(error))
+        self._sum = None
+        self._secure.mailbox.close(self._run_id)
+
+    # --------------------------------------------------------------------------------- one attempt
+
+    async def _found(self, run: RunRecord, job: JobSpec, current: RoundRecord) -> SecureSum | None:
+        """Return the present attempt, begun now if it must; ``None``: it could not go on."""
+        sums, held = self._secure, self._sum
+        if held is not None and (held.attempt.round, held.attempt.attempt) == (
+            current.round,
+            current.attempt,
+        ):
+            return held
+        attempt = await sums.find(self._run_id, current.round)
+        if attempt is None or attempt.attempt < current.attempt:
+            attempt = await self._begun(job, current)
+        if attempt.state != "open":
+            await self._begin_anew(run, job, current, attempt.reason or "it was ended")
+            return None
+        try:
+            self._sum = await sums.resume(self._lease, attempt)
+        except SecureAggregationError as error:
+            await sums.end(self._lease, attempt, str(error))
+            await self._begin_anew(run, job, current, str(error))
+            return None
+        return self._sum
+
+    async def _begun(self, job: JobSpec, current: RoundRecord) -> SecureRoundRecord:
+        asked = await self._asked(current.round)
+        await self._wait_for(asked, job)
+        return await self._secure.begin(self._lease, job, current, clients=asked)
+
+    async def _wait_for(self, asked: Collection[str], job: JobSpec) -> None:
+        """Give those who were asked the time to be there: after a restart nobody is at first."""
+        clock, began = self._engine.clock, self._engine.clock.monotonic()
+        while len(self.able(asked)) < len(asked):
+            left = job.secure_aggregation.phase_seconds - clock.monotonic() + began
+            if left <= 0:
+                return
+            await self._engine.directory.wait_for_change(min(left, self._engine.times.look_seconds))
+
+    async def _hear(self, found: SecureSum) -> None:
+        letters, arrived = self._secure.mailbox.drain(self._run_id)
+        if back := arrived & found.roster:
+            await found.announce(back)
+        await found.take(letters)
+
+    async def _asked(self, number: int) -> list[str]:
+        return [
+            each.client_id
+            for each in await self._engine.runs.assignments(self._run_id, number, state="assigned")
+            if each.kind == "train"
+        ]
+
+    async def _is_awaited(self, found: SecureSum, number: int) -> bool:
+        """Tell whether anybody who has not answered still works for this round."""
+        return not found.awaited.isdisjoint(await self._asked(number))
+
+    async def _decide(
+        self,
+        run: RunRecord,
+        job: JobSpec,
+        current: RoundRecord,
+        progress: RoundProgress,
+        found: SecureSum,
+    ) -> bool:
+        """Do what the counters of the round ask for; return whether the collecting is over."""
+        decision = decide(
+            progress,
+            job.cohort,
+            target_reports=max(current.target_reports, len(found.roster)),
+            min_reports=max(current.min_reports, found.survivors_least),
+        )
+        match decision:
+            case MarkQuorum():
+                await self._engine.runs.mark_quorum(self._lease, current.round)
+            case Close(reason) if found.phase is ServerPhase.COLLECTING:
+                await self._engine.runs.close_round(self._lease, current.round, reason)
+                return True
+            case Extend(reason) | GiveUp(reason):
+                await self._begin_anew(run, job, current, reason)
+                return True
+            case Stop():
+                raise StopAskedError
+            case _:
+                pass
+        return False
+
+    async def _begin_anew(
+        self, run: RunRecord, job: JobSpec, current: RoundRecord, reason: str
+    ) -> None:
+        """Ask those again who are there; the spool of the attempt is emptied."""
+        runs, number = self._engine.runs, current.round
+        excluded: Collection[str] = ()
+        if self._sum is not None:
+            excluded = self._sum.excluded
+            await self._tell_excluded(number)
+            await self._sum.abort(reason)
+            self._sum = None
+        if current.attempt >= job.cohort.max_attempts:
+            raise QuorumLostError(f"round {number}: {reason}")
+        await self._engine.blobs.delete_namespace(update_namespace(self._run_id, number))
+        available = self.able(self._engine.directory.available(run.app))
+        clients = [client for client in available if client not in excluded]
+        await runs.restart_round(
+            self._lease,
+            round=number,
+            deadline_seconds=job.cohort.deadline_seconds,
+            clients=self._seeded(job, number, clients),
+            reason=reason,
+        )
+        self._log.warning("round begins anew", round=number, reason=reason, clients=len(clients))
+
+    async def _tell_excluded(self, number: int) -> None:
+        for client, reason in (self._sum.excluded if self._sum else {}).items():
+            await self._engine.runs.add_event(
+                self._run_id,
+                kind="client_excluded",
+                text=f"{client} was left out of the sum: {reason}",
+                level="error",
+                round=number,
+                client_id=client,
+            )

@@ -1,0 +1,108 @@
+"""From a job and a cohort to the descriptor of a round."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from kumiai.core.errors import ConfigError, SecureAggregationError
+from kumiai.node.job import JobSpec, SecureAggregationSpec
+from kumiai.secagg import Adversary, Member, Proofs, RoundDescriptor, smallest_graph
+
+__all__ = ["RoundNames", "new_descriptor", "survivors_least"]
+
+_COMPLETE_COUNT_MAX: Final = 200
+_SURVIVORS_LEAST: Final = 3
+_WEIGHT_MAX: Final = 2**31 - 1
+_NO_NORM_BOUND: Final = 1e9
+
+
+@dataclass(frozen=True, slots=True)
+class RoundNames:
+    """Which round a descriptor is for."""
+
+    run_id: str
+    round: int
+    round_id: bytes
+
+
+def new_descriptor(
+    job: JobSpec,
+    names: RoundNames,
+    *,
+    roster: Sequence[Member],
+    coordinator: Member,
+    dimension: int,
+    min_reports: int,
+) -> RoundDescriptor:
+    """Return the round that a job asks for with these clients.
+
+    Args:
+        job: with secure aggregation on.
+        names: of the round.
+        roster: who is asked.
+        coordinator: who leads it.
+        dimension: how many numbers the model has.
+        min_reports: the quorum.
+
+    Raises:
+        ConfigError: the job's settings and this cohort cannot keep what is promised; names the
+            key of the job.
+    """
+    spec, count = job.secure_aggregation, len(roster)
+    colluders = _colluders(spec, count)
+    try:
+        degree, threshold = _graph(spec, count, colluders, min_reports)
+        return RoundDescriptor(
+            run_id=names.run_id,
+            round_number=names.round,
+            round_id=names.round_id,
+            coordinators=(coordinator,),
+            roster=tuple(sorted(roster, key=lambda member: member.name.encode())),
+            threshold=threshold,
+            minimum_survivors=min(
+                count, max(survivors_least(spec, count), 0 if degree else threshold, min_reports)
+            ),
+            adversary=Adversary.MALICIOUS,
+            colluders=colluders,
+            degree=degree,
+            dimension=dimension,
+            ring_bits=spec.ring_bits,
+            clip=spec.clip,
+            value_bits=spec.value_bits,
+            weight_bound=_weight_bound(job, count),
+            norm_bound=_NO_NORM_BOUND if spec.norm_bound is None else spec.norm_bound,
+            proofs=Proofs(spec.verification),
+        )
+    except (SecureAggregationError, ValueError) as error:
+        raise ConfigError(f"secure_aggregation must fit {count} clients: {error}") from error
+
+
+def survivors_least(spec: SecureAggregationSpec, count: int) -> int:
+    """Return how many updates a sum of so many clients has at least."""
+    return max(_SURVIVORS_LEAST, _colluders(spec, count) + 2)
+
+
+def _colluders(spec: SecureAggregationSpec, count: int) -> int:
+    return count // 5 if spec.colluders is None else spec.colluders
+
+
+def _graph(
+    spec: SecureAggregationSpec, count: int, colluders: int, min_reports: int
+) -> tuple[int, int]:
+    if count <= _COMPLETE_COUNT_MAX:
+        return 0, spec.threshold or (count + colluders) // 2 + 1
+    # As parts, a little above, so that rounding gives the counts again.
+    graph = smallest_graph(
+        count,
+        colluding=(colluders + 0.5) / count,
+        dropping=(count - min_reports + 0.5) / count,
+        adversary=Adversary.MALICIOUS,
+    )
+    return graph.degree, spec.threshold or graph.threshold
+
+
+def _weight_bound(job: JobSpec, count: int) -> int:
+    if job.strategy.weighting == "uniform":
+        return 1
+    spec = job.secure_aggregation
+    return int(max(1, min(_WEIGHT_MAX, 2 ** (spec.ring_bits - spec.value_bits) // count)))

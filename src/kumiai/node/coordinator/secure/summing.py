@@ -1,0 +1,306 @@
+"""One attempt to sum a round: the protocol's server with a disk, a network and a clock around it.
+
+What the server asks for is done in its order: records are durable before anything is said. All
+computing happens in a worker thread, one call after the other.
+"""
+
+import asyncio
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass, field
+from typing import Final, Protocol, TypeVar
+
+import structlog
+
+from kumiai.core import failpoints
+from kumiai.core.digest import Buffer
+from kumiai.core.errors import KumiaiError, SecureAggregationError
+from kumiai.node.coordinator.namespaces import sum_namespace, update_namespace
+from kumiai.node.coordinator.secure.mailbox import Letter
+from kumiai.node.wire import kumiai_pb2 as pb
+from kumiai.secagg import (
+    Action,
+    Exclude,
+    Outcome,
+    Persist,
+    Publish,
+    RoundDescriptor,
+    Send,
+    ServerPhase,
+    ServerRound,
+    Stop,
+)
+from kumiai.storage import (
+    BlobStore,
+    Lease,
+    SecureRoundRecord,
+    SecureRoundRepository,
+    UpdateRecord,
+)
+
+__all__ = ["Carrier", "SecureSum", "SumParts"]
+
+_T = TypeVar("_T")
+_BLOCK_BYTES: Final = 1 << 20
+
+
+class Carrier(Protocol):
+    """Brings the coordinator's messages to clients that are there."""
+
+    def carry(
+        self, clients: Collection[str], attempt: SecureRoundRecord, content: pb.SecureContent
+    ) -> None:
+        """Send a message to each of these clients that is attached; the others ask later."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class SumParts:
+    """What every sum works with."""
+
+    repository: SecureRoundRepository
+    blobs: BlobStore
+    carrier: Carrier
+    worker: Executor
+
+    async def in_worker(self, call: Callable[..., _T], *arguments: object) -> _T:
+        """Return what a call gives that may take long."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self.worker, lambda: call(*arguments))
+
+
+@dataclass(slots=True)
+class _Result:
+    """What came of an attempt so far."""
+
+    outcome: Outcome | None = None
+    stopped: str | None = None
+    excluded: dict[str, str] = field(default_factory=dict)
+    receipts: list[Send] = field(default_factory=list)
+
+
+class SecureSum:
+    """An attempt that is under way."""
+
+    def __init__(
+        self,
+        parts: SumParts,
+        lease: Lease,
+        attempt: SecureRoundRecord,
+        server: ServerRound,
+        *,
+        record_count: int,
+    ) -> None:
+        """Go on with an attempt.
+
+        Args:
+            parts: shared with others.
+            lease: of the run.
+            attempt: which.
+            server: new, or restored from the attempt's records.
+            record_count: how many there are.
+        """
+        self._parts = parts
+        self._lease = lease
+        self._attempt = attempt
+        self._server = server
+        self._record_count = record_count
+        self._result = _Result(excluded=dict(server.excluded))
+        self._opening = pb.SecureContent(opening=pb.SecureOpening.FromString(attempt.opening))
+        self._descriptor = RoundDescriptor.decode(self._opening.opening.descriptor)
+        self._unusable: set[str] = set()
+        self._log = structlog.get_logger("kumiai.secure").bind(
+            run=attempt.run_id, round=attempt.round, attempt=attempt.attempt
+        )
+
+    @property
+    def attempt(self) -> SecureRoundRecord:
+        """Which attempt this is."""
+        return self._attempt
+
+    @property
+    def roster(self) -> frozenset[str]:
+        """Who was invited."""
+        return frozenset(member.name for member in self._descriptor.roster)
+
+    @property
+    def survivors_least(self) -> int:
+        """How many updates there must be for a sum."""
+        return self._descriptor.minimum_survivors
+
+    @property
+    def phase(self) -> ServerPhase:
+        """What it waits for."""
+        return self._server.phase
+
+    @property
+    def awaited(self) -> frozenset[str]:
+        """Whose answers may still come in this phase."""
+        return frozenset(self._server.awaited)
+
+    @property
+    def outcome(self) -> Outcome | None:
+        """The sum, once a quorum of clients has checked it."""
+        return self._result.outcome
+
+    @property
+    def stopped(self) -> str | None:
+        """Why there will be no sum, if that is so."""
+        return self._result.stopped
+
+    @property
+    def is_over(self) -> bool:
+        """Whether there is a sum, or will be none."""
+        return self.outcome is not None or self.stopped is not None
+
+    @property
+    def excluded(self) -> Mapping[str, str]:
+        """Who was left out for what it did."""
+        return self._result.excluded
+
+    async def announce(self, clients: Collection[str]) -> None:
+        """Tell clients of the round and of its present phase: at its begin, and who comes back.
+
+        Raises:
+            StorageError: the sum cannot be stored for them.
+        """
+        self._parts.carrier.carry(clients, self._attempt, self._opening)
+        actions = await self._parts.in_worker(self._server.announce)
+        for action in actions:
+            if isinstance(action, Send):
+                await self._say(action, set(action.recipients) & set(clients))
+
+    async def take(self, letters: Iterable[Letter]) -> None:
+        """Hear what clients said, and do what follows.
+
+        Raises:
+            FencedError: another leads the run.
+            StorageError: records could not be written; begin again from what is written.
+        """
+        key = (self._attempt.run_id, self._attempt.round, self._attempt.attempt)
+        actions: list[Action] = []
+        for letter in letters:
+            if letter.key != key:
+                continue
+            try:
+                actions += await self._parts.in_worker(
+                    self._server.receive, letter.client_id, letter.envelope, letter.attachment
+                )
+            except KumiaiError as error:  # the message's fault: nothing has changed
+                self._log.warning("message refused", client=letter.client_id, reason=str(error))
+        await self._do(actions)
+
+    async def add(self, updates: Sequence[UpdateRecord]) -> None:
+        """Add the masked vectors that have come; those that are in the sum are passed over.
+
+        Raises:
+            FencedError: another leads the run.
+            StorageError: as `take`, or a vector cannot be read.
+        """
+        for update in updates:
+            named = self._server.named_uploads.get(update.client_id)
+            if named is None or update.client_id in self._unusable:
+                continue
+            try:
+                self._verify_named(update, named)
+                actions = await self._parts.in_worker(
+                    self._server.add_upload, update.client_id, self._blocks_of(update)
+                )
+            except SecureAggregationError as error:
+                self._unusable.add(update.client_id)
+                self._log.warning("vector refused", client=update.client_id, reason=str(error))
+                continue
+            await self._do(actions)
+
+    async def end_phase(self) -> None:
+        """End the phase with those who have answered.
+
+        Raises:
+            FencedError: another leads the run.
+            StorageError: as `take`.
+        """
+        self._log.info(
+            "phase ended", phase=self.phase.name.lower(), without=len(self._server.awaited)
+        )
+        await self._do(await self._parts.in_worker(self._server.end_phase))
+
+    async def finish(self) -> None:
+        """Hand out the receipts and end the attempt, after the model is published.
+
+        Raises:
+            FencedError: another leads the run.
+            StorageError: as `take`; calling again is safe.
+        """
+        for send in self._result.receipts:
+            await self._say(send, send.recipients)
+        await self._parts.repository.end(self._lease, self._attempt, "done")
+
+    async def abort(self, reason: str) -> None:
+        """End the attempt without a sum, and tell everybody who is there.
+
+        Raises:
+            FencedError: another leads the run.
+            StorageError: as `take`; calling again is safe.
+        """
+        if self.phase < ServerPhase.PUBLISHED:
+            await self._do(await self._parts.in_worker(self._server.abandon, reason))
+        await self._parts.repository.end(
+            self._lease, self._attempt, "aborted", self.stopped or reason
+        )
+
+    # ------------------------------------------------------------------------------------ actions
+
+    async def _do(self, actions: Sequence[Action]) -> None:
+        """Do what the server asks for; all records go first, in one transaction."""
+        records = [action.record for action in actions if isinstance(action, Persist)]
+        if records:
+            await self._parts.repository.append(
+                self._lease, self._attempt, self._record_count, records
+            )
+            self._record_count += len(records)
+            failpoints.reach("coordinator.secure.recorded")
+        is_published = any(isinstance(action, Publish) for action in actions)
+        for action in actions:
+            match action:
+                case Send() if is_published:
+                    self._result.receipts.append(action)
+                case Send():
+                    await self._say(action, action.recipients)
+                case Exclude(client, reason):
+                    self._result.excluded[client] = reason
+                    self._log.error("client excluded", client=client, reason=reason)
+                case Publish(outcome):
+                    self._result.outcome = outcome
+                case Stop(reason):
+                    self._result.stopped = reason
+                    self._log.warning("sum abandoned", reason=reason)
+                case _:
+                    pass
+
+    async def _say(self, send: Send, clients: Collection[str]) -> None:
+        if not clients:
+            return
+        message = pb.SecureMessage(envelope=send.message, attachment=send.attachment)
+        if send.vector is not None:
+            namespace = sum_namespace(self._attempt.run_id, self._attempt.round)
+            message.vector_digest = await self._parts.blobs.put(namespace, [send.vector])
+            message.vector_size_bytes = send.vector.nbytes
+        self._parts.carrier.carry(clients, self._attempt, pb.SecureContent(message=message))
+
+    def _verify_named(self, update: UpdateRecord, named: bytes) -> None:
+        if update.digest != named.hex():
+            raise SecureAggregationError(
+                f"vector must be {named.hex()[:12]}, which its client signed, "
+                f"got {update.digest[:12]}"
+            )
+
+    def _blocks_of(self, update: UpdateRecord) -> Callable[[], Iterator[Buffer]]:
+        namespace = update_namespace(self._attempt.run_id, self._attempt.round, update.client_id)
+
+        def blocks() -> Iterator[Buffer]:
+            with self._parts.blobs.open_buffer(namespace, update.digest) as buffer:
+                view = memoryview(buffer)
+                for start in range(0, view.nbytes, _BLOCK_BYTES):
+                    yield view[start : start + _BLOCK_BYTES]
+
+        return blocks
