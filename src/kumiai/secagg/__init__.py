@@ -17,6 +17,7 @@ from kumiai.secagg.actions import (
     Send,
     Stop,
 )
+from kumiai.secagg.buffering import BufferGroup, BufferPolicy, GroupBuffer
 from kumiai.secagg.client import ClientRound
 from kumiai.secagg.client_records import ClientPhase
 from kumiai.secagg.descriptor import Member, Proofs, RoundDescriptor
@@ -26,6 +27,7 @@ from kumiai.secagg.pedersen_proofs import PedersenProofs
 from kumiai.secagg.proofs import CommittedUpdate, UpdateProofs
 from kumiai.secagg.protocol import LocalResult, SecureAggregationProtocol
 from kumiai.secagg.receipts import ReceiptFacts, verify_receipt
+from kumiai.secagg.reruns import plan_rerun, suspects
 from kumiai.secagg.server import ServerRound
 from kumiai.secagg.server_records import ServerPhase
 from kumiai.secagg.vectors import Blocks
@@ -36,11 +38,14 @@ __all__ = [
     "Adversary",
     "AskUpdate",
     "Blocks",
+    "BufferGroup",
+    "BufferPolicy",
     "ClientPhase",
     "ClientRound",
     "CommittedUpdate",
     "Exclude",
     "GraphParameters",
+    "GroupBuffer",
     "KeepReceipt",
     "LocalResult",
     "Member",
@@ -59,6 +64,8 @@ __all__ = [
     "Stop",
     "UpdateProofs",
     "Verifier",
+    "plan_rerun",
     "smallest_graph",
+    "suspects",
     "verify_receipt",
 ]
