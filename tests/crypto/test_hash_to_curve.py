@@ -59,6 +59,11 @@ def test_every_element_is_mapped_onto_the_curve(element: int) -> None:
     assert is_on_secp256k1(*module._map_to_curve(element))
 
 
+def test_a_polynomial_is_given_from_its_constant_term_on() -> None:
+    assert module._polynomial((1, 2, 3), 10) == 321
+    assert module._polynomial((1, 1), PRIME - 1) == 0
+
+
 ROOT_OF_AN_ELEVENTH = pow(pow(11, -1, PRIME), (PRIME + 1) // 4, PRIME)
 
 

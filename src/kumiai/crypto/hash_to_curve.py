@@ -85,17 +85,17 @@ def _hash_to_field(message: bytes, dst: bytes) -> tuple[int, int]:
 
 
 def _expand(message: bytes, dst: bytes, size_bytes: int) -> bytes:
-    """Return uniform bytes (RFC 9380, section 5.3.1: expand_message_xmd with SHA-256)."""
+    """Return uniform bytes, a multiple of 32 (RFC 9380, section 5.3.1, with SHA-256)."""
     tag = dst + bytes([len(dst)])
     padded = bytes(_HASH_BLOCK_SIZE_BYTES) + message + size_bytes.to_bytes(2, "big") + b"\0" + tag
     whole = hashlib.sha256(padded).digest()
     block = bytes(_HASH_SIZE_BYTES)
     blocks = []
-    for count in range(1, -(-size_bytes // _HASH_SIZE_BYTES) + 1):
+    for count in range(1, size_bytes // _HASH_SIZE_BYTES + 1):
         mixed = (int.from_bytes(whole) ^ int.from_bytes(block)).to_bytes(_HASH_SIZE_BYTES)
         block = hashlib.sha256(mixed + bytes([count]) + tag).digest()
         blocks.append(block)
-    return b"".join(blocks)[:size_bytes]
+    return b"".join(blocks)
 
 
 def _map_to_curve(element: int) -> _Point:
@@ -137,7 +137,7 @@ def _isogenous_right_side(x: int) -> int:
 
 def _square_root(element: int) -> int:
     """Return a root of a square, and anything for another element; the prime is 3 modulo 4."""
-    return pow(element, (_PRIME + 1) // 4, _PRIME)
+    return pow(element, _PRIME // 4 + 1, _PRIME)
 
 
 def _polynomial(coefficients: Sequence[int], x: int) -> int:
