@@ -5,13 +5,15 @@ Keys, serial numbers and times are arguments; who calls draws them and keeps the
 Profile (RFC 5280, sections 4 and 5): ECDSA on P-256 with SHA-256 throughout, which every TLS
 library accepts (the one inside gRPC refuses Ed25519 certificates). A root (path length 1) signs
 issuers, an issuer (path length 0) signs members, and each carries its federation as organisation.
-A member carries one URI name, a coordinator its hosts besides. The key of a root or an issuer is
+A member carries one URI name, a coordinator its hosts besides; an issuer for sites may name no
+host (name constraints), nor sign what a server can show. The key of a root or an issuer is
 named by its certificate's serial number, so that a member's certificate tells by itself which
 issuer's revocation ends it.
 """
 
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
+from ipaddress import ip_network
 from typing import Final
 
 from cryptography import x509
@@ -22,7 +24,13 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from kumiai.core.errors import CertificateError
 from kumiai.identity.index import IssuedRecord, Revocation, RevocationReason
 from kumiai.identity.keys import MemberKey
-from kumiai.identity.names import KEY_NAME_SIZE_BYTES, SITES_UNIT, Role, identity_uri
+from kumiai.identity.names import (
+    KEY_NAME_SIZE_BYTES,
+    SITES_UNIT,
+    Role,
+    identity_uri,
+    is_of_sites,
+)
 
 __all__ = [
     "federation_of",
@@ -35,6 +43,12 @@ __all__ = [
 
 _ROOT_NAME: Final = "Kumiai federation root"
 _ISSUER_NAME: Final = "Kumiai federation issuer"
+
+_ALL_HOSTS: Final = (
+    x509.DNSName(""),
+    x509.IPAddress(ip_network("0.0.0.0/0")),
+    x509.IPAddress(ip_network("::/0")),
+)
 
 _REASONS: Final = {
     RevocationReason.KEY_COMPROMISE: x509.ReasonFlags.key_compromise,
@@ -134,6 +148,9 @@ def new_issuer_certificate(
         # On an authority's certificate it limits what is below: TLS libraries refuse a server's
         # certificate from this one, whatever the server's own says.
         builder = builder.add_extension(_extended_key_usage(Role.CLIENT), critical=False)
+        # Nor may it name a host. The role stands in the path of a URI, of which RFC 5280 (section
+        # 4.2.1.10) lets us limit the host alone: `identity_of` judges that.
+        builder = builder.add_extension(x509.NameConstraints(None, _ALL_HOSTS), critical=True)
     return builder.sign(root_key, hashes.SHA256())
 
 
@@ -158,7 +175,7 @@ def new_member_certificate(
     uri = x509.UniformResourceIdentifier(identity_uri(federation, record.role, record.name))
     return (
         x509.CertificateBuilder(
-            issuer_name=issuer.subject, subject_name=_subject(federation, record.name)
+            issuer_name=issuer.subject, subject_name=_member_subject(federation, record, issuer)
         )
         .public_key(public_key)
         .serial_number(record.serial)
@@ -259,6 +276,17 @@ def _subject(federation: str, name: str, *, only_sites: bool = False) -> x509.Na
             x509.NameAttribute(NameOID.ORGANIZATION_NAME, federation),
             *unit,
             x509.NameAttribute(NameOID.COMMON_NAME, name),
+        ]
+    )
+
+
+def _member_subject(federation: str, record: IssuedRecord, issuer: x509.Certificate) -> x509.Name:
+    # OpenSSL takes a common name with a dot for a host, and an issuer for sites may name none.
+    kind = NameOID.USER_ID if is_of_sites(issuer.subject) else NameOID.COMMON_NAME
+    return x509.Name(
+        [
+            x509.NameAttribute(NameOID.ORGANIZATION_NAME, federation),
+            x509.NameAttribute(kind, record.name),
         ]
     )
 
