@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from kumiai.core.clock import SystemClock
 from kumiai.core.errors import CertificateError, IntegrityError
@@ -195,3 +196,43 @@ async def test_a_new_checkpoint_is_sent_to_everybody_who_is_welcome(
 
     assert waiting.outgoing.empty()
     serving.cancel()
+
+
+async def test_before_the_first_checkpoint_nothing_is_sent(
+    coordinators: tuple[Coordinator, Coordinator],
+) -> None:
+    coordinator, _ = coordinators
+    session = session_of(coordinator, "site-1", known=0)
+
+    await coordinator.offers._tell_all()
+
+    assert session.outgoing.empty()
+    assert session.audit_size == 0
+
+
+async def test_a_database_that_is_away_is_told_of_and_the_next_checkpoint_reaches_everybody(
+    tmp_path: Path, sqlite_template: SQLiteTemplate
+) -> None:
+    database = DatabaseManager(sqlite_template.copy_to(tmp_path / "kumiai.db"))
+    await database.connect()
+    coordinator = Coordinator(tmp_path, database)
+    await coordinator.grow(3)
+    session = session_of(coordinator, "site-1", known=0)
+    serving = asyncio.create_task(coordinator.offers.serve())
+
+    with capture_logs() as logged:
+        await database.close()
+        coordinator.offers.announce()
+        async with asyncio.timeout(20):
+            while not logged:
+                await asyncio.sleep(0.01)
+    await database.connect()
+    coordinator.offers.announce()
+    async with asyncio.timeout(20):
+        message = await session.outgoing.get()
+
+    assert logged[0]["event"] == "checkpoint not sent to all clients"
+    assert session.audit_size == 3
+    assert message.audit.from_size == 0
+    serving.cancel()
+    await database.close()

@@ -1,7 +1,6 @@
 """The newest checkpoint for each client, with the proof that it continues what that one knows."""
 
 import asyncio
-import contextlib
 from collections import OrderedDict
 from typing import Final
 
@@ -62,14 +61,20 @@ class CheckpointOffers:
         while True:
             await self._is_new.wait()
             self._is_new.clear()
-            with contextlib.suppress(KumiaiError):
-                for session in self._hub.sessions():
-                    if session.audit_size is None:
-                        continue
-                    offered = await self.offer(session.audit_size)
-                    if offered is not None:
-                        session.audit_size = size_of(offered)
-                        session.send(pb.ServerMessage(audit=offered))
+            try:
+                await self._tell_all()
+            except KumiaiError as error:
+                # Who has not got it gets the next one, with the proof from where it stands.
+                self._logger.warning("checkpoint not sent to all clients", error=str(error))
+
+    async def _tell_all(self) -> None:
+        for session in self._hub.sessions():
+            if session.audit_size is None:
+                continue
+            offered = await self.offer(session.audit_size)
+            if offered is not None:
+                session.audit_size = size_of(offered)
+                session.send(pb.ServerMessage(audit=offered))
 
     async def _key(self, key_id: str) -> str:
         if key_id not in self._keys:
