@@ -1,4 +1,5 @@
 import os
+import re
 import stat
 import threading
 from pathlib import Path
@@ -50,6 +51,37 @@ def test_a_failed_write_leaves_nothing_behind(tmp_path: Path) -> None:
 def test_a_write_into_a_missing_directory_is_refused(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="No such file"):
         files.write_atomic(tmp_path / "missing" / "a", b"", mode=0o600)
+
+
+def test_what_lies_in_the_way_is_not_followed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The name of the temporary file cannot be guessed; here it is.
+    monkeypatch.setattr(files.secrets, "token_hex", lambda count: "0" * count * 2)
+    (tmp_path / "victim").write_bytes(b"theirs")
+    (tmp_path / f".a.{'0' * 16}").symlink_to("victim")
+
+    with pytest.raises(StorageError, match="File exists"):
+        files.write_atomic(tmp_path / "a", b"ours", mode=0o600)
+
+    assert (tmp_path / "victim").read_bytes() == b"theirs"
+
+
+def next_descriptor() -> int:
+    descriptor = os.open(os.devnull, os.O_RDONLY)
+    os.close(descriptor)
+    return descriptor
+
+
+def test_nothing_is_left_open(tmp_path: Path) -> None:
+    before = next_descriptor()
+
+    files.write_atomic(tmp_path / "a", b"content", mode=0o600)
+    files.new_private_directory(tmp_path / "b")
+    with files.locked(tmp_path):
+        pass
+
+    assert next_descriptor() == before
 
 
 def test_a_new_directory_is_private_and_an_old_one_left_alone(tmp_path: Path) -> None:
@@ -150,6 +182,7 @@ def test_a_lock_keeps_others_out_until_it_is_let_go(tmp_path: Path) -> None:
     thread.join()
 
     assert order == ["first", "second"]
+    assert stat.S_IMODE((tmp_path / ".lock").stat().st_mode) == 0o600
 
 
 def test_a_missing_directory_cannot_be_locked(tmp_path: Path) -> None:
@@ -157,21 +190,46 @@ def test_a_missing_directory_cannot_be_locked(tmp_path: Path) -> None:
         pytest.fail("entered")
 
 
-def test_content_is_synced_before_it_takes_the_name_and_the_directory_after(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def synced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, list[str], bytes]]:
+    """Note what is synced: its kind, the names in the directory then, and what the file holds."""
     # A crash of the machine cannot be had in a test: the calls that defend against it can.
-    synced: list[tuple[str, bytes]] = []
+    noted: list[tuple[str, list[str], bytes]] = []
     sync = os.fsync
 
     def noting_sync(descriptor: int) -> None:
         kind = "directory" if stat.S_ISDIR(os.fstat(descriptor).st_mode) else "file"
-        synced.append((kind, (tmp_path / "a").read_bytes()))
+        names = sorted(path.name for path in tmp_path.iterdir())
+        content = (tmp_path / "a").read_bytes() if (tmp_path / "a").is_file() else b""
+        noted.append((kind, names, content))
         sync(descriptor)
 
-    files.write_atomic(tmp_path / "a", b"old", mode=0o600)
     monkeypatch.setattr(os, "fsync", noting_sync)
+    return noted
+
+
+def test_content_is_synced_before_it_takes_the_name_and_the_directory_after(
+    tmp_path: Path, synced: list[tuple[str, list[str], bytes]]
+) -> None:
+    files.write_atomic(tmp_path / "a", b"old", mode=0o600)
+    synced.clear()
 
     files.write_atomic(tmp_path / "a", b"new", mode=0o600)
 
-    assert synced == [("file", b"old"), ("directory", b"new")]
+    (file, names, content), directory = synced
+    assert (file, content) == ("file", b"old")
+    assert directory == ("directory", ["a"], b"new")
+    # Until it is whole it is hidden, and has a name that nobody can guess.
+    assert re.fullmatch(r"\.a\.[0-9a-f]{16}", names[0])
+
+
+def test_a_new_directorys_name_is_synced(
+    tmp_path: Path, synced: list[tuple[str, list[str], bytes]]
+) -> None:
+    files.new_private_directory(tmp_path / "new")
+
+    assert synced == [("directory", ["new"], b"")]
+
+
+def test_half_a_million_entries_of_an_index_can_be_read() -> None:
+    assert files.FILE_SIZE_BYTES_MAX == 67_108_864

@@ -1,8 +1,17 @@
+import hashlib
+
 import pytest
+from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
-from kumiai.core.errors import CertificateError
-from kumiai.identity.keys import digest_of, new_key, verify_strong
+from kumiai.core.errors import CertificateError, IntegrityError
+from kumiai.identity.keys import (
+    digest_of,
+    new_key,
+    private_key_of,
+    private_pem_of,
+    verify_strong,
+)
 
 
 @pytest.mark.parametrize("curve", [ec.SECP256R1(), ec.SECP384R1()])
@@ -25,12 +34,14 @@ def test_rsa_is_taken_from_3072_bits_on() -> None:
 
 
 def test_short_and_endless_rsa_is_refused() -> None:
-    endless = rsa.RSAPublicNumbers(65_537, 2**8200 + 1).public_key()
+    longest = rsa.RSAPublicNumbers(65_537, 2**8191 + 1).public_key()
+    endless = rsa.RSAPublicNumbers(65_537, 2**8192 + 1).public_key()
 
     with pytest.raises(CertificateError, match="got RSA of 2048 bits"):
         verify_strong(rsa.generate_private_key(65_537, 2048).public_key())
-    with pytest.raises(CertificateError, match="got RSA of 8201 bits"):
+    with pytest.raises(CertificateError, match="got RSA of 8193 bits"):
         verify_strong(endless)
+    assert verify_strong(longest) is longest
 
 
 def test_another_kind_of_key_is_refused() -> None:
@@ -44,3 +55,34 @@ def test_a_key_has_one_digest_and_no_other_key_has_it() -> None:
     assert digest_of(first) == digest_of(first)
     assert digest_of(first) != digest_of(second)
     assert len(digest_of(first)) == 64
+
+
+def test_the_digest_that_is_kept_stays_the_same_from_release_to_release() -> None:
+    key = new_key().public_key()
+    spki = key.public_bytes(
+        serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
+    )
+
+    labelled = b"kumiai/identity/public-key/v1/" + spki
+    assert digest_of(key) == hashlib.sha256(labelled).hexdigest()
+
+
+def test_a_key_is_read_as_it_was_written() -> None:
+    key = new_key()
+
+    assert isinstance(key.curve, ec.SECP256R1)
+    again = private_key_of(private_pem_of(key), "key")
+    assert again.private_numbers() == key.private_numbers()
+
+
+def test_a_key_that_is_damaged_or_of_another_kind_is_named() -> None:
+    other = ed25519.Ed25519PrivateKey.generate().private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    )
+
+    with pytest.raises(IntegrityError, match=r"^own key must be an unencrypted private key"):
+        private_key_of(b"junk", "own key")
+    with pytest.raises(IntegrityError, match=r"^own key must be on an elliptic curve"):
+        private_key_of(other, "own key")

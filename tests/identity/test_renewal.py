@@ -6,7 +6,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from kumiai.core import failpoints
-from kumiai.core.errors import CertificateError, IntegrityError, NotFoundError
+from kumiai.core.errors import CertificateError, IntegrityError, NotFoundError, StorageError
 from kumiai.identity import (
     CertificateManager,
     Identity,
@@ -56,6 +56,7 @@ def test_certificate_and_key_are_replaced(
     assert (after.uri, after.issuer_serial) == (before.uri, issuer.serial)
     assert after.serial != before.serial
     assert own.key.stat().st_mode & 0o777 == 0o600
+    assert own.cert.stat().st_mode & 0o777 == 0o644
     assert not own.key.with_name("site-1.key.next").exists()
 
 
@@ -70,6 +71,23 @@ def test_a_sites_certificate_is_due_at_half_of_its_life(
     assert by_hand is None
     assert due_at is not None
     assert due_at == pytest.approx(clock.now() + DAY_SECONDS / 2, abs=1)
+
+
+def test_who_has_nothing_to_finish_writes_nothing(own: RenewableFiles) -> None:
+    before = sorted(own.key.parent.iterdir())
+
+    assert not own.recover()
+
+    assert sorted(own.key.parent.iterdir()) == before
+
+
+def test_a_certificate_that_is_missing_or_too_large_is_named(own: RenewableFiles) -> None:
+    own.cert.write_bytes(own.cert.read_bytes().ljust(64 * 1024 + 1, b"\n"))
+    with pytest.raises(StorageError, match="certificate must be at most 65536 bytes"):
+        own.due_at()
+    own.cert.unlink()
+    with pytest.raises(NotFoundError, match=r"^certificate must exist"):
+        own.due_at()
 
 
 @pytest.mark.parametrize("point", POINTS)

@@ -267,7 +267,10 @@ class Session:
     ) -> int:
         """Load the changed module, and all that rests on it, in place of the true one."""
         for name in self._dependents:
-            sys.modules.pop(name, None)
+            package, _, own = name.rpartition(".")
+            # A module is an attribute of its package, too: ``from package import module`` takes it.
+            if sys.modules.pop(name, None) is not None and package in sys.modules:
+                vars(sys.modules[package]).pop(own, None)
         sys.meta_path.insert(0, Finder(self.trial.name, self.trial.path, mutant.source))
         folder = session.config.getoption("basetemp")
         return int(pytest.main([*QUIET, "-x", f"--basetemp={folder}", *tests], plugins=[reporter]))

@@ -340,7 +340,7 @@ class _Finder(ast.NodeVisitor):
             case bool(value):
                 self._replace(node, str(not value))
             case int(value) | float(value):
-                self._replace(node, f"{self._text(node)} + 1" if value else "1")
+                self._replace(node, repr(value + 1))
             case bytes():
                 self._replace(node, f'b"XX" {self._text(node)}')
             case str(text) if not self._in_message and " " not in text.strip("\n"):

@@ -53,7 +53,7 @@ def locked(directory: Path) -> Iterator[None]:
     """
     path = directory / ".lock"
     try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     except OSError as error:
         raise StorageError(f"cannot open {path}: {error.strerror}") from error
     try:
@@ -81,7 +81,7 @@ def write_atomic(path: Path, content: bytes, *, mode: int) -> None:
 
 
 def _write_synced(path: Path, content: bytes, mode: int) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:
         # The umask may have taken bits away that the file is meant to have.
         os.fchmod(descriptor, mode)
@@ -94,7 +94,7 @@ def _write_synced(path: Path, content: bytes, mode: int) -> None:
 
 def sync_directory(path: Path) -> None:
     """Make the names in a directory durable; an ``OSError`` if that cannot be done."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

@@ -7,7 +7,6 @@ key that was made here, for the same owner, and vouched for by a root that is tr
 Reads and writes files.
 """
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -26,7 +25,7 @@ __all__ = ["RenewableFiles"]
 
 _PUBLIC: Final = 0o644
 _SECRET: Final = 0o600
-_KEY: Final = re.compile(rb"-----BEGIN PRIVATE KEY-----.*?-----END PRIVATE KEY-----\n?", re.DOTALL)
+_KEYS_END: Final = b"-----END PRIVATE KEY-----\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,10 +94,9 @@ class RenewableFiles:
                 content = files.read_file(self._next, "renewed certificate")
             except NotFoundError:  # another process was first
                 return False
-            match = _KEY.match(content)
-            key_pem = b"" if match is None else match[0]
+            key_pem, end, chain = content.partition(_KEYS_END)
             try:
-                key, chain = private_key_of(key_pem, "renewed key"), content[len(key_pem) :]
+                key = private_key_of(key_pem + end, "renewed key")
                 self._verify_fit(chain, key)
             except (IntegrityError, CertificateError):
                 # The pair at hand is whole: nothing of it is touched before this file is.

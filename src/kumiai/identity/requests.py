@@ -53,7 +53,7 @@ class CertificateRequest:
         Raises:
             CertificateError: it does.
         """
-        if self.common_name not in {None, name}:
+        if self.common_name is not None and self.common_name != name:
             raise CertificateError(
                 f"request must be for {name!r} or leave the name out, "
                 f"got {_shown(self.common_name)}; make it anew at the site"
@@ -165,5 +165,5 @@ def _one_name(common_names: list[x509.NameAttribute[str | bytes]]) -> str | None
     return value
 
 
-def _shown(text: str | None) -> str:
-    return repr(text if text is None or len(text) <= 80 else text[:77] + "...")
+def _shown(text: str) -> str:
+    return repr(text if len(text) <= 80 else text[:77] + "...")

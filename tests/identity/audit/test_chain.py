@@ -1,3 +1,4 @@
+import hashlib
 from collections.abc import Callable
 
 import pytest
@@ -10,6 +11,7 @@ from kumiai.identity.audit import (
     Act,
     Actor,
     AuditScribe,
+    Checkpoint,
     LogHead,
     LogVerifier,
     PersonKey,
@@ -81,9 +83,25 @@ ATTACKS: dict[str, tuple[Callable[[list[Row], int], list[Row]], str]] = {
     "deleted": (deleted, "was deleted"),
     "swapped": (swapped, "it was moved"),
     "truncated": (truncated, "was cut off, by the log's own count"),
-    "inserted twice": (inserted, "it was put in"),
+    "inserted twice": (inserted, "stand once, got it again after"),
     "inserted anew": (inserted_anew, "it was changed, or what stands before"),
 }
+
+
+def test_the_chain_is_that_of_every_release() -> None:
+    label = b"kumiai audit chain v1\0"
+
+    assert hashlib.sha256(label).digest() == CHAIN_START
+    assert chained(b"c" * 32, b"l" * 32) == hashlib.sha256(label + b"c" * 32 + b"l" * 32).digest()
+    assert LogHead() == LogHead(0, CHAIN_START, b"")
+
+
+def test_a_checkpoint_says_of_which_log_and_when() -> None:
+    head = LogHead(1, b"c" * 32, b"h" * 32)
+
+    assert head.checkpoint("kumiai/f/audit", 5) == Checkpoint(
+        "kumiai/f/audit", 1, b"h" * 32, b"c" * 32, 5
+    )
 
 
 def test_a_log_that_nobody_touched_is_right() -> None:
@@ -121,6 +139,8 @@ def test_several_entries_that_are_missing_are_named() -> None:
 
     with pytest.raises(IntegrityError, match="one of the entries 3 to 7 was deleted"):
         verify(rows[:3] + rows[8:])
+    with pytest.raises(IntegrityError, match="one: entry 3 was deleted"):
+        verify(rows[:3] + rows[4:])
 
 
 def test_a_change_with_all_hashes_made_anew_is_between_two_checkpoints() -> None:
@@ -144,6 +164,9 @@ def test_a_checkpoint_with_another_chain_is_refused() -> None:
 
     with pytest.raises(IntegrityError, match="entries 0 to 1 of the audit log must be what"):
         verifier.check(LogHead(2, bytes(32), log.rows[-1].frontier).checkpoint("o", 1))
+    other_root = LogHead(2, log.rows[-1].chain, bytes(32))
+    with pytest.raises(IntegrityError, match="entries 0 to 1 of the audit log must be what"):
+        verifier.check(other_root.checkpoint("o", 1))
     with pytest.raises(ValueError, match="checkpoint must be about 2 entries, got 1"):
         verifier.check(LogHead(1, bytes(32), bytes(32)).checkpoint("o", 1))
 
