@@ -150,5 +150,5 @@ def test_drawn_scalars_are_in_range_and_never_twice_the_same() -> None:
     drawn = [group.draw_scalar() for _ in range(64)]
 
     assert len(set(drawn)) == 64
-    assert all(1 <= scalar < ORDER for scalar in drawn)
+    assert all(0 <= scalar < ORDER for scalar in drawn)
     assert max(drawn) > 2**250

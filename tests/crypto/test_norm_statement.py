@@ -49,10 +49,10 @@ def test_rows_hold_all_coordinates_and_no_row_too_many(statement: NormStatement)
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"dimension": 0}, "dimension must be at least 1, got 0"),
-        ({"bound_squared": -1}, "bound_squared must be at least 0, got -1"),
-        ({"weight": 0}, "weight must be at least 1, got 0"),
-        ({"weight": -3}, "weight must be at least 1, got -3"),
+        ({"dimension": 0}, "^dimension must be at least 1, got 0"),
+        ({"bound_squared": -1}, "^bound_squared must be at least 0, got -1"),
+        ({"weight": 0}, "^weight must be at least 1, got 0"),
+        ({"weight": -3}, "^weight must be at least 1, got -3"),
         ({"bound_squared": 2**100}, "lower the bound or the weight"),
         ({"weight": 2**50}, "lower the bound or the weight"),
     ],

@@ -1,3 +1,5 @@
+import hashlib
+import struct
 from collections.abc import Callable
 
 import pytest
@@ -23,6 +25,29 @@ def ask(label: str) -> Callable[[Transcript], object]:
 
 def number(value: int) -> Callable[[Transcript], object]:
     return lambda transcript: transcript.append_integer("n", value)
+
+
+def absorbed(label: bytes, *parts: bytes) -> bytes:
+    """Write down what is hashed, another way than the code does."""
+    pieces = [label, struct.pack(">Q", len(parts)), *parts]
+    return b"".join(struct.pack(">Q", len(piece)) + piece for piece in pieces)
+
+
+def test_a_challenge_is_the_hash_of_everything_with_its_labels_and_lengths() -> None:
+    before = absorbed(b"protocol", b"test") + absorbed(b"points", b"one", b"")
+    first = before + absorbed(b"n", b"\x01\x00") + absorbed(b"n", b"") + absorbed(b"n", b"\xff")
+    first += absorbed(b"challenge", b"x")
+
+    transcript = Transcript("test")
+    transcript.append("points", b"one", b"")
+    for value in (256, 0, 255):
+        transcript.append_integer("n", value)
+    challenges = [transcript.challenge_bytes("x"), transcript.challenge("y")]
+
+    expected = hashlib.sha512(first).digest()
+    second = first + absorbed(b"challenged", expected) + absorbed(b"challenge", b"y")
+    whole = int.from_bytes(hashlib.sha512(second).digest(), "big")
+    assert challenges == [expected, whole % ORDER]
 
 
 def test_the_same_conversation_gives_the_same_challenges() -> None:

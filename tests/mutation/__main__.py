@@ -86,11 +86,16 @@ class Trial:
 
     def tests_of(self, mutant: Mutant) -> list[str]:
         """Return the tests that may notice, those first that have noticed most so far."""
-        first, last = mutant.lines
-        found = {test for line in range(first, last + 1) for test in self.tests.get(line, ())}
-        if "" in found:  # run by the import, so felt by every test
-            found = set(self.all_tests)
+        found = set(self.all_tests if self.is_imported(mutant) else self._runners_of(mutant))
         return sorted(found, key=lambda test: (-self.kills[test], test))
+
+    def is_imported(self, mutant: Mutant) -> bool:
+        """Return whether an import runs the changed lines, so that every test may feel them."""
+        return "" in self._runners_of(mutant)
+
+    def _runners_of(self, mutant: Mutant) -> set[str]:
+        first, last = mutant.lines
+        return {test for line in range(first, last + 1) for test in self.tests.get(line, ())}
 
 
 def tried(name: str) -> int:
@@ -255,7 +260,9 @@ class Session:
             silence = os.open(os.devnull, os.O_RDWR)
             for standard in (0, 1, 2):
                 os.dup2(silence, standard)
-            if put_in_place(sys.modules[self.trial.name], mutant):
+            module = sys.modules[self.trial.name]
+            # What an import has made by the true code, a test's constants say, must be made anew.
+            if not self.trial.is_imported(mutant) and put_in_place(module, mutant):
                 code = run_collected(session, tests, Reporter(pipe))
             else:
                 code = self._run_anew(session, mutant, tests, Reporter(pipe))

@@ -50,8 +50,8 @@ Draw = Callable[[], int]
 
 
 def draw_scalar() -> int:
-    """Draw a uniform scalar in [1, ORDER)."""
-    return 1 + secrets.randbelow(int(ORDER) - 1)
+    """Draw a uniform scalar in [0, ORDER)."""
+    return secrets.randbelow(int(ORDER))
 
 
 def dot(left: Sequence[mpz], right: Sequence[mpz]) -> mpz:

@@ -12,7 +12,6 @@ times the standard generator of the curve.
 Source: Schnorr 1989; Cramer and Damgård 1998; Wahby et al. 2018 (Hyrax), appendix A.
 """
 
-import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -30,6 +29,7 @@ from kumiai.crypto.group import (
     base_multiple,
     certain,
     dot,
+    draw_scalar,
     encode_point,
     encode_scalar,
     multiply,
@@ -52,8 +52,6 @@ __all__ = [
     "verify_product",
     "verify_square",
 ]
-
-_BATCH_BITS = 128
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -213,7 +211,7 @@ def verify_linear(
     """Check a linear equation.
 
     All commitments are checked at once in a combination that the verifier draws; a wrong one
-    passes with probability 2^-128.
+    passes with probability 2^-256.
 
     Args:
         rows: the generators.
@@ -229,7 +227,7 @@ def verify_linear(
     challenge = _linear_challenge(transcript, proof.masks, proof.masked_sum)
     if _weighted(weights, proof.responses) != (proof.masked_sum + challenge * total) % ORDER:
         raise ProofError("linear relation between committed numbers must hold, and does not")
-    factors = [mpz(secrets.randbits(_BATCH_BITS)) for _ in points]
+    factors = [mpz(draw_scalar()) for _ in points]
     sums = [mpz(0)] * max(map(len, weights))
     for position, responses in enumerate(proof.responses):
         for index, response in enumerate(responses):
