@@ -53,7 +53,11 @@ def test_a_public_key_comes_back() -> None:
 
 
 def test_a_private_key_comes_back() -> None:
-    assert private_key_from_bytes(PRIVATE).primes == real_key().primes
+    blob = private_key_to_bytes(real_key())
+
+    assert blob == PRIVATE
+    assert len(blob) == 6 + 35 + 2 * 128
+    assert private_key_from_bytes(blob).primes == real_key().primes
 
 
 @given(st.integers(-(2**700), 2**700))

@@ -7,7 +7,13 @@ import numpy as np
 import pytest
 
 from kumiai.core.errors import CryptoError
-from kumiai.crypto.paillier import EncryptedVector, Exponents, PaillierCrypto, SlotLayout
+from kumiai.crypto.paillier import (
+    EncryptedVector,
+    Exponents,
+    PaillierCrypto,
+    RandomiserPool,
+    SlotLayout,
+)
 from kumiai.crypto.paillier.bulk import decrypt_all, encrypt_all
 from kumiai.crypto.paillier.randomisers import new_source
 from tests.crypto.paillier.some_keys import SMALL_KEY, real_key
@@ -42,6 +48,17 @@ class CountingExecutor(Executor):
         return Lazy()
 
 
+class CountedSource:
+    """Counts what is computed on the spot."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def draw(self) -> int:
+        self.count += 1
+        return 1
+
+
 def test_a_process_encrypts_and_another_way_of_decrypting_agrees(processes: Executor) -> None:
     holder = PaillierCrypto(key=real_key())
     anybody = PaillierCrypto(key=real_key().public_key, exponents=Exponents.SHORT)
@@ -60,6 +77,21 @@ def test_a_forged_ciphertext_is_refused_by_the_process_that_decrypts(processes: 
 
     with pytest.raises(CryptoError, match="share no factor"):
         crypto.decrypt_many(forged, executor=processes)
+
+
+def test_a_process_draws_randomisers_ahead(processes: Executor) -> None:
+    crypto = PaillierCrypto(key=real_key())
+    source = CountedSource()
+    pool = RandomiserPool(
+        source, crypto.public_key, Exponents.SHORT, processes, size=4, batch_count=4
+    )
+    processes.submit(int).result()  # after the batch, since there is one worker
+
+    drawn = [pool.draw() for _ in range(4)]
+
+    assert source.count == 0
+    assert len(set(drawn)) == 4
+    assert [real_key().raw_decrypt(each) for each in drawn] == [0] * 4
 
 
 def test_few_chunks_wait_and_all_come_in_order() -> None:

@@ -1,4 +1,5 @@
 import copy
+import hashlib
 import pickle  # noqa: TID251 - a private key must refuse it
 
 import pytest
@@ -121,6 +122,13 @@ def test_a_fingerprint_is_the_modulus_alone() -> None:
     assert OTHER_SMALL_KEY.public_key != KEY
     assert OTHER_SMALL_KEY.public_key.fingerprint != KEY.fingerprint
     assert KEY != N
+
+
+def test_a_fingerprint_is_the_hash_of_label_and_modulus() -> None:
+    data = b"kumiai/paillier/key-fingerprint/v1\0" + N.to_bytes(32, "big")
+
+    assert KEY.fingerprint == hashlib.sha256(data).digest()
+    assert KEY.short_name == KEY.fingerprint.hex()[:8]
 
 
 def test_sizes_follow_from_the_modulus() -> None:

@@ -57,6 +57,12 @@ def test_a_randomiser_is_a_residue_that_hides_nothing_of_its_own(source: Randomi
     assert len(set(drawn)) == 20
 
 
+def test_no_randomiser_of_a_hundred_thousand_repeats() -> None:
+    drawn = draw_many(SMALL_KEY.public_key, Exponents.HALF, 100_000)
+
+    assert len(set(drawn)) == 100_000
+
+
 @pytest.mark.parametrize("source", SOURCES.values(), ids=SOURCES)
 def test_randomisers_never_repeat_and_their_low_digits_are_even(source: RandomiserSource) -> None:
     drawn = [int(source.draw()) for _ in range(4096)]

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from kumiai.core.errors import CryptoError
 from kumiai.crypto.paillier import EncryptedVector, PaillierCrypto, SlotLayout, sum_of_vectors
-from tests.crypto.paillier.some_keys import OTHER_SMALL_KEY, SMALL_KEY, real_key
+from tests.crypto.paillier.some_keys import OTHER_SMALL_KEY, SMALL_KEY, SmallPublicKey, real_key
 
 CRYPTO = PaillierCrypto(key=SMALL_KEY)
 KEY = CRYPTO.public_key
@@ -80,6 +80,19 @@ def test_a_weight_without_head_room_is_refused(weight: int) -> None:
         encrypted([1] * 13) * weight
 
 
+def test_a_weight_without_head_room_is_refused_before_it_costs_anything(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    vector = encrypted([1] * 13)
+    raised: list[int] = []
+    monkeypatch.setattr(SmallPublicKey, "raw_multiply", lambda *_: raised.append(1))
+
+    with pytest.raises(CryptoError, match="summand_count"):
+        vector * 11
+
+    assert raised == []
+
+
 def test_the_last_weight_with_head_room_is_exact() -> None:
     plain = [127, -127] * 6 + [0]
 
@@ -119,6 +132,7 @@ def test_what_is_no_vector_or_weight_is_refused() -> None:
         vector * 0.5  # type: ignore[operator]
     with pytest.raises(TypeError):
         vector * vector  # type: ignore[operator]
+    assert vector.__mul__(0.5) is NotImplemented  # type: ignore[arg-type]
 
 
 def test_a_sum_of_nothing_is_refused() -> None:

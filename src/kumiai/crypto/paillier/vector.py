@@ -55,7 +55,6 @@ class EncryptedVector:
             return NotImplemented
         _verify_alike(self, other)
         summand_count = self.summand_count + other.summand_count
-        _verify_head_room(self.layout, summand_count)
         sums = map(self.public_key.raw_add, self.ciphertexts, other.ciphertexts)
         return replace(self, summand_count=summand_count, ciphertexts=tuple(sums))
 
@@ -79,6 +78,7 @@ class EncryptedVector:
         if not isinstance(weight, int):
             return NotImplemented
         summand_count = self.summand_count * abs(weight)
+        # Before the arithmetic, which takes as long as the weight is.
         _verify_head_room(self.layout, summand_count)
         multiply = self.public_key.raw_multiply
         products = tuple(multiply(each, weight) for each in self.ciphertexts)
