@@ -1,0 +1,260 @@
+"""What a round of secure aggregation costs clients and coordinator, next to Flower's SecAgg+.
+
+Run ``python benchmarks/secure_aggregation.py [--short]``. All members live in this process and take
+turns; each one's CPU seconds are counted apart, so that the figures hold on a busy machine. A tenth
+of the clients vanishes before the upload.
+
+Flower is run by the interpreter that KUMIAI_FLOWER_PYTHON names, in an environment of its own with
+``pip install flwr``; without one, figures measured once on a machine with two cores are shown.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import time
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from _measuring import Goal, at_most, load_line, print_goals, print_table
+
+from kumiai.crypto.pedersen import PedersenRows
+from kumiai.crypto.signatures import Ed25519Signer, Ed25519Verifier
+from kumiai.secagg import (
+    Action,
+    Adversary,
+    AskUpdate,
+    Member,
+    Outcome,
+    PedersenProofs,
+    Proofs,
+    Publish,
+    RoundDescriptor,
+    SecureAggregationProtocol,
+    Send,
+    smallest_graph,
+)
+
+FLOWER_VARIABLE = "KUMIAI_FLOWER_PYTHON"
+FLOWER_ONCE = {(10, 100_000): 1.1, (10, 1_000_000): 2.0, (30, 100_000): 8.4}
+"""Wall seconds of a round, measured once with flwr 1.42 on a quiet machine with two cores."""
+OF_FLOWER = 0.25
+SPARSE_SERVER_SECONDS = 2.0
+BYTES_PER_PARAMETER = 4.1
+
+
+@dataclass(frozen=True)
+class Cost:
+    """CPU seconds: a client's on average and the coordinator's; wall seconds of all together."""
+
+    client: float
+    server: float
+    wall: float
+    upload_bytes: int
+
+
+class Bench:
+    """A round whose members' CPU seconds are counted."""
+
+    def __init__(self, count: int, dimension: int, proofs: Proofs, rows: PedersenRows) -> None:
+        self.signers = {f"site-{n:04}": Ed25519Signer.generate() for n in range(count)}
+        coordinator = Ed25519Signer.generate()
+        self.descriptor = describe(self.signers, coordinator, dimension, proofs)
+        made = None if proofs is Proofs.OFF else PedersenProofs(rows)
+        protocol = SecureAggregationProtocol(Ed25519Verifier(), made)
+        self.seconds: dict[str, float] = defaultdict(float)
+        self.upload_bytes = 0
+        self.outcome: Outcome | None = None
+        self.waiting: deque[tuple[str, Send]] = deque()
+        self.server = protocol.server(self.descriptor, "coordinator", coordinator)
+        self.clients = {
+            name: protocol.client(self.descriptor, name, signer)
+            for name, signer in self.signers.items()
+        }
+        rng = np.random.default_rng(1)
+        self.update = rng.uniform(-1, 1, dimension).astype(np.float32)
+        self.dropouts = set(list(self.signers)[:: min(10, count)])
+
+    @contextmanager
+    def counted(self, name: str) -> Iterator[None]:
+        start = time.process_time()
+        yield
+        self.seconds[name] += time.process_time() - start
+
+    def run(self) -> Cost:
+        start = time.perf_counter()
+        for name, client in self.clients.items():
+            self.at_client(name, client.begin)
+        self.deliver()
+        while self.outcome is None:
+            self.at_server(self.server.end_phase)
+            self.deliver()
+        wall = time.perf_counter() - start
+        clients = [self.seconds[name] for name in self.clients if name not in self.dropouts]
+        return Cost(
+            sum(clients) / len(clients), self.seconds["coordinator"], wall, self.upload_bytes
+        )
+
+    def deliver(self) -> None:
+        while self.waiting:
+            name, send = self.waiting.popleft()
+            if send.recipients:
+                content = b"" if send.vector is None else send.vector
+                self.at_client(name, partial(self.clients[name].receive, send.message, content))
+                continue
+            self.at_server(partial(self.server.receive, name, send.message, send.attachment))
+            if send.vector is not None:
+                self.upload_bytes = send.vector.nbytes
+                self.at_server(partial(self.server.add_upload, name, partial(list, [send.vector])))
+
+    def at_client(self, name: str, act: Callable[[], tuple[Action, ...]]) -> None:
+        with self.counted(name):
+            actions = act()
+        for action in actions:
+            match action:
+                case Send():
+                    self.waiting.append((name, action))
+                case AskUpdate() if name not in self.dropouts:
+                    self.at_client(name, partial(self.clients[name].submit, self.update, 1))
+                case _:
+                    pass
+
+    def at_server(self, act: Callable[[], tuple[Action, ...]]) -> None:
+        with self.counted("coordinator"):
+            actions = act()
+        for action in actions:
+            match action:
+                case Send():
+                    self.waiting.extend((name, action) for name in action.recipients)
+                case Publish(outcome):
+                    self.outcome = outcome
+                case _:
+                    pass
+
+
+def describe(
+    signers: dict[str, Ed25519Signer], coordinator: Ed25519Signer, dimension: int, proofs: Proofs
+) -> RoundDescriptor:
+    count, degree, threshold = len(signers), 0, 2 * len(signers) // 3 + 1
+    if count > 200:
+        graph = smallest_graph(count, colluding=0.1, dropping=0.1, adversary=Adversary.MALICIOUS)
+        degree, threshold = graph.degree, graph.threshold
+    return RoundDescriptor(
+        run_id="benchmark",
+        round_number=1,
+        round_id=os.urandom(16),
+        coordinators=(Member("coordinator", coordinator.public),),
+        roster=tuple(Member(name, signer.public) for name, signer in signers.items()),
+        threshold=threshold,
+        minimum_survivors=9 * count // 10 if degree else max(3, threshold),
+        adversary=Adversary.MALICIOUS,
+        colluders=count // 10,
+        degree=degree,
+        dimension=dimension,
+        ring_bits=32,
+        clip=1.0,
+        value_bits=16,
+        weight_bound=8,
+        norm_bound=float(dimension),
+        proofs=proofs,
+    )
+
+
+def of_flower(count: int, dimension: int) -> dict[str, float] | None:
+    python = os.environ.get(FLOWER_VARIABLE)
+    if not python:
+        return None
+    program = Path(__file__).with_name("_flower_secagg.py")
+    done = subprocess.run(
+        [python, str(program), str(count), str(dimension)],
+        capture_output=True,
+        check=True,
+        text=True,
+    )
+    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def against_flower(count: int, dimension: int, cost: Cost, total: float) -> tuple[list[str], Goal]:
+    name = f"secure aggregation: of Flower's round, {count} x {dimension // 1000} k"
+    flower = of_flower(count, dimension)
+    if flower is not None:
+        row = [f"{flower['cpu']:.2f}", f"{flower['wall']:.2f}", "measured beside"]
+        return row, at_most(name, OF_FLOWER, total / flower["cpu"], " of its CPU s")
+    once = FLOWER_ONCE[count, dimension]
+    row = ["-", f"{once:.2f}", "measured once elsewhere"]
+    return row, at_most(name, OF_FLOWER, cost.wall / once, " of its wall s, elsewhere")
+
+
+def rounds(sizes: list[tuple[int, int]], rows: PedersenRows) -> list[Goal]:
+    goals, lines = [], []
+    for count, dimension in sizes:
+        cost = Bench(count, dimension, Proofs.OFF, rows).run()
+        total = cost.client * count + cost.server
+        flower = ["", "", ""]
+        if (count, dimension) in FLOWER_ONCE:
+            flower, goal = against_flower(count, dimension, cost, total)
+            goals += [goal] if count == 30 else []
+        per_parameter = cost.upload_bytes / dimension
+        lines.append(
+            (f"{count} x {dimension // 1000} k", f"{cost.client:.3f}", f"{cost.server:.3f}",
+             f"{total:.2f}", f"{cost.wall:.2f}", f"{per_parameter:.3f}", *flower)
+        )  # fmt: skip
+    headers = ("clients x numbers", "client CPU s", "coordinator CPU s", "all CPU s", "wall s",
+               "B/number up", "Flower CPU s", "its wall s", "")  # fmt: skip
+    print_table("a round, complete graph, a tenth drops out", headers, lines)
+    goals.append(
+        at_most("secure aggregation: upload per number", BYTES_PER_PARAMETER, per_parameter, " B")
+    )
+    return goals
+
+
+def proven(sizes: list[tuple[int, int, Proofs]], rows: PedersenRows) -> None:
+    lines = []
+    for count, dimension, proofs in sizes:
+        cost = Bench(count, dimension, proofs, rows).run()
+        lines.append(
+            (f"{count} x {dimension // 1000} k", proofs.value, f"{cost.client:.2f}",
+             f"{cost.server:.2f}")
+        )  # fmt: skip
+    headers = ("clients x numbers", "proofs", "client CPU s", "coordinator CPU s")
+    print_table("a round whose sum everybody checks", headers, lines)
+
+
+def sparse(dimension: int, rows: PedersenRows) -> Goal:
+    cost = Bench(500, dimension, Proofs.OFF, rows).run()
+    print_table(
+        "500 clients, sparse graph, a tenth drops out",
+        ("numbers", "client CPU s", "coordinator CPU s"),
+        [(f"{dimension // 1000} k", f"{cost.client:.3f}", f"{cost.server:.3f}")],
+    )
+    return at_most(
+        "secure aggregation: coordinator, 500 x 100 k", SPARSE_SERVER_SECONDS, cost.server, " CPU s"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else "")
+    parser.add_argument("--short", action="store_true", help="few clients, no sparse graph")
+    short = parser.parse_args().short
+    print(load_line())
+    rows = PedersenRows()
+    rows.table_bytes()
+    sizes = [(10, 100_000), (30, 100_000)]
+    if not short:
+        sizes += [(100, 100_000), (10, 1_000_000), (30, 1_000_000), (100, 1_000_000)]
+    goals = rounds(sizes, rows)
+    checked = [(4, 100_000, Proofs.SUM), (4, 100_000, Proofs.NORM)]
+    proven(checked[:1] if short else checked, rows)
+    if not short:
+        goals.append(sparse(100_000, rows))
+    print_goals(goals)
+
+
+if __name__ == "__main__":
+    main()
