@@ -27,7 +27,6 @@ __all__ = [
     "combine",
     "combine_many",
     "commitment_of",
-    "lagrange_weights",
     "split",
     "verify_share",
 ]
@@ -152,24 +151,6 @@ def combine_many(
             weights[xs] = _Weights.of(xs, threshold, over)
         secrets_found.append(weights[xs].secret([share.value for share in ordered], over))
     return tuple(secrets_found)
-
-
-def lagrange_weights(
-    xs: Sequence[int], *, at: int = 0, over: PrimeField = SHARE_FIELD
-) -> tuple[int, ...]:
-    """Return by what to multiply the values at ``xs``, so that their sum is the value at ``at``.
-
-    Args:
-        xs: distinct places.
-        at: a place that is not among them.
-        over: the field.
-
-    Raises:
-        ValueError: two places are the same.
-    """
-    if len(set(xs)) < len(xs):
-        raise ValueError("xs must be distinct, got two that are the same")
-    return _weights_at(at, xs, _barycentric(xs, over), over)
 
 
 def commitment_of(share: Share, *, salt: bytes, context: bytes) -> bytes:
