@@ -2,11 +2,13 @@
 
 from collections.abc import Callable
 from datetime import UTC, datetime
+from ipaddress import ip_network
 from typing import Any
 
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.x509.name import _ASN1Type
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
@@ -119,7 +121,38 @@ def test_an_issuer_for_sites_is_for_clients_alone() -> None:
     sites = issuer(only_sites=True)
 
     assert ("OU", "sites") in names(sites.subject)
-    assert extensions(sites)["extendedKeyUsage"] == (False, [ExtendedKeyUsageOID.CLIENT_AUTH])
+    limits = extensions(sites)
+    assert limits["extendedKeyUsage"] == (False, [ExtendedKeyUsageOID.CLIENT_AUTH])
+    excluded = [
+        x509.DNSName(""),
+        x509.IPAddress(ip_network("0.0.0.0/0")),
+        x509.IPAddress(ip_network("::/0")),
+    ]
+    assert limits["nameConstraints"] == (True, x509.NameConstraints(None, excluded))
+
+
+def test_a_client_of_an_issuer_for_sites_has_no_common_name() -> None:
+    signed = signing.new_member_certificate(
+        RECORD, (), KEY.public_key(), issuer=issuer(only_sites=True), issuer_key=ISSUER_KEY
+    )
+
+    assert names(signed.subject) == [("O", "f"), ("UID", "a")]
+
+
+def test_a_root_with_another_kind_of_key_follows_nobody() -> None:
+    class WithRSA:
+        @staticmethod
+        def public_key() -> object:
+            return rsa.generate_private_key(65_537, 2048).public_key()
+
+    with pytest.raises(TypeError, match="must be an elliptic curve's, got RSAPublicKey"):
+        signing.new_succession_certificate(
+            WithRSA(),  # type: ignore[arg-type]
+            serial=11,
+            not_before=BEGIN,
+            before=ROOT,
+            key_before=ROOT_KEY,
+        )
 
 
 def test_a_member_may_show_itself_and_sign_nothing() -> None:

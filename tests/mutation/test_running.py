@@ -121,6 +121,7 @@ def test_every_named_test_file_is_there() -> None:
     assert missing == []
 
 
+@pytest.mark.slow
 def test_a_module_whose_mutants_are_all_killed_passes() -> None:
     command = [sys.executable, "-m", "tests.mutation", "kumiai.identity.denials"]
 
