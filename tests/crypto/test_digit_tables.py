@@ -39,6 +39,7 @@ def test_integers_are_written_in_digits_that_the_table_has(value: int) -> None:
 
     assert signed(digits) == [value, 5]
     assert np.abs(digits).max() <= 128
+    assert digits.dtype == np.int16
 
 
 def test_small_integers_take_one_place_and_nothing_takes_one_as_well() -> None:
@@ -51,9 +52,11 @@ def test_small_integers_take_one_place_and_nothing_takes_one_as_well() -> None:
 def test_scalars_are_written_in_33_digits(scalars: list[int]) -> None:
     digits = digits_of_scalars(scalars)
 
+    assert digits.shape == (33, len(scalars))
     assert signed(digits) == [scalar % ORDER for scalar in scalars]
     assert digits.min() >= -128
     assert digits.max() <= 127
+    assert digits.dtype == np.int16
 
 
 @given(st.lists(st.integers(-(2**45), 2**45), min_size=3, max_size=3))
@@ -87,6 +90,7 @@ def test_a_kept_table_is_as_good_as_a_new_one(table: DigitTable) -> None:
     digits = digits_of_integers(np.array([77, -3000, 128]))
     assert group.same(kept.combine(digits), table.combine(digits))
     assert kept.point_count == 3
+    assert table.to_bytes().startswith(b"kumiai digit table 1\n\x04")
 
 
 def redigested(body: bytes) -> bytes:

@@ -40,8 +40,10 @@ def test_rows_hold_all_coordinates_and_no_row_too_many(statement: NormStatement)
     assert 0 <= statement.row_count * statement.row_length - statement.length < statement.row_length
     assert statement.row_count <= 1 << statement.row_bits < 2 * statement.row_count
     assert 1 << statement.column_bits == statement.row_length
-    assert statement.bit_row_count * statement.bit_row_length >= statement.bit_count
-    assert statement.bit_row_count <= 1 << statement.bit_row_bits
+    assert statement.bit_count == 128 * statement.projection_bits + statement.slack_bits
+    spare = statement.bit_row_count * statement.bit_row_length - statement.bit_count
+    assert 0 <= spare < statement.bit_row_length
+    assert statement.bit_row_count <= 1 << statement.bit_row_bits < 2 * statement.bit_row_count
     assert 1 << statement.bit_column_bits == statement.bit_row_length
     assert statement.bit_row_length == min(128, statement.row_length)
 
@@ -82,6 +84,17 @@ def test_statements_that_differ_give_different_challenges() -> None:
         challenges.add(transcript.challenge("x"))
 
     assert len(challenges) == len(changes)
+
+
+def test_every_number_of_a_statement_is_absorbed_by_its_name() -> None:
+    transcript, written = Transcript("test"), Transcript("test")
+    statement = NormStatement(dimension=100, bound_squared=1000, weight=2, row_length=16)
+
+    statement.begin(transcript)
+
+    for name in ("dimension", "bound_squared", "weight", "row_length"):
+        written.append_integer(name, getattr(statement, name))
+    assert transcript.challenge("x") == written.challenge("x")
 
 
 def test_the_weight_scales_the_bound() -> None:

@@ -37,9 +37,10 @@ def digits_of_integers(values: NDArray[np.int64]) -> Digits:
         values: shape (n,), each of absolute value below 2^62.
     """
     places: list[NDArray[np.int16]] = []
-    rest = values.astype(np.int64, copy=True)
+    rest = values
     while rest.any() or not places:
-        digit = ((rest + _DIGIT_MAX) & (_RADIX - 1)) - _DIGIT_MAX
+        # The lowest byte, read as one with a sign.
+        digit = ((rest & (_RADIX - 1)) ^ _DIGIT_MAX) - _DIGIT_MAX
         places.append(digit.astype(np.int16))
         rest = (rest - digit) >> 8
     return np.stack(places)
@@ -48,7 +49,9 @@ def digits_of_integers(values: NDArray[np.int64]) -> Digits:
 def digits_of_scalars(scalars: Sequence[int]) -> Digits:
     """Write scalars of the group, each reduced first, in 33 places."""
     packed = b"".join(int(each % ORDER).to_bytes(_SCALAR_PLACES, "little") for each in scalars)
-    places = np.frombuffer(packed, np.uint8).reshape(-1, _SCALAR_PLACES).T.astype(np.int16)
+    places = (
+        np.frombuffer(packed, np.uint8).reshape(len(scalars), _SCALAR_PLACES).T.astype(np.int16)
+    )
     carry = np.zeros(places.shape[1], np.int16)
     for index in range(_SCALAR_PLACES):
         places[index] += carry
