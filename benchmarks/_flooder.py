@@ -20,15 +20,16 @@ WAVE = 64
 HOST = "127.0.0.1"
 STEP_SECONDS = 15.0
 BAD_TOKEN = "kumiai_" + "0" * 20 + "_" + "A" * 43
+CALLS = 20
 REQUEST = (
-    "GET /api/v1/runs HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
-    "Authorization: Bearer {token}\r\n\r\n"
+    "GET /api/v1/runs HTTP/1.1\r\nHost: localhost\r\nConnection: {connection}\r\n"
+    "Authorization: Bearer " + BAD_TOKEN + "\r\n\r\n"
 )
 
 
 @dataclass(frozen=True)
 class Knock:
-    """One way of being bad: first bytes on the bare connection, or a whole handshake and more."""
+    """One way of being bad: bytes on the bare connection, or a whole handshake and then bytes."""
 
     said: bytes
     tls: ssl.SSLContext | None = None
@@ -40,7 +41,8 @@ class Knock:
                 if self.tls is not None:
                     await writer.start_tls(self.tls)
                 writer.write(self.said)
-                answer = await reader.read(64)
+                # A handshake that was only begun would be waited for.
+                answer = await reader.read(64 if self.tls is None else -1)
         except TimeoutError:
             return "timed out"
         except OSError:
@@ -101,7 +103,9 @@ async def main() -> None:
         os.nice(19)
     nobody, foreign, h2 = context(ca), context(ca, cert, key), context(ca, cert, key)
     h2.set_alpn_protocols(["h2"])
-    token = REQUEST.format(token=BAD_TOKEN).encode()
+    calls = [REQUEST.format(connection="keep-alive")] * (CALLS - 1)
+    calls += [REQUEST.format(connection="close")]
+    token = "".join(calls).encode()
     ways = {
         "HTTP": (http_port, [Knock(token, nobody), Knock(b"", foreign), Knock(hello(foreign))]),
         "gRPC": (grpc_port, [Knock(b"PRI", h2), Knock(hello(h2))]),

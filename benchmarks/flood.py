@@ -3,8 +3,8 @@
 Run ``python benchmarks/flood.py``. A good operator asks over HTTP, and a good client over gRPC,
 every 20 ms, from the same address as the flood: while all is quiet, while the flooding program
 only uses up the processor, and while half of the flood comes in at each port. It comes in waves of
-64: calls with a token that nobody made, handshakes with another authority's certificate, and
-handshakes that are begun and left.
+64 connections: twenty calls with a token that nobody made, handshakes with another authority's
+certificate, and handshakes that are begun and left.
 
 A flood from elsewhere does not use the coordinator's processors. So where the system allows it,
 the coordinator has one half of them, and flood and good callers have the other, on which the

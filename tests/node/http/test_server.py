@@ -1,6 +1,7 @@
 import asyncio
 import signal
 import socket
+import ssl
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from kumiai.node.http.errors import STATUSES, answer_http_error, answer_invalid_
 from kumiai.node.http.server import _HttpService
 from kumiai.storage import DatabaseManager
 from kumiai.testing.databases import SQLiteTemplate
-from tests.node.http.api import Certificates, running_api
+from tests.node.http.api import Certificates, RunningApi, running_api
 from tests.node.wire.gate import new_gate
 
 
@@ -136,6 +137,52 @@ async def test_a_connection_without_a_whole_request_is_closed(
         writer.close()
     finally:
         await server.stop()
+
+
+async def answers_on_one_connection(
+    api: RunningApi, context: ssl.SSLContext, path: str, *, token: str = ""
+) -> tuple[int, bytes]:
+    """Return how many of three requests on one connection are answered, and the last answer."""
+    port = int(api.url.rpartition(":")[2])
+    reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=context)
+    sign = f"Authorization: Bearer {token}\r\n" if token else ""
+    last = "Connection: close\r\n"
+    writer.writelines(
+        f"GET {path} HTTP/1.1\r\nHost: x\r\n{sign}{end}\r\n".encode() for end in ("", "", last)
+    )
+    async with asyncio.timeout(10):
+        said = await reader.read()
+    writer.close()
+    return said.count(b"HTTP/1.1 "), said
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [("/healthz", 200), ("/api/v1/runs", 403), ("/api/v1/info", 403), ("/no-such-page", 404)],
+)
+async def test_who_is_not_known_has_to_connect_again_for_each_request(
+    certificates: Certificates, database: DatabaseManager, tmp_path: Path, path: str, status: int
+) -> None:
+    async with running_api(certificates, database, tmp_path) as api:
+        count, said = await answers_on_one_connection(api, certificates.context(None), path)
+
+    assert count == 1
+    assert said.startswith(f"HTTP/1.1 {status} ".encode())
+    assert b"connection: close\r\n" in said.lower()
+
+
+async def test_who_is_known_stays_connected(
+    certificates: Certificates, database: DatabaseManager, tmp_path: Path
+) -> None:
+    async with running_api(certificates, database, tmp_path) as api:
+        wanted = {"name": "nightly", "permissions": ["runs.read"]}
+        token = (await api.operator.post("/api/v1/tokens", json=wanted)).json()["token"]
+        nobody, operator = (certificates.context(each) for each in (None, certificates.operator))
+
+        by_certificate, _ = await answers_on_one_connection(api, operator, "/api/v1/info")
+        by_token, _ = await answers_on_one_connection(api, nobody, "/api/v1/runs", token=token)
+
+    assert (by_certificate, by_token) == (3, 3)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from typing import Any, Final
 import structlog
 import uvicorn
 from fastapi import FastAPI
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from kumiai.core.errors import ConfigError
@@ -23,6 +23,7 @@ __all__ = ["new_http_server"]
 
 _CONNECTIONS_MAX: Final = 1_000
 _STOP_SECONDS: Final = 2
+_LAST_ANSWER: Final = (b"connection", b"close")
 
 
 def new_http_server(
@@ -180,7 +181,8 @@ class _CertificateProtocol(H11Protocol):
 
     uvicorn does not hand it on. A connection has one peer, so the application is wrapped once
     for each connection. And uvicorn waits for ever for a connection's first request; everybody
-    may connect, so this does not.
+    may connect, so this does not. Nor may somebody who is not known ask for more on the same
+    connection: only new ones have to wait for their turn.
     """
 
     _first_request: asyncio.TimerHandle | None = None
@@ -217,8 +219,14 @@ def _with_certificates(app: Any, chain: tuple[str, ...]) -> ASGIApp:
     tls = {"client_cert_chain": chain}
 
     async def wrapped(scope: Scope, receive: Receive, send: Send) -> None:
-        await app(
-            {**scope, "extensions": {**scope.get("extensions", {}), "tls": tls}}, receive, send
-        )
+        scope = {**scope, "extensions": {**scope.get("extensions", {}), "tls": tls}}
+        state = scope.setdefault("state", {})
+
+        async def answer(message: Message) -> None:
+            if message["type"] == "http.response.start" and "caller" not in state:
+                message = {**message, "headers": [*message["headers"], _LAST_ANSWER]}
+            await send(message)
+
+        await app(scope, receive, answer)
 
     return wrapped
