@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -158,6 +159,8 @@ def test_what_is_revoked_is_told_with_date_and_reason() -> None:
     assert issuer.revocation == Revocation(2, 5.0, RevocationReason.KEY_COMPROMISE)
     assert record.revocation == Revocation(255, 1.5, RevocationReason.SUPERSEDED)
     assert (root.revocation, RECORD.revocation) == (None, None)
+    assert replace(record, reason=None).revocation is None
+    assert replace(record, revoked_at=None).revocation is None
 
 
 @given(

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives import serialization
 
-from kumiai.core.errors import CertificateError, ConfigError, NotFoundError
+from kumiai.core.errors import CertificateError, ConfigError, NotFoundError, StorageError
 from kumiai.identity import (
     CertificateManager,
     IssuedCertificate,
@@ -173,12 +173,19 @@ def test_both_contexts_verify_strictly(
     assert client_of(client).check_hostname
 
 
-@pytest.mark.parametrize("missing", ["cert", "key", "ca"])
-def test_a_missing_file_is_named(client: IssuedCertificate, missing: str) -> None:
-    path = getattr(client, missing)
-    path.unlink()
+@pytest.mark.parametrize(
+    ("name", "what"), [("cert", "certificate"), ("key", "private key"), ("ca", "ca certificate")]
+)
+def test_a_file_that_is_missing_or_too_large_is_named(
+    client: IssuedCertificate, name: str, what: str
+) -> None:
+    path = getattr(client, name)
+    path.write_bytes(path.read_bytes().ljust(64 * 1024 + 1, b"\n"))
+    with pytest.raises(StorageError, match=f"^{what} must be at most 65536 bytes, got more"):
+        client_of(client)
 
-    with pytest.raises(NotFoundError, match=f"got no file at {path}"):
+    path.unlink()
+    with pytest.raises(NotFoundError, match=f"^{what} must exist, got no file at {path}"):
         client_of(client)
 
 
@@ -254,6 +261,36 @@ def test_a_server_takes_up_replaced_files_with_its_next_handshake(
 
     serials = (coordinator.identity.serial, coordinator.identity.serial, fresh.identity.serial)
     assert (before, half_way, after) == serials
+
+
+def test_a_server_takes_up_its_files_in_any_order_and_its_authorities_alone(
+    authority: CertificateManager,
+    coordinator: IssuedCertificate,
+    stranger: IssuedCertificate,
+    clock: Any,
+    serving: Any,
+) -> None:
+    context = rotating_server_context(
+        coordinator.cert, coordinator.key, coordinator.ca, clock, client_certificate="optional"
+    )
+    fresh = authority.issue(
+        Role.COORDINATOR,
+        "coordinator",
+        hosts=["localhost"],
+        out_dir=coordinator.cert.parent / "fresh",
+    )
+    ours = authority.certificate_path
+
+    with serving(context, greet) as server:
+        coordinator.cert.write_bytes(fresh.cert.read_bytes())
+        half_way = shown_by(server, ours)
+        coordinator.key.write_bytes(fresh.key.read_bytes())
+        after = shown_by(server, ours)
+        coordinator.ca.write_bytes(stranger.ca.read_bytes())
+        greeted = greeting(server, client_context(stranger.cert, stranger.key, ours))[0]
+
+    assert (half_way, after) == (coordinator.identity.serial, fresh.identity.serial)
+    assert greeted == b"hello"
 
 
 def test_whoever_shows_a_token_checks_the_server_all_the_same(

@@ -325,6 +325,20 @@ def test_a_proof_shows_its_entry_to_whoever_trusts_the_key(size: int, data: st.D
         replace(proof, path=(*proof.path, b"short")).verify([SIGNER.certified])
 
 
+def test_a_proof_may_be_written_anew_and_is_read_up_to_a_limit() -> None:
+    log = MemoryLog().filled(3)
+    proof = proof_of(log, 1)
+    told = json.loads(proof.to_json())
+    told["entry"] = dict(reversed(told["entry"].items()))
+    text = json.dumps(told).encode()
+    largest = text + b" " * (16 * 1024 - len(text))
+
+    assert EntryProof.from_json(largest) == proof
+    assert EntryProof.from_json(largest).verify([SIGNER.certified])[0].sequence == 1
+    with pytest.raises(IntegrityError, match="got 16385 bytes of something else"):
+        EntryProof.from_json(largest + b" ")
+
+
 @pytest.mark.parametrize(
     "text",
     [b"", b"{}", b"[]", b'{"entry":{},"path":"!","checkpoint":""}', b" " * 20_000,
