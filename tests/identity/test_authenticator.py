@@ -13,6 +13,7 @@ from kumiai.identity import (
     Admission,
     AsyncMTLSAuthenticator,
     CallLimits,
+    Denial,
     Identity,
     LimitRules,
     MTLSAuthenticator,
@@ -149,6 +150,88 @@ async def test_files_are_looked_at_once_a_second_whatever_the_number_of_calls(
     await asyncio.gather(*(authenticate([MEMBER.pem], "10.0.0.1") for _ in range(3)))
 
     assert revocations.looks - before == 1
+
+
+async def test_what_lasts_is_judged_again_without_another_look_at_the_files(
+    again: Authenticate, revocations: Revocations, clock: Any
+) -> None:
+    before = revocations.looks
+    clock.advance(1.0)
+
+    for _ in range(3):
+        await again([MEMBER.pem])
+
+    assert revocations.looks - before == 1
+
+
+def test_what_is_revoked_before_the_start_never_enters(ca: Path, clock: Any) -> None:
+    admission = Admission(
+        federation=FEDERATION,
+        trust=WatchedFiles((ca,), lambda: TrustBundle.load(ca), clock),
+        clock=clock,
+        revocations=Revocations({7}),  # type: ignore[arg-type]
+    )
+
+    with pytest.raises(PeerRefusedError) as caught:
+        admission.judge([MEMBER.pem])
+
+    assert caught.value.refusal is Refusal.REVOKED
+
+
+def test_who_is_denied_does_not_enter_and_a_minute_of_skew_is_allowed(ca: Path, clock: Any) -> None:
+    class Suspended:
+        def is_denied(self, identity: Identity) -> Denial | None:
+            return Denial.SUSPENDED if identity.name == "site-1" else None
+
+    trust = WatchedFiles((ca,), lambda: TrustBundle.load(ca), clock)
+    admission = Admission(federation=FEDERATION, trust=trust, clock=clock, denials=Suspended())
+    begins = float(int(clock.now()) + 100)
+    early = forge(by=ROOT, begins=begins, uris=(f"kumiai://{FEDERATION}/client/site-2",))
+
+    with pytest.raises(PeerRefusedError) as caught:
+        admission.judge([MEMBER.pem])
+    assert caught.value.refusal is Refusal.SUSPENDED
+    clock.wall = begins - 60.0
+    assert admission.judge([early.pem]).name == "site-2"
+    clock.wall = begins - 60.5
+    with pytest.raises(PeerRefusedError) as caught:
+        admission.judge([early.pem])
+    assert caught.value.refusal is Refusal.NOT_YET_VALID
+
+
+def test_each_identity_has_calls_of_its_own(admission: Admission) -> None:
+    other = forge(by=ROOT, uris=(f"kumiai://{FEDERATION}/client/site-2",))
+    for _ in range(4):
+        admission.admit([MEMBER.pem], "10.0.0.1")
+
+    assert admission.admit([other.pem], "10.0.0.1").name == "site-2"
+
+
+def test_unknown_callers_and_new_connections_are_counted_by_address(clock: Any, ca: Path) -> None:
+    rules = LimitRules(address_calls_max=1, handshakes_max=1, handshakes_per_second=1.0)
+    authenticator = AsyncMTLSAuthenticator(
+        Admission(
+            federation=FEDERATION,
+            trust=WatchedFiles((ca,), lambda: TrustBundle.load(ca), clock),
+            clock=clock,
+            limits=CallLimits(clock, rules),
+        )
+    )
+
+    authenticator.admit_unknown("10.0.0.1")
+    authenticator.admit_unknown("10.0.0.2")
+    with pytest.raises(PeerRefusedError):
+        authenticator.admit_unknown("10.0.0.1")
+
+    assert authenticator.admit_handshake("10.0.0.1") == 0.0
+    assert authenticator.admit_handshake("10.0.0.2") == 0.0
+    assert authenticator.admit_handshake("10.0.0.1") == 1.0
+
+
+def test_certificates_are_read_once(admission: Admission) -> None:
+    first = admission._known((MEMBER.pem,))
+
+    assert admission._known((MEMBER.pem,)) is first
 
 
 async def test_who_waits_for_a_look_at_the_files_does_not_look_again(

@@ -88,8 +88,11 @@ def test_the_longest_name_is_accepted_and_a_longer_one_shortened_in_the_message(
     longest = ".".join(["a" * 63] * 3 + ["a" * 61])
 
     assert verify_hosts([longest]) == (x509.DNSName(longest),)
-    with pytest.raises(ConfigError, match=r"a\.\.\.'$"):
+    with pytest.raises(ConfigError, match=rf"got '{longest}\.\.\.'$"):
         verify_hosts([longest + "a"])
+    whole = "-" * 253
+    with pytest.raises(ConfigError, match=f"got '{whole}'$"):
+        verify_hosts([whole])
 
 
 def test_a_label_has_63_characters_at_most() -> None:

@@ -1,5 +1,6 @@
 """What is signed has every field that the profile asks for, and no other."""
 
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from ipaddress import ip_network
@@ -88,6 +89,20 @@ def named(serial: int) -> bytes:
 def moments(certificate: x509.Certificate) -> tuple[float, float]:
     begin, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
     return begin.timestamp(), end.timestamp()
+
+
+def test_dates_do_not_depend_on_where_the_machine_stands(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TZ", "Asia/Tokyo")
+    time.tzset()
+    try:
+        root = signing.new_root_certificate(
+            "f", ROOT_KEY, serial=9, not_before=BEGIN, not_after=END
+        )
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+
+    assert moments(root) == (1_700_000_000.0, 1_800_000_000.0)
 
 
 def test_a_root_signs_itself_and_issuers() -> None:
