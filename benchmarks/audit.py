@@ -27,7 +27,7 @@ from kumiai.storage import AuditLog, Changes, DatabaseManager, NewRun, RunReposi
 from kumiai.storage import TrainingHistoryRepository as History
 from kumiai.testing.databases import PostgresServer, SQLiteTemplate
 
-VERIFY_CPU_SECONDS_PER_MILLION = 120.0
+VERIFY_CPU_SECONDS_PER_MILLION = 50.0
 PROOF_BYTES = 2048
 OF_THE_BARE = 2.0
 RUN = NewRun("run-a", "digits", "app", {}, None, "olga", 3, "0" * 64, 10)
