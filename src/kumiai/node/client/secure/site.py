@@ -179,12 +179,25 @@ class SecureSite:
         found = await self._ready(key, until)
         async with found.turn:
             counted = weight(found.descriptor)
+            await self._tell_clipped(found.descriptor, update)
             actions = await _in_thread(found.machine.submit, update, counted)
             sent = next(action for action in actions if isinstance(action, Send))
             vector = sent.vector or memoryview(b"")
             found.sent_input = replace(sent, vector=None)
             await self._do(found, actions)
         return MaskedUpload(await _in_thread(_digest_of, vector), vector.nbytes, vector)
+
+    async def _tell_clipped(self, descriptor: RoundDescriptor, update: NDArray[np.float32]) -> None:
+        count = await _in_thread(lambda: int(np.count_nonzero(np.abs(update) > descriptor.clip)))
+        if count:
+            self._log.warning(
+                "update clipped: raise secure_aggregation.clip in the job",
+                round=descriptor.round_number,
+                run=descriptor.run_id,
+                numbers=count,
+                of=update.size,
+                clip=descriptor.clip,
+            )
 
     # -------------------------------------------------------------------------------- what is heard
 

@@ -24,6 +24,7 @@ from kumiai.node.coordinator.collection import (
 )
 from kumiai.node.coordinator.engine import RoundEngine
 from kumiai.node.coordinator.namespaces import update_namespace
+from kumiai.node.coordinator.secure.planning import survivors_least
 from kumiai.node.coordinator.secure.summing import SecureSum
 from kumiai.node.coordinator.secure.sums import SecureSums
 from kumiai.node.job import JobSpec
@@ -172,7 +173,7 @@ class SecureRoundDriver:
             await self._sum.finish()
             self._sum = None
 
-    async def finish_earlier(self, previous: RoundRecord) -> None:
+    async def finish_earlier(self, job: JobSpec, previous: RoundRecord) -> None:
         """Hand out the receipts of a published round that a crash kept back.
 
         Raises:
@@ -186,6 +187,7 @@ class SecureRoundDriver:
         try:
             left = await self._secure.resume(self._lease, attempt)
             await left.add(await self._engine.runs.updates(self._run_id, previous.round))
+            await self._wait_for(left.roster, job)
             await left.announce(left.roster)
             await left.finish()
         except SecureAggregationError as error:
@@ -214,7 +216,11 @@ class SecureRoundDriver:
             return held
         attempt = await sums.find(self._run_id, current.round)
         if attempt is None or attempt.attempt < current.attempt:
-            attempt = await self._begun(job, current)
+            try:
+                attempt = await self._begun(job, current)
+            except SecureAggregationError as error:
+                await self._begin_anew(run, job, current, str(error))
+                return None
         if attempt.state != "open":
             await self._begin_anew(run, job, current, attempt.reason or "it was ended")
             return None
@@ -229,6 +235,9 @@ class SecureRoundDriver:
     async def _begun(self, job: JobSpec, current: RoundRecord) -> SecureRoundRecord:
         asked = await self._asked(current.round)
         await self._wait_for(asked, job)
+        needed = max(current.min_reports, survivors_least(job.secure_aggregation, len(asked)))
+        if (count := len(self.able(asked))) < needed:
+            raise SecureAggregationError(f"only {count} of {needed} clients came to sum with")
         return await self._secure.begin(self._lease, job, current, clients=asked)
 
     async def _wait_for(self, asked: Collection[str], job: JobSpec) -> None:
@@ -300,9 +309,8 @@ class SecureRoundDriver:
             self._sum = None
         if current.attempt >= job.cohort.max_attempts:
             raise QuorumLostError(f"round {number}: {reason}")
+        clients = await self._enough(run, job, current, excluded)
         await self._engine.blobs.delete_namespace(update_namespace(self._run_id, number))
-        available = self.able(self._engine.directory.available(run.app))
-        clients = [client for client in available if client not in excluded]
         await runs.restart_round(
             self._lease,
             round=number,
@@ -311,6 +319,33 @@ class SecureRoundDriver:
             reason=reason,
         )
         self._log.warning("round begins anew", round=number, reason=reason, clients=len(clients))
+
+    async def _enough(
+        self, run: RunRecord, job: JobSpec, current: RoundRecord, excluded: Collection[str]
+    ) -> list[str]:
+        """Return who can be asked now, once that may be enough for a sum.
+
+        Raises:
+            StopAskedError: the run is to stop.
+            QuorumLostError: it was not enough for as long as a round may last.
+        """
+        clock, began = self._engine.clock, self._engine.clock.monotonic()
+        needed = max(current.min_reports, survivors_least(job.secure_aggregation, 3))
+        patience = max(job.cohort.deadline_seconds, job.secure_aggregation.phase_seconds)
+        while True:
+            available = self.able(self._engine.directory.available(run.app))
+            clients = [client for client in available if client not in excluded]
+            if len(clients) >= needed:
+                return clients
+            left = patience - clock.monotonic() + began
+            if left <= 0:
+                raise QuorumLostError(
+                    f"round {current.round}: only {len(clients)} of {needed} clients that a sum "
+                    "needs are attached"
+                )
+            if (await self._engine.runs.get(self._run_id)).stop_requested:
+                raise StopAskedError
+            await self._engine.directory.wait_for_change(min(left, self._engine.times.look_seconds))
 
     async def _tell_excluded(self, number: int) -> None:
         for client, reason in (self._sum.excluded if self._sum else {}).items():

@@ -165,10 +165,17 @@ class SecureSum:
             StorageError: the sum cannot be stored for them.
         """
         self._parts.carrier.carry(clients, self._attempt, self._opening)
-        actions = await self._parts.in_worker(self._server.announce)
-        for action in actions:
-            if isinstance(action, Send):
-                await self._say(action, set(action.recipients) & set(clients))
+        for action in await self._parts.in_worker(self._server.announce):
+            match action:
+                case Publish(outcome):
+                    self._result.outcome = outcome
+                    self._result.receipts.clear()
+                case Send() if self._result.outcome is not None:
+                    self._result.receipts.append(action)
+                case Send():
+                    await self._say(action, set(action.recipients) & set(clients))
+                case _:
+                    pass
 
     async def take(self, letters: Iterable[Letter]) -> None:
         """Hear what clients said, and do what follows.
