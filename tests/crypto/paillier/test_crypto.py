@@ -1,5 +1,6 @@
 import copy
 import pickle  # noqa: TID251 - it must be refused
+import secrets
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -73,6 +74,26 @@ def test_a_key_that_is_not_known_to_be_a_blum_key_gets_full_exponents() -> None:
     assert PaillierCrypto(key=SMALL_KEY_NOT_BLUM).decrypt(crypto.encrypt(42)) == 42
     with pytest.raises(CryptoError, match="must be 'full'"):
         PaillierCrypto(key=SMALL_KEY_NOT_BLUM.public_key, exponents=Exponents.HALF)
+
+
+@pytest.mark.parametrize(("exponents", "bits"), [("half", 128), ("short", 256)])
+def test_exponents_are_known_by_their_word(
+    exponents: str, bits: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    crypto = PaillierCrypto(key=SMALL_KEY.public_key, exponents=exponents)
+    crypto.encrypt(1)
+    asked: list[int] = []
+    monkeypatch.setattr(secrets, "randbits", lambda length: asked.append(length) or 5)
+
+    crypto.encrypt(1)
+
+    assert asked == [bits]
+
+
+@pytest.mark.parametrize("exponents", ["", "none", "HALF"])
+def test_unknown_exponents_are_refused(exponents: str) -> None:
+    with pytest.raises(ValueError, match="not a valid Exponents"):
+        PaillierCrypto(key=SMALL_KEY, exponents=exponents)
 
 
 def test_the_private_key_is_handed_out_when_it_is_asked_for() -> None:

@@ -2,12 +2,13 @@ import copy
 import hashlib
 import pickle  # noqa: TID251 - a private key must refuse it
 
+import phe
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from kumiai.core.errors import CryptoError
-from kumiai.crypto.paillier import PaillierPrivateKey
+from kumiai.crypto.paillier import PaillierPrivateKey, PaillierPublicKey
 from tests.crypto.paillier.some_keys import (
     OTHER_SMALL_KEY,
     SMALL_KEY,
@@ -104,6 +105,8 @@ def test_a_key_knows_whether_it_is_a_blum_key() -> None:
     assert SMALL_KEY.public_key.is_blum
     assert not SMALL_KEY_NOT_BLUM.public_key.is_blum
     assert not SmallPrivateKey(4_194_287, 4_194_301).public_key.is_blum  # 3 and 1 mod 4
+    assert not SmallPrivateKey(4_194_301, 4_194_287).public_key.is_blum
+    assert not SmallPublicKey(N).is_blum
 
 
 def test_blum_primes_whose_predecessors_share_a_factor_are_not_taken_for_a_blum_key() -> None:
@@ -120,6 +123,7 @@ def test_a_fingerprint_is_the_modulus_alone() -> None:
     assert hash(same) == hash(KEY)
     assert same.fingerprint == KEY.fingerprint
     assert OTHER_SMALL_KEY.public_key != KEY
+    assert hash(OTHER_SMALL_KEY.public_key) != hash(KEY)
     assert OTHER_SMALL_KEY.public_key.fingerprint != KEY.fingerprint
     assert KEY != N
 
@@ -133,13 +137,21 @@ def test_a_fingerprint_is_the_hash_of_label_and_modulus() -> None:
 
 def test_sizes_follow_from_the_modulus() -> None:
     assert (KEY.key_size, KEY.ciphertext_size) == (256, 64)
-    assert 3 * KEY.plaintext_max < N
+    assert KEY.plaintext_max == N // 3 - 1 == phe.PaillierPublicKey(N).max_int
 
 
-def test_a_new_key_has_the_size_asked_for() -> None:
-    key = PaillierPrivateKey.generate(2048)
+def test_a_key_of_another_modulus_is_refused_by_name() -> None:
+    KEY.verify_same(SmallPublicKey(N))
+
+    with pytest.raises(CryptoError, match=f"of key {KEY.short_name}, got one of"):
+        KEY.verify_same(OTHER_SMALL_KEY.public_key)
+
+
+def test_a_new_key_has_the_size_asked_for_and_else_2048_bits() -> None:
+    key = PaillierPrivateKey.generate()
 
     assert key.public_key.key_size == 2048
+    assert PaillierPrivateKey.generate(2050).public_key.key_size == 2050
     assert key.public_key.is_blum
     assert key.raw_decrypt(key.public_key.raw_encrypt(42, 1)) == 42
 
@@ -149,6 +161,23 @@ def test_a_private_key_shows_neither_prime() -> None:
 
     assert KEY.short_name in shown
     assert not any(digits in shown for digits in (str(P), f"{P:x}", str(Q), f"{Q:x}"))
+
+
+@pytest.mark.parametrize("key_size", [1024, 2047, 2049, 8194, 1_000_000])
+def test_a_key_of_a_wrong_length_is_refused_before_it_is_looked_for(key_size: int) -> None:
+    with pytest.raises(CryptoError, match="key_size must be even and from 2048 to 8192"):
+        PaillierPrivateKey.generate(key_size)
+
+
+def test_a_modulus_of_a_wrong_length_or_kind_is_refused() -> None:
+    with pytest.raises(CryptoError, match="key_size"):
+        PaillierPublicKey(N)
+    with pytest.raises(CryptoError, match="key_size"):
+        PaillierPrivateKey(P, Q)
+    with pytest.raises(CryptoError, match="no square"):
+        SmallPublicKey(P * P)
+    with pytest.raises(CryptoError, match="must differ"):
+        SmallPrivateKey(P, P)
 
 
 @pytest.mark.parametrize("leak", [pickle.dumps, copy.copy, copy.deepcopy])

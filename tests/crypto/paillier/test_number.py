@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from kumiai.core.errors import CryptoError
 from kumiai.crypto.paillier import EncryptedNumber, Exponents, PaillierCrypto
-from tests.crypto.paillier.some_keys import OTHER_SMALL_KEY, SMALL_KEY
+from tests.crypto.paillier.some_keys import OTHER_SMALL_KEY, SMALL_KEY, real_key
 
 CRYPTO = PaillierCrypto(key=SMALL_KEY)
 OTHER = PaillierCrypto(key=OTHER_SMALL_KEY)
@@ -37,6 +37,14 @@ def test_integers_at_the_seams_come_back(value: int) -> None:
 )
 def test_an_integer_takes_as_many_limbs_as_it_needs(value: int, limb_count: int) -> None:
     assert len(CRYPTO.encrypt(value).limbs) == limb_count
+
+
+def test_a_limb_of_a_real_key_leaves_128_bits_of_head_room() -> None:
+    crypto = PaillierCrypto(key=real_key())
+    width = 2048 - 2 - 128
+
+    assert len(crypto.encrypt((1 << (2 * width)) - 1).limbs) == 2
+    assert len(crypto.encrypt(1 << (2 * width)).limbs) == 3
 
 
 def test_an_integer_beyond_all_limbs_is_refused() -> None:
@@ -118,6 +126,24 @@ def test_numbers_mix() -> None:
     assert isinstance(CRYPTO.decrypt(number + 21), int)
 
 
+def test_numbers_of_different_precision_are_added_in_either_order() -> None:
+    coarse, fine = CRYPTO.encrypt(3), CRYPTO.encrypt(0.25, fraction_bits=2)
+
+    assert CRYPTO.decrypt(coarse + fine) == 3.25
+    assert CRYPTO.decrypt(fine + coarse) == 3.25
+    assert CRYPTO.decrypt(fine + 3) == 3.25
+    assert CRYPTO.decrypt(coarse + 0.25) == 3.25
+
+
+@given(st.integers(2**300, 2**1000), small)
+def test_a_short_plain_number_is_added_to_a_long_one(secret: int, plain: int) -> None:
+    assert CRYPTO.decrypt(CRYPTO.encrypt(secret) + plain) == secret + plain
+
+
+def test_a_number_has_no_fraction_bits_unless_it_is_told() -> None:
+    assert EncryptedNumber(KEY, (1,)).fraction_bits == 0
+
+
 def test_the_precision_of_a_float_is_what_was_asked_for() -> None:
     third = CRYPTO.encrypt(1 / 3, fraction_bits=4)
 
@@ -168,6 +194,9 @@ def test_what_is_no_number_is_refused(value: object) -> None:
         number - value  # type: ignore[operator]
     with pytest.raises(TypeError):
         number * value  # type: ignore[operator]
+    assert number.__add__(value) is NotImplemented  # type: ignore[arg-type]
+    assert number.__sub__(value) is NotImplemented  # type: ignore[arg-type]
+    assert number.__mul__(value) is NotImplemented  # type: ignore[arg-type]
 
 
 def test_two_ciphertexts_are_not_multiplied() -> None:

@@ -4,10 +4,11 @@ import gmpy2
 import pytest
 
 from kumiai.core.errors import CryptoError
-from kumiai.crypto.paillier import PaillierPrivateKey, PaillierPublicKey, primes
+from kumiai.crypto.paillier import primes
 from kumiai.crypto.paillier.primes import (
     new_blum_primes,
     new_safe_primes,
+    verify_key_size,
     verify_modulus,
     verify_primes,
 )
@@ -78,22 +79,15 @@ def test_a_prime_that_divides_the_predecessor_of_the_other_is_refused() -> None:
         verify_primes(11, 23)
 
 
-@pytest.mark.parametrize("key_size", [1024, 2047, 2049, 8194])
-def test_a_key_of_a_wrong_length_is_refused(key_size: int) -> None:
-    with pytest.raises(CryptoError, match="key_size"):
-        PaillierPrivateKey.generate(key_size)
+@pytest.mark.parametrize("key_size", [15, 17, 8193, 8194])
+def test_a_length_out_of_range_is_refused(key_size: int) -> None:
+    with pytest.raises(CryptoError, match="must be even and from 16 to 8192 bits"):
+        verify_key_size(key_size, 16)
 
 
-def test_a_modulus_of_a_wrong_length_is_refused() -> None:
-    p, q = SMALL_KEY.primes
-
-    with pytest.raises(CryptoError, match="key_size must be even and from 2048 to 8192"):
-        PaillierPublicKey(p * q)
-
-
-def test_a_private_key_of_a_wrong_length_is_refused() -> None:
-    with pytest.raises(CryptoError, match="key_size"):
-        PaillierPrivateKey(P, Q)
+@pytest.mark.parametrize("key_size", [16, 8192])
+def test_the_shortest_and_the_longest_length_are_accepted(key_size: int) -> None:
+    verify_key_size(key_size, 16)
 
 
 @pytest.mark.parametrize("key_size", [64, 256, 512])

@@ -37,12 +37,13 @@ class PaillierCrypto:
     Args:
         key_size: of a new key, in bits. 2048 gives 112 bits of security; take 3072 for 128.
         key: use this one, and make none. With a public key there is no decryption.
-        exponents: how randomisers are drawn; see ``randomisers``. Without it half-length ones
-            where the key allows that, else full ones.
+        exponents: how randomisers are drawn, one of ``Exponents`` or its value; see
+            ``randomisers``. Without it half-length ones where the key allows that, else full ones.
 
     Raises:
         CryptoError: ``key_size`` is odd, below 2048 or above 8192, or the key does not allow such
             exponents.
+        ValueError: there are no such exponents.
     """
 
     __slots__ = ("_exponents", "_pool", "_private_key", "_public_key", "_source")
@@ -52,19 +53,21 @@ class PaillierCrypto:
         key_size: int = 2048,
         *,
         key: PaillierPrivateKey | PaillierPublicKey | None = None,
-        exponents: Exponents | None = None,
+        exponents: Exponents | str | None = None,
     ) -> None:
         if key is None:
             key = PaillierPrivateKey.generate(key_size)
         if isinstance(key, PaillierPrivateKey):
             self._private_key: PaillierPrivateKey | None = key
             self._public_key = key.public_key
-            self._exponents = exponents or Exponents.HALF
+            best = Exponents.HALF
         else:
             self._private_key = None
             self._public_key = key
-            self._exponents = exponents or (Exponents.HALF if key.is_blum else Exponents.FULL)
-            verify_exponents(key, self._exponents)
+            best = Exponents.HALF if key.is_blum else Exponents.FULL
+        self._exponents = best if exponents is None else Exponents(exponents)
+        if self._private_key is None:
+            verify_exponents(self._public_key, self._exponents)
         self._source: RandomiserSource | None = None
         self._pool: RandomiserPool | None = None
 
