@@ -30,6 +30,7 @@ from tests.identity.forge import Forged, forge
 from tests.integration.eventually import eventually
 from tests.node.wire.gate import MEMBER, OPERATOR, ROOT, Suspensions, new_gate
 
+HOLD_SECONDS = 0.3
 DENIED = grpc.StatusCode.PERMISSION_DENIED
 COORDINATOR = forge(by=ROOT, uris=(), hosts=["localhost"], serial=3, usages=None)
 
@@ -126,7 +127,9 @@ async def running(tmp_path: Path) -> AsyncIterator[Running]:
     rules = LimitRules(identity_calls_per_second=0.01, identity_calls_max=5, failures_max=3)
     limits = CallLimits(SystemClock(), rules)
     gate = new_gate(denials=running.suspensions, on_refused=running.refused.append, limits=limits)
-    interceptor = AuthenticationInterceptor(gate, running.clock, watch_seconds=0.05)
+    interceptor = AuthenticationInterceptor(
+        gate, running.clock, watch_seconds=0.05, hold_seconds=HOLD_SECONDS
+    )
     server = grpc.aio.server(interceptors=[interceptor], options=server_options())
     server.add_generic_rpc_handlers((Handlers(running.handlers()),))
     running.port = server.add_secure_port(
@@ -274,10 +277,27 @@ async def test_who_calls_too_often_is_asked_to_wait(running: Running) -> None:
         for _ in range(5):
             await stat(b"")
 
+        began = SystemClock().monotonic()
         code, told = await refused(stat(b""))
 
     assert code == grpc.StatusCode.RESOURCE_EXHAUSTED
     assert "at most" in told
+    assert SystemClock().monotonic() - began >= HOLD_SECONDS
+
+
+async def test_who_was_refused_too_often_waits_for_each_further_answer(running: Running) -> None:
+    running.suspensions.names.add("site-1")
+    async with running.channel() as channel:
+        stat = channel.unary_unary(STAT)
+        for _ in range(3):
+            await refused(stat(b""))
+
+        began = SystemClock().monotonic()
+        code, told = await refused(stat(b""))
+
+    assert code == DENIED
+    assert "must wait after so many refusals" in told
+    assert SystemClock().monotonic() - began >= HOLD_SECONDS
 
 
 async def test_no_handler_runs_without_a_gate() -> None:

@@ -34,9 +34,12 @@ REMOTE_CALLS: Final[Mapping[str, Permission]] = {
 REFUSAL_KEY: Final = "kumiai-refusal"
 """The metadata at a call's end under this name tell programs why it was refused."""
 WATCH_SECONDS: Final = 1.0
+HOLD_SECONDS: Final = 1.0
+"""For so long those are left waiting who call too often, or were refused too often."""
 
 _UNUSED: Final = f"connections to the clients' port in {PERIOD_SECONDS:.0f} s"
 _WAITING_HELPS: Final = frozenset({Refusal.RATE_LIMITED})
+_HELD: Final = frozenset({Refusal.RATE_LIMITED, Refusal.LOCKED_OUT})
 
 
 @dataclass(eq=False, slots=True)
@@ -68,10 +71,23 @@ class AuthenticationInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[mis
     """Lets in who may make a remote call, and ends calls of those who may no longer."""
 
     def __init__(
-        self, gate: CallGate, clock: Clock, *, watch_seconds: float = WATCH_SECONDS
+        self,
+        gate: CallGate,
+        clock: Clock,
+        *,
+        watch_seconds: float = WATCH_SECONDS,
+        hold_seconds: float = HOLD_SECONDS,
     ) -> None:
-        """Let this gate decide; `watch` looks at open calls every so many seconds."""
+        """Let this gate decide.
+
+        Args:
+            gate: decides.
+            clock: paces the telling of connections that came to no call.
+            watch_seconds: how often `watch` looks at open calls, > 0.
+            hold_seconds: how long who calls too often waits for the answer, >= 0.
+        """
         self._gate = gate
+        self._hold_seconds = hold_seconds
         self.connections = UnusedConnections(clock)
         self._watch_seconds = watch_seconds
         self._open: set[_OpenCall] = set()
@@ -166,6 +182,9 @@ class AuthenticationInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[mis
                 permission, act=method, chain=_chain_of(context), address=_host_of(context.peer())
             )
         except PeerRefusedError as error:
+            if error.refusal in _HELD:
+                # A connection has so many calls at once; whoever does not wait for answers, waits.
+                await asyncio.sleep(self._hold_seconds)
             await _end(context, error)
             raise
 
