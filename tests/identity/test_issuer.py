@@ -6,7 +6,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from kumiai.core.errors import CertificateError, ConfigError
+from kumiai.core.errors import CertificateError, ConfigError, NotFoundError, StorageError
 from kumiai.identity import (
     CertificateManager,
     IssuedCertificate,
@@ -60,6 +60,22 @@ def test_a_site_gets_a_short_lived_certificate_of_a_client(
     assert issuer.federation == "hospitals"
 
 
+@pytest.mark.parametrize(("name", "what"), [("cert", "issuer"), ("key", "issuer's key")])
+def test_a_file_that_is_missing_or_too_large_is_named(
+    authority: CertificateManager, made: IssuerFiles, clock: Any, name: str, what: str
+) -> None:
+    def load() -> SiteIssuer:
+        return SiteIssuer.load(made.cert, made.key, authority.certificate_path, clock, None)
+
+    path = getattr(made, name)
+    path.write_bytes(path.read_bytes().ljust(64 * 1024 + 1, b"\n"))
+    with pytest.raises(StorageError, match=f"^{what} must be at most 65536 bytes, got more"):
+        load()
+    path.unlink()
+    with pytest.raises(NotFoundError, match=f"^{what} must exist"):
+        load()
+
+
 def test_a_certificate_does_not_outlive_its_issuer(issuer: SiteIssuer, clock: Any) -> None:
     signed = issuer.sign(new_key().public_key(), "a", lifetime_seconds=101 * DAY_SECONDS)
 
@@ -72,6 +88,24 @@ def test_an_issuer_out_of_force_signs_nothing(issuer: SiteIssuer, clock: Any, da
 
     with pytest.raises(CertificateError, match=r"must be valid now.*`kumiai ca delegate`"):
         issuer.sign(new_key().public_key(), "a", lifetime_seconds=60.0)
+
+
+@pytest.mark.parametrize("days", [-1, 101])
+def test_an_issuer_out_of_force_is_not_even_loaded(
+    authority: CertificateManager, made: IssuerFiles, clock: Any, days: int
+) -> None:
+    clock.advance(days * DAY_SECONDS)
+
+    with pytest.raises(CertificateError, match="issuer's certificate must be valid now"):
+        SiteIssuer.load(made.cert, made.key, authority.certificate_path, clock, None)
+
+
+def test_an_issuer_signs_from_its_first_to_its_last_second(issuer: SiteIssuer, clock: Any) -> None:
+    certificate = issuer._certificate
+    for moment in (certificate.not_valid_before_utc, certificate.not_valid_after_utc):
+        clock.wall = moment.timestamp()
+
+        issuer.verify_in_force()
 
 
 def test_who_steals_the_key_can_make_no_operator_and_no_server(

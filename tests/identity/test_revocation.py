@@ -17,7 +17,7 @@ from kumiai.identity import (
     RevocationWatcher,
     TrustBundle,
 )
-from kumiai.identity.revocation import RETRY_SECONDS
+from kumiai.identity.revocation import IssuerList, _list_of
 
 DAY_SECONDS = 86_400
 
@@ -240,9 +240,85 @@ def test_a_list_without_a_number_is_refused(
         RevocationList.load(content, authority_cert, now=clock.now())
 
 
+def test_a_list_without_an_end_is_refused(authority_cert: x509.Certificate) -> None:
+    class Endless:
+        """What the library can read and will not make."""
+
+        issuer = authority_cert.subject
+        extensions = (x509.Extension(x509.CRLNumber.oid, critical=False, value=x509.CRLNumber(1)),)
+        next_update_utc = None
+
+        def is_signature_valid(self, key: object) -> bool:
+            return True
+
+    bundle = TrustBundle((authority_cert,))
+
+    with pytest.raises(CertificateError, match="must have a number and an end"):
+        _list_of(Endless(), [authority_cert], bundle)  # type: ignore[arg-type]
+
+
 def test_a_missing_list_is_named(tmp_path: Path, authority_cert: x509.Certificate) -> None:
     with pytest.raises(NotFoundError, match="revocation list must exist"):
         RevocationList.load(tmp_path / "ca.crl", authority_cert, now=0)
+
+
+def issuers_list(
+    issuer: int = 2, *, number: int = 5, begin: float = 10.0, end: float = 90.0
+) -> IssuerList:
+    return IssuerList(
+        issuer=issuer,
+        root=1,
+        not_after=100.0,
+        serials=frozenset(),
+        number=number,
+        this_update=begin,
+        next_update=end,
+    )
+
+
+def test_several_lists_are_as_new_as_the_newest_and_end_with_the_first() -> None:
+    lists = (
+        issuers_list(2, number=5, begin=10.0, end=90.0),
+        issuers_list(3, number=7, begin=20.0, end=80.0),
+        issuers_list(4, number=6, begin=15.0, end=85.0),
+    )
+
+    revocations = RevocationList(lists, frozenset())
+
+    assert (revocations.number, revocations.this_update, revocations.next_update) == (7, 20.0, 80.0)
+
+
+@pytest.mark.parametrize(
+    ("lists", "number", "got"),
+    [
+        ((issuers_list(number=4),), 5, "4"),
+        ((issuers_list(number=0),), 5, "0"),
+        ((), 5, "none"),
+        ((), 1, "none"),
+        ((issuers_list(3, number=9),), 5, "none"),
+    ],
+)
+def test_a_list_that_is_older_or_missing_is_refused(
+    lists: tuple[IssuerList, ...], number: int, got: str
+) -> None:
+    old = RevocationList((issuers_list(number=number),), frozenset())
+    fresh = RevocationList(lists, frozenset({3}))
+
+    with pytest.raises(CertificateError, match=f"older than number {number}, got {got};"):
+        fresh.verify_not_older(old, roots={1}, now=100.0)
+
+
+@pytest.mark.parametrize(
+    ("roots", "now", "revoked"),
+    [({9}, 50.0, frozenset()), ({1}, 100.5, frozenset()), ({1}, 50.0, frozenset({2}))],
+    ids=["its root is not trusted", "its issuer has ended", "its issuer is revoked"],
+)
+def test_a_list_may_be_missing_once_its_issuer_vouches_for_nobody(
+    roots: set[int], now: float, revoked: frozenset[int]
+) -> None:
+    old = RevocationList((issuers_list(),), frozenset())
+
+    RevocationList((), revoked).verify_not_older(old, roots=roots, now=now)
 
 
 # ---------------------------------------------------------------- the watcher
@@ -356,7 +432,7 @@ def test_a_bad_file_is_tried_again_after_a_while(
     watcher.current()
     error = watcher.error
 
-    clock.advance(RETRY_SECONDS - 0.5)
+    clock.advance(4.5)
     early_number = watcher.current().number
     same = watcher.error
     clock.advance(0.5)

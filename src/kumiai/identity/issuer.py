@@ -164,7 +164,6 @@ class SiteIssuer:
             hosts=(),
             not_before=float(int(now - CLOCK_SKEW_SECONDS)),
             not_after=float(int(min(now + lifetime_seconds, end))),
-            issuer=self.serial,
         )
         certificate = signing.new_member_certificate(
             record, (), public_key, issuer=self._certificate, issuer_key=self._key
