@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from kumiai.core.errors import SecureAggregationError
 from kumiai.secagg.protocol import SecureAggregationProtocol
 from tests.secagg.rounds import VERIFIER, Network, describe, signers_of, updates_of
 
@@ -31,3 +32,18 @@ def test_a_round_in_one_process_gives_the_weighted_mean() -> None:
     wanted = weights @ np.stack([update for update, _ in updates.values()]) / weights.sum()
     assert np.allclose(result.outcome.mean(), wanted, atol=2 / 2**15)
     assert sorted(result.receipts) == sorted(updates)
+
+
+def test_a_client_without_an_update_drops_out_and_two_are_too_many() -> None:
+    signers = signers_of(4)
+    descriptor = describe(signers)
+    updates = updates_of(descriptor)
+    protocol = SecureAggregationProtocol(VERIFIER)
+    del updates["site-0001"]
+
+    result = protocol.run(descriptor, signers, updates)
+    del updates["site-0002"]
+
+    assert result.outcome.survivors == ("site-0000", "site-0002", "site-0003")
+    with pytest.raises(SecureAggregationError, match="got none: collecting needs 3 clients, got 2"):
+        protocol.run(descriptor, signers, updates)

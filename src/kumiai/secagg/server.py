@@ -43,7 +43,7 @@ from kumiai.secagg.messages import (
 )
 from kumiai.secagg.proofs import UpdateProofs
 from kumiai.secagg.receipts import Receipt
-from kumiai.secagg.server_knowledge import MisbehaviourError, ServerKnowledge
+from kumiai.secagg.server_knowledge import Answer, MisbehaviourError, ServerKnowledge
 from kumiai.secagg.server_records import (
     SERVER_TRANSITIONS,
     ServerEvent,
@@ -55,7 +55,7 @@ from kumiai.secagg.vectors import Blocks, VectorSum, vector_digest
 
 __all__ = ["ServerRound"]
 
-_EVENTS: Final[Mapping[Kind, tuple[ServerEvent, type[Body]]]] = {
+_EVENTS: Final[Mapping[Kind, tuple[ServerEvent, type[Answer]]]] = {
     Kind.ADVERTISEMENT: (ServerEvent.ADVERTISEMENT, Advertisement),
     Kind.NONCE_REVEAL: (ServerEvent.NONCE_REVEAL, NonceReveal),
     Kind.KEY_SHARES: (ServerEvent.KEY_SHARES, KeyShares),
@@ -227,7 +227,8 @@ class ServerRound:
                     f"{sender!r} must say one thing once, got another "
                     f"{said.envelope.kind.name.lower()}"
                 )
-            return ()
+            # Nothing, but after a restart that came between the last answer and the phase's end.
+            return self._end_if_complete()
         event, expected = _event_of(said)
         self._verify_allowed(event)
         body = decode_body(said.envelope, expected)
@@ -259,13 +260,14 @@ class ServerRound:
         is_new = index not in self._knowledge.uploaded
         if is_new:
             self._verify_allowed(ServerEvent.UPLOAD)
-        if index not in self._knowledge.inputs or index in self._knowledge.excluded:
+        is_excluded = is_new and index in self._knowledge.excluded
+        if index not in self._knowledge.inputs or is_excluded:
             raise SecureAggregationError(f"upload of {sender!r} must follow its masked input")
         self._sum.add(blocks, self._knowledge.inputs[index][1].vector_digest)
         self._folded.add(index)
         if not is_new:
             self._remove_masks_if_due()
-            return ()
+            return self._end_if_complete()
         self._knowledge.uploaded.add(index)
         record = ServerRecord(ServerEvent.UPLOAD, sender.encode())
         return (Persist(record.encode()), *self._end_if_complete())
@@ -561,7 +563,7 @@ class ServerRound:
             )
 
 
-def _event_of(said: Said) -> tuple[ServerEvent, type[Body]]:
+def _event_of(said: Said) -> tuple[ServerEvent, type[Answer]]:
     found = _EVENTS.get(said.envelope.kind)
     if found is None:
         raise SecureAggregationError(

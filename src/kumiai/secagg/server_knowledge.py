@@ -13,7 +13,6 @@ from kumiai.secagg.messages import (
     SHARE_ENTRIES,
     Advertisement,
     Agreement,
-    Body,
     Confirmation,
     KeyShares,
     MaskedInput,
@@ -30,7 +29,13 @@ from kumiai.secagg.tree import HashTree
 from kumiai.secagg.unmasking import Rebuilding
 from kumiai.secagg.vectors import VectorLayout
 
-__all__ = ["Dealt", "MisbehaviourError", "ServerKnowledge"]
+__all__ = ["Answer", "Dealt", "MisbehaviourError", "ServerKnowledge"]
+
+
+Answer = (
+    Advertisement | NonceReveal | KeyShares | MaskedInput | Agreement | Unmasking | Confirmation
+)
+"""What a client says to the coordinator."""
 
 
 class MisbehaviourError(Exception):
@@ -159,7 +164,7 @@ class ServerKnowledge:
 
     # -------------------------------------------------------------- messages
 
-    def hear(self, said: Said, body: Body, attachment: bytes, *, is_known: bool = False) -> None:
+    def hear(self, said: Said, body: Answer, attachment: bytes, *, is_known: bool = False) -> None:
         """Take a message.
 
         Args:
@@ -188,10 +193,6 @@ class ServerKnowledge:
             case Confirmation():
                 self._require(said, self.uploaded, "the survivors")
                 self.confirmed[said.index] = (said, body)
-            case _:
-                raise SecureAggregationError(
-                    f"message must be for the coordinator, got {type(body).__name__}"
-                )
 
     def _hear_advertisement(self, said: Said, body: Advertisement) -> None:
         taken = {key for _, each in self.advertised.values() for key in _keys(each)}

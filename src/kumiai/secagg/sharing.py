@@ -122,22 +122,20 @@ def make_entries(
     count = len(holders)
     mask_key_shares = split(keys.mask_secret, threshold=threshold, share_count=count)
     self_mask_shares = split(keys.self_secret, threshold=threshold, share_count=count)
-    own, entries = None, []
+    pairs, entries = [], []
     for holder, mask_key, self_mask in zip(holders, mask_key_shares, self_mask_shares, strict=True):
         salts = secrets.token_bytes(2 * SHARE_SALT_SIZE_BYTES)
         pair = SharePair(
             mask_key, salts[:SHARE_SALT_SIZE_BYTES], self_mask, salts[SHARE_SALT_SIZE_BYTES:]
         )
         place = place_context(context, author, holder)
-        if holder == author:
-            own, sealed = pair, b""
-        else:
+        sealed = b""
+        if holder != author:
             key = share_key(keys.channel, channel_keys[holder], place)
             sealed = seal(key, pair.encode(), place)
+        pairs.append(pair)
         entries.append(pair.entry(place, holder, sealed))
-    if own is None:
-        raise ValueError("graph must make every author a holder of its own shares, got one without")
-    return own, tuple(entries)
+    return pairs[holders.index(author)], tuple(entries)
 
 
 def open_entry(

@@ -6,7 +6,7 @@ from typing import Literal
 
 from kumiai.crypto.shamir import Share, combine_many
 from kumiai.secagg.graph import Neighbourhoods
-from kumiai.secagg.messages import Advertisement, SecretKind
+from kumiai.secagg.messages import Advertisement
 from kumiai.secagg.round_keys import (
     mask_key_of,
     pair_key,
@@ -43,10 +43,6 @@ class Rebuilding:
     advertisements: Mapping[int, Advertisement]
     self_mask_digests: Mapping[int, bytes]
     context: bytes
-
-    def kind_of(self, author: int) -> SecretKind:
-        """Return which of an author's secrets is rebuilt."""
-        return SecretKind.SELF_MASK if author in self.survivors else SecretKind.MASK_KEY
 
 
 def missing_authors(what: Rebuilding) -> tuple[int, ...]:
