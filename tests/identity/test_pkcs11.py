@@ -20,6 +20,7 @@ from kumiai.core.errors import (
     IntegrityError,
     KumiaiError,
     NotFoundError,
+    StorageError,
     UnavailableError,
 )
 from kumiai.identity.keys import new_key
@@ -96,13 +97,25 @@ def test_a_token_that_is_not_there_is_named(tokens: KeyTokens, uri: KeyURI) -> N
 
 
 def test_one_of_two_tokens_of_the_same_name_is_told_by_its_serial_number(
-    tokens: KeyTokens, library: FakeTokenLibrary
+    library: FakeTokenLibrary, token: FakeToken
 ) -> None:
-    library.tokens.append(FakeToken([FakeKey("root")], serial=b"1"))
+    library.tokens.append(FakeToken([FakeKey("root")], serial=b"1", pin="another"))
+    pins = iter([token.pin, "another"])
+    tokens = KeyTokens(MODULE, lambda _: next(pins), load=library)
 
     with pytest.raises(ConfigError, match=r"must fit one token, got 2.*serial number"):
         tokens.key(ROOT)
-    assert tokens.key(KeyURI(token="authority", serial="1", object="root"))
+    for each in library.tokens:
+        uri = KeyURI(token="authority", serial=each.serial.decode(), object="root")
+        assert tokens.key(uri).public_key() == each.keys[0].private.public_key()
+
+
+def test_a_neighbour_with_a_serial_number_that_is_no_text_does_no_harm(
+    tokens: KeyTokens, library: FakeTokenLibrary
+) -> None:
+    library.tokens.insert(0, FakeToken(label="other", serial=b"\xff\xfe"))
+
+    assert tokens.key(ROOT)
 
 
 @pytest.mark.parametrize(
@@ -138,7 +151,7 @@ def test_a_key_of_another_kind_is_refused(
     for name, value in change.items():
         setattr(token.keys[0], name, value)
 
-    with pytest.raises(ConfigError, match=f"must be on P-256, got {got}"):
+    with pytest.raises(ConfigError, match=f"must be on P-256, got {got} for {ROOT}"):
         tokens.key(ROOT)
 
 
@@ -149,10 +162,16 @@ def test_a_key_that_is_not_made_for_signing_is_refused(tokens: KeyTokens, token:
         tokens.key(ROOT)
 
 
-def test_a_point_is_read_with_and_without_its_header(tokens: KeyTokens, token: FakeToken) -> None:
-    token.keys[0].is_point_wrapped = False
+@pytest.mark.parametrize("is_wrapped", [True, False])
+def test_a_point_is_read_with_and_without_its_header(
+    tokens: KeyTokens, token: FakeToken, is_wrapped: bool
+) -> None:
+    # 0x04 begins a header and a point alike; here the byte after it is the header's as well.
+    keys = (ec.derive_private_key(number, ec.SECP256R1()) for number in range(1, 5000))
+    private = next(key for key in keys if key.public_key().public_numbers().x >> 248 == 0x41)
+    token.keys[0] = FakeKey("root", private=private, is_point_wrapped=is_wrapped)
 
-    assert tokens.key(ROOT).public_key() == token.keys[0].private.public_key()
+    assert tokens.key(ROOT).public_key() == private.public_key()
 
 
 def test_a_damaged_public_key_is_refused(
@@ -280,10 +299,29 @@ def test_a_token_without_a_pin_of_its_user_is_named(tokens: KeyTokens, token: Fa
 
 def test_a_pin_is_read_from_a_file_of_its_owners_own(tmp_path: Path) -> None:
     path = tmp_path / "pin"
-    path.write_bytes("pläin 4711 \n".encode())
+    path.write_bytes("pläin 4711X \r\n".encode())
     path.chmod(0o600)
 
-    assert pin_in(path) == "pläin 4711 "
+    assert pin_in(path) == "pläin 4711X "
+
+
+def test_a_pin_ends_where_its_line_does(tmp_path: Path) -> None:
+    path = tmp_path / "pin"
+    path.write_text("4711X\n\n")
+    path.chmod(0o600)
+
+    assert pin_in(path) == "4711X"
+
+
+def test_a_pins_file_of_more_than_a_kilobyte_is_another(tmp_path: Path) -> None:
+    path = tmp_path / "pin"
+    path.write_bytes(b"1" * 1024)
+    path.chmod(0o600)
+
+    assert len(pin_in(path)) == 1024
+    path.write_bytes(b"1" * 1025)
+    with pytest.raises(StorageError, match="PIN's file must be at most 1024 bytes"):
+        pin_in(path)
 
 
 def test_a_pins_file_that_is_no_good_is_refused_without_being_shown(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ def test_a_uri_names_a_token_and_a_key() -> None:
 
     assert uri == KeyURI(token="Our HSM", serial="0ba1", object="root", id=b"\x01\xff")
     assert str(uri) == "pkcs11:token=Our%20HSM;serial=0ba1;object=root;id=%01%FF"
+    assert str(KeyURI(token="a", id=b"x")) == "pkcs11:token=a;id=%78"
 
 
 @given(
@@ -39,6 +40,14 @@ def test_what_rfc_7512_lets_stand_in_a_value_may_stand_in_it() -> None:
     assert str(uri) == text
 
 
+def test_a_name_has_at_most_1024_characters() -> None:
+    text = "pkcs11:token=a;object="
+
+    assert KeyURI.parse(text + "b" * (1024 - len(text))).token == "a"
+    with pytest.raises(ConfigError, match="of at most 1024 characters, got 1025"):
+        KeyURI.parse(text + "b" * (1025 - len(text)))
+
+
 def test_people_know_a_token_by_its_label_or_its_serial_number() -> None:
     assert KeyURI.parse("pkcs11:token=a;serial=1;object=x").token_name == "'a'"
     assert KeyURI.parse("pkcs11:serial=0ba1;object=x").token_name == "of serial number '0ba1'"
@@ -50,6 +59,7 @@ def test_people_know_a_token_by_its_label_or_its_serial_number() -> None:
         ("", "must be pkcs11:token=…;object=…"),
         ("file:/etc/key.pem", "must be pkcs11:token=…;object=…"),
         ("pkcs11:token=a;object=" + "b" * 1024, "of at most 1024 characters"),
+        ("pkcs11:token=a;object=x?pin-value=1", r"must end before its '\?'"),
         ("pkcs11:", "must consist of id, manufacturer, model, object, serial, token, type"),
         ("pkcs11:token=a;object=x;slot-id=3", "got another"),
         ("pkcs11:token=a;object=x;", "got another"),

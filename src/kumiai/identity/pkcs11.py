@@ -46,7 +46,8 @@ if TYPE_CHECKING:
 
 __all__ = ["KeyTokens", "TokenKey", "pin_in"]
 
-_SIGNATURE_SIZE_BYTES: Final = 64
+_HALF_SIZE_BYTES: Final = 32
+"""Of a signature: r, then s."""
 _P256_PARAMETERS: Final = bytes.fromhex("06082a8648ce3d030107")
 """``CKA_EC_PARAMS`` of P-256: its object identifier, DER."""
 _POINT_HEADER: Final = b"\x04\x41"
@@ -253,10 +254,8 @@ class KeyTokens:
         with self._session(uri) as (api, session):
             key = _signing_key_of(api, session, uri)
             raw = key.sign(hashlib.sha256(data).digest(), mechanism=api.Mechanism.ECDSA)
-        half = _SIGNATURE_SIZE_BYTES // 2
-        signature = encode_dss_signature(
-            int.from_bytes(raw[:half], "big"), int.from_bytes(raw[half:], "big")
-        )
+        halves = raw[:_HALF_SIZE_BYTES], raw[_HALF_SIZE_BYTES:]
+        signature = encode_dss_signature(*(int.from_bytes(half, "big") for half in halves))
         try:
             public_key.verify(signature, data, ec.ECDSA(hashes.SHA256()))
         except InvalidSignature as error:
@@ -315,7 +314,8 @@ class KeyTokens:
                 f"PIN of token {name} must be given, got none; set KUMIAI_PKCS11_PIN_FILE to a "
                 "file that holds it, and at a coordinator sites.pkcs11_pin_file"
             )
-        if hmac.compare_digest(pin.encode(), self._refused.get(which, "").encode()):
+        refused = self._refused.get(which)
+        if refused is not None and hmac.compare_digest(pin.encode(), refused.encode()):
             raise ConfigError(
                 f"PIN of token {name} must be right, got one that it refused before; it is not "
                 "tried again, because tokens lock: mend it"
@@ -386,7 +386,7 @@ def _is_named(token: "Token", uri: KeyURI) -> bool:
         (uri.token, token.label),
         (uri.manufacturer, token.manufacturer_id),
         (uri.model, token.model),
-        (uri.serial, token.serial.decode("utf-8", "replace").strip()),
+        (uri.serial, token.serial.decode("utf-8", "replace")),
     )
     return all(wanted is None or wanted == is_ for wanted, is_ in pairs)
 
