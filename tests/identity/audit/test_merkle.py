@@ -120,7 +120,9 @@ def test_the_nodes_to_be_kept_are_those_over_256_entries() -> None:
     ]
 
 
-@pytest.mark.parametrize(("size", "content"), [(1, b""), (0, b"x"), (3, bytes(32)), (-1, b"")])
+@pytest.mark.parametrize(
+    ("size", "content"), [(1, b""), (0, b"x"), (3, bytes(32)), (-1, b""), (-1, bytes(32))]
+)
 def test_a_frontier_of_another_size_is_refused(size: int, content: bytes) -> None:
     with pytest.raises(IntegrityError, match="frontier of"):
         Frontier(size, content)
@@ -209,6 +211,22 @@ def test_there_is_no_proof_of_an_entry_that_is_not_there(index: int, size: int) 
 def test_there_is_no_proof_that_a_log_has_shrunk(first: int, second: int) -> None:
     with pytest.raises(ValueError, match="sizes must be"):
         consistency_ranges(first, second)
+
+
+def test_a_proof_that_no_tree_can_need_is_not_even_followed() -> None:
+    leaf = leaf_hash(b"a")
+
+    with pytest.raises(IntegrityError, match="must lead from the entry to the signed root"):
+        verify_inclusion(leaf, 0, 2**62, [bytes(32)] * 124, leaf)
+    with pytest.raises(IntegrityError, match="must be a few hashes of 32 bytes, got 125"):
+        verify_inclusion(leaf, 0, 2**62, [bytes(32)] * 125, leaf)
+
+
+def test_the_labels_are_those_of_the_standard() -> None:
+    assert leaf_hash(b"a") == hashlib.sha256(b"\x00a").digest()
+    assert (
+        node_hash(b"l" * 32, b"r" * 32) == hashlib.sha256(b"\x01" + b"l" * 32 + b"r" * 32).digest()
+    )
 
 
 def test_a_leaf_is_never_a_node() -> None:
