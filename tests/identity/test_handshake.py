@@ -444,6 +444,7 @@ def test_a_server_that_hangs_up_in_the_handshake_is_told(
         text = explained(server, client)
 
     assert "hung up in the handshake without a reason" in text
+    assert "too many connections come from your address" in text
 
 
 def test_a_server_that_resets_the_connection_is_told(

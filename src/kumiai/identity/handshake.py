@@ -205,8 +205,9 @@ def _diagnose_tls(
         )
     except (ssl.SSLEOFError, ConnectionError):
         return TransportError(
-            f"the server at {at} hung up in the handshake without a reason; it was stopping, or "
-            "something in between has no server to pass this on to"
+            f"the server at {at} hung up in the handshake without a reason; it was stopping, "
+            "too many connections come from your address, or something in between has no server "
+            "to pass this on to"
         )
     except ssl.SSLError as error:
         return _diagnose_refusal(error, at)
