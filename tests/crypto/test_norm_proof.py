@@ -43,7 +43,7 @@ def prove_and_verify(update: list[int], statement: NormStatement) -> bytes:
     st.integers(1, 64),
     st.sampled_from([0, 1, 2**30]),
 )
-@settings(max_examples=25)
+@settings(max_examples=12)
 def test_every_update_within_its_bound_is_proven(update: list[int], weight: int, room: int) -> None:
     prove_and_verify(update, statement_for(update, weight, room))
 
