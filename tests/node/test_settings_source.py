@@ -182,6 +182,9 @@ def test_a_whole_table_replaces_all_its_entries(folder: Path) -> None:
 def test_other_programs_variables_are_left_alone() -> None:
     environ = {
         "KUMIAI_CA_PASSPHRASE": "secret",
+        "KUMIAI_PKCS11_MODULE": "/opt/vendor/pkcs11.so",
+        "KUMIAI_PKCS11_PIN": "secret",
+        "KUMIAI_PKCS11_PIN_FILE": "pin",
         "KUMIAI_TEST_POSTGRES": "x",
         "KUMIAI_SERVICE_HOST": "10.0.0.1",
         "KUMIAI_COORDINATOR_SERVICE_PORT": "8421",

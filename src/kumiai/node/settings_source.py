@@ -32,7 +32,15 @@ _PREFIX = "KUMIAI_"
 _CONFIG_VARIABLE = "KUMIAI_CONFIG"
 _SHORT_NAMES: Final = {"KUMIAI_TOKEN": ("operator", "token")}
 # Read by others than the settings.
-_OTHER_VARIABLES = frozenset({_CONFIG_VARIABLE, "KUMIAI_CA_PASSPHRASE"})
+_OTHER_VARIABLES = frozenset(
+    {
+        _CONFIG_VARIABLE,
+        "KUMIAI_CA_PASSPHRASE",
+        "KUMIAI_PKCS11_MODULE",
+        "KUMIAI_PKCS11_PIN",
+        "KUMIAI_PKCS11_PIN_FILE",
+    }
+)
 _OTHER_PREFIXES = ("KUMIAI_TEST_",)
 # Kubernetes tells every pod of a namespace about its services in such variables; a service that
 # is called kumiai must not keep our programs from starting.
