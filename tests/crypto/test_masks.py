@@ -71,11 +71,13 @@ def test_a_mask_is_the_keystream_of_nist_at_any_counter(kind: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "size_bytes", [0, 8, 16, 24, PIECE - 8, PIECE, PIECE + 8, 2 * PIECE + 1000]
+    ("pieces", "more_bytes"), [(0, 0), (0, 8), (0, 24), (1, -8), (1, 0), (1, 8), (2, 1000)]
 )
 @pytest.mark.parametrize("kind", ["<u4", "<u8"])
-def test_a_mask_does_not_depend_on_the_pieces_it_is_made_in(size_bytes: int, kind: str) -> None:
-    expected = np.frombuffer(keystream(KEY, size_bytes), kind)
+def test_a_mask_does_not_depend_on_the_pieces_it_is_made_in(
+    pieces: int, more_bytes: int, kind: str
+) -> None:
+    expected = np.frombuffer(keystream(KEY, pieces * PIECE + more_bytes), kind)
 
     assert np.array_equal(mask_of(KEY, len(expected), np.dtype(kind)), expected)
 
