@@ -422,7 +422,8 @@ class ServerRound:
         )
 
     def _end_if_complete(self) -> tuple[Action, ...]:
-        if self.awaited or self._lacks_uploads():
+        is_over = self._phase >= ServerPhase.PUBLISHED
+        if is_over or self.awaited or self._lacks_uploads():
             return ()
         return self.end_phase()
 
