@@ -7,16 +7,18 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from kumiai.core.errors import CertificateError, NotFoundError
+from kumiai.core.errors import CertificateError, NotFoundError, StorageError
 from kumiai.identity import (
     CertificateManager,
     Identity,
     IssuedCertificate,
     Role,
     TrustBundle,
+    identity_of,
     verify_own_certificate,
 )
 from kumiai.identity.trust import chain_of
+from tests.identity.forge import forge, forge_authority
 
 DAY_SECONDS = 86_400
 
@@ -182,13 +184,83 @@ def test_no_refusal_shows_the_key(client: IssuedCertificate, clock: Any) -> None
     assert secret not in str(caught.value)
 
 
-@pytest.mark.parametrize("missing", ["cert", "key", "ca"])
-def test_a_missing_file_is_named(client: IssuedCertificate, clock: Any, missing: str) -> None:
-    path = getattr(client, missing)
+@pytest.mark.parametrize(
+    ("name", "what"), [("cert", "certificate"), ("key", "private key"), ("ca", "ca certificate")]
+)
+def test_a_missing_file_is_named(
+    client: IssuedCertificate, clock: Any, name: str, what: str
+) -> None:
+    path = getattr(client, name)
     path.unlink()
 
-    with pytest.raises(NotFoundError, match=f"must exist, got no file at {path}"):
+    with pytest.raises(NotFoundError, match=f"^{what} must exist, got no file at {path}"):
         checked(client, clock)
+
+
+@pytest.mark.parametrize(("name", "what"), [("cert", "certificate"), ("key", "private key")])
+def test_a_file_that_is_too_large_is_named(
+    client: IssuedCertificate, clock: Any, name: str, what: str
+) -> None:
+    path = getattr(client, name)
+    path.write_bytes(path.read_bytes().ljust(64 * 1024 + 1, b"\n"))
+
+    with pytest.raises(StorageError, match=f"^{what} must be at most 65536 bytes, got more"):
+        checked(client, clock)
+
+
+def test_a_chain_is_read_up_to_its_limits(client: IssuedCertificate) -> None:
+    pem = client.cert.read_bytes()
+
+    assert len(chain_of(pem * 2)) == 4
+    with pytest.raises(CertificateError, match="at most 4 certificates, got 5"):
+        chain_of(pem * 2 + client.ca.read_bytes())
+    with pytest.raises(CertificateError, match="must be at most 65536 bytes, got 65537"):
+        chain_of(pem.ljust(64 * 1024 + 1, b"\n"))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"is_authority": False, "may_sign": True},
+        {"may_sign": False},
+        {"with_constraints": False},
+        {"with_usage": False},
+    ],
+    ids=["no authority", "no signatures", "no constraints", "no usage"],
+)
+def test_who_may_not_sign_vouches_for_nobody(changes: dict[str, Any]) -> None:
+    values = {"is_authority": True, "path_length": 1, "name": "root", "uris": (), **changes}
+    root = forge(**values)
+
+    with pytest.raises(CertificateError, match="must be signed by the authority in the ca file"):
+        TrustBundle((root.certificate,)).root_of((forge(by=root).certificate,))
+
+
+def test_a_root_that_may_have_no_issuers_has_none() -> None:
+    root = forge_authority(path_length=0)
+    issuer = forge_authority(by=root, serial=2, path_length=0, name="issuer")
+    bundle = TrustBundle((root.certificate,))
+
+    assert bundle.root_of((forge(by=root).certificate,)) == root.certificate
+    with pytest.raises(CertificateError, match="must be signed by the authority in the ca file"):
+        bundle.root_of((forge(by=issuer).certificate, issuer.certificate))
+    assert bundle.serials == {1}
+
+
+def test_a_certificate_that_outlives_its_issuer_ends_with_it(tmp_path: Path, clock: Any) -> None:
+    root = forge_authority()
+    issuer = forge_authority(by=root, serial=2, path_length=0, ends=clock.now() - DAY_SECONDS)
+    leaf = forge(by=issuer)
+    issued = IssuedCertificate(
+        identity_of(leaf.certificate), tmp_path / "a.crt", tmp_path / "a.key", tmp_path / "ca.crt"
+    )
+    issued.cert.write_bytes(leaf.pem + issuer.pem)
+    issued.key.write_bytes(leaf.key_pem)
+    issued.key.chmod(0o600)
+    issued.ca.write_bytes(root.pem)
+
+    with pytest.raises(CertificateError, match=f"^issuer's certificate in {issued.cert} must be"):
+        checked(issued, clock)
 
 
 def test_a_members_certificate_is_no_authority(client: IssuedCertificate, clock: Any) -> None:

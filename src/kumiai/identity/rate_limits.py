@@ -69,9 +69,7 @@ class _Bucket:
     tokens: float
     filled_at: float
 
-    def take(
-        self, now: float, per_second: float, most: float, *, patience_seconds: float = 0.0
-    ) -> float:
+    def take(self, now: float, per_second: float, most: float, *, patience_seconds: float) -> float:
         """Return the seconds until there is a token, and take it if it is worth waiting for."""
         self.tokens = min(most, self.tokens + (now - self.filled_at) * per_second)
         self.filled_at = now
