@@ -132,6 +132,7 @@ def test_numbers_of_different_precision_are_added_in_either_order() -> None:
     assert CRYPTO.decrypt(coarse + fine) == 3.25
     assert CRYPTO.decrypt(fine + coarse) == 3.25
     assert CRYPTO.decrypt(fine + 3) == 3.25
+    assert CRYPTO.decrypt(coarse + CRYPTO.encrypt(0.5, fraction_bits=1)) == 3.5
     assert CRYPTO.decrypt(coarse + 0.25) == 3.25
 
 

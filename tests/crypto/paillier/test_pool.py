@@ -1,5 +1,6 @@
 import copy
 import os
+import secrets
 from collections.abc import Callable
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from typing import Any
@@ -69,6 +70,17 @@ def test_what_was_computed_ahead_is_handed_out_and_replaced() -> None:
     assert source.count == 0
     assert len({*first, *second}) == 16
     assert {SMALL_KEY.raw_decrypt(each) for each in first + second} == {0}
+
+
+def test_workers_draw_with_the_exponents_of_the_pool(monkeypatch: pytest.MonkeyPatch) -> None:
+    executor = ManualExecutor()
+    RandomiserPool(CountedSource(), KEY, Exponents.SHORT, executor, size=3)
+    asked: list[int] = []
+    monkeypatch.setattr(secrets, "randbits", lambda bits: asked.append(bits) or 5)
+
+    executor.work()
+
+    assert asked == [256] * 3
 
 
 def test_an_empty_pool_computes_on_the_spot_and_waits_for_nobody() -> None:
@@ -162,6 +174,30 @@ def test_a_forked_child_has_nothing_ready_and_asks_the_parents_executor_for_noth
         return b"%d %d" % (ready, len(executor.tasks))
 
     assert in_a_child(act) == b"0 0"
+
+
+@forks
+def test_a_forked_child_forgets_once() -> None:
+    pool, _ = new_pool(ManualExecutor())
+
+    def act() -> bytes:
+        pool.draw()
+        return b"%d" % (pool._process_id == os.getpid())
+
+    assert in_a_child(act) == b"1"
+
+
+def test_a_pool_may_be_as_small_as_one_and_fills_in_batches_of_32() -> None:
+    smallest, usual = ManualExecutor(), ManualExecutor()
+
+    new_pool(smallest, size=1, batch_count=1)
+    RandomiserPool(CountedSource(), KEY, Exponents.HALF, usual, size=65)
+
+    assert len(smallest.tasks) == 1
+    assert len(usual.tasks) == 3
+    usual.work()
+    assert RandomiserPool(CountedSource(), KEY, Exponents.HALF, usual, size=64).ready_count() == 0
+    assert len(usual.tasks) == 2
 
 
 @forks

@@ -120,6 +120,40 @@ def test_the_longest_exponent_of_anybody_fits_the_table(monkeypatch: pytest.Monk
     assert [SMALL_KEY.raw_decrypt(each.draw()) for each in sources] == [0, 0, 0]
 
 
+def test_anybodys_randomisers_are_what_their_definitions_say(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    limits: list[int] = []
+    monkeypatch.setattr(secrets, "randbelow", lambda limit: limits.append(limit) or 5)
+    monkeypatch.setattr(secrets, "randbits", lambda bits: 3)
+    n_squared = N * N
+
+    full = new_source(SMALL_KEY.public_key, Exponents.FULL).draw()
+    half = new_source(SMALL_KEY.public_key, Exponents.HALF).draw()
+
+    assert full == pow(6, N, n_squared)
+    assert half == pow(pow(-36, N, n_squared), 3, n_squared)
+    assert limits == [N - 1, N - 1]
+
+
+def test_the_holders_randomisers_are_what_their_definitions_say(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    limits: list[int] = []
+    monkeypatch.setattr(secrets, "randbelow", lambda limit: limits.append(limit) or 5)
+    p, q = SMALL_KEY.primes
+
+    full = new_key_holder_source(SMALL_KEY, Exponents.FULL).draw()
+    half = new_key_holder_source(SMALL_KEY, Exponents.HALF).draw()
+
+    assert full % p**2 == pow(6, p, p**2)
+    assert full % q**2 == pow(6, q, q**2)
+    assert half % p**2 == pow(6, 5 * p, p**2)
+    assert half % q**2 == pow(6, 5 * q, q**2)
+    assert max(full, half) < N * N
+    assert limits == [p - 1, q - 1] * 3
+
+
 def test_no_unit_is_zero(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(secrets, "randbelow", lambda limit: 0)
 
