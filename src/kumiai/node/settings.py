@@ -207,6 +207,17 @@ class ClientSettings(_Table):
     """Studies installed at this site: ``file.py[:name]`` or ``package.module[:name]``."""
     data: dict[str, bool | int | float | str] = {}
     """Handed to the studies' data loader as the site's options."""
+    requires_secure_aggregation: bool = False
+    """Train only where the coordinator can not see the update."""
+    requires_verification: bool = True
+    """Take part in a hidden round only where every client checks the sum."""
+    minimum_survivors: Annotated[int, Field(ge=3, le=4096)] = 3
+    """With fewer updates in a hidden sum, this site's is not among them."""
+    knows_all_peers: bool = False
+    """Talk to no member whose signing key does not stand in ``known-peers.json`` beforehand."""
+    counters_dir: Path | None = None
+    """Where the counters of hidden rounds are, best on a disk that no backup of ``state_dir`` takes
+    back; none: in ``state_dir``."""
 
     @field_validator("coordinator")
     @classmethod
@@ -313,6 +324,9 @@ class Settings(_Table):
                 "client": self.client.model_copy(
                     update={
                         "state_dir": _from(base, self.client.state_dir),
+                        "counters_dir": _from(base, folder)
+                        if (folder := self.client.counters_dir)
+                        else None,
                         "apps": tuple(resolved_app(app, base) for app in self.client.apps),
                     }
                 ),

@@ -7,6 +7,7 @@ from kumiai.core.errors import ConfigError, KumiaiError
 from kumiai.identity import RenewableFiles, Role, verify_own_certificate
 from kumiai.node.assembly.studies import load_apps
 from kumiai.node.client.agent import ClientAgent
+from kumiai.node.client.secure.opening import SecurePolicy
 from kumiai.node.ports import diagnose_port
 from kumiai.node.settings import Settings, split_address
 from kumiai.node.study import Site
@@ -67,4 +68,11 @@ def new_client(settings: Settings) -> ClientAgent:
         state_dir=settings.client.state_dir,
         clock=clock,
         explain=explain,
+        policy=SecurePolicy(
+            requires_secure=settings.client.requires_secure_aggregation,
+            requires_verification=settings.client.requires_verification,
+            minimum_survivors=settings.client.minimum_survivors,
+            knows_all_peers=settings.client.knows_all_peers,
+            counters_dir=settings.client.counters_dir,
+        ),
     )

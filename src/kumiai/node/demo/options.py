@@ -14,6 +14,7 @@ __all__ = ["DemoOptions", "DemoPlan", "new_plan"]
 
 _STUDIES = ("digits", "heart")
 _CLIENTS = 5
+_SUM_LEAST = 3
 _CLIENTS_MAX = 50
 _ROUNDS_MAX = 10_000
 _GRACE_SECONDS = 30.0
@@ -138,9 +139,11 @@ def _job(options: DemoOptions, clients: int) -> JobSpec:
             "cohort": {
                 "size": clients,
                 # One may be missing, and is waited for a while.
-                "min_reports": max(clients - 1, 1),
+                "min_reports": max(clients - 1, min(clients, _SUM_LEAST)),
                 "grace_seconds": _GRACE_SECONDS,
                 "deadline_seconds": 4 * _GRACE_SECONDS,
             },
+            # With fewer, a sum would tell each site the other's update.
+            "secure_aggregation": {"mode": "masking" if clients >= _SUM_LEAST else "none"},
         }
     )

@@ -23,6 +23,7 @@ __all__ = ["DemoStory"]
 _T = TypeVar("_T")
 
 _LOOK_SECONDS = 0.05
+_HALTED_SECONDS = 1.0
 _LAST_WORDS_SECONDS = 1.0
 
 
@@ -81,7 +82,7 @@ class DemoStory:
         """Submit the job, follow it to its end and kill a client on the way."""
         plan = self._plan
         if plan.victim is not None and plan.kill_after_round == 0:
-            self._halt(plan.victim)
+            self._federation.clients[plan.victim].send(signal.SIGSTOP)
         run_id = await self._federation.api.submit(plan.job, model)
         self._screen.step(f"run {run_id} submitted: {plan.job.run.rounds} rounds")
         following = asyncio.ensure_future(self._follow(run_id))
@@ -133,11 +134,8 @@ class DemoStory:
         if victim is None:
             return None
         await self._until(lambda: picture.last_published >= self._plan.kill_after_round)
-        # Rounds are short: halted first, it surely owes a report when it is killed.
-        self._halt(victim)
-        number = await self._round_that_waits_for(victim, run_id)
+        number = await self._halted_amid_a_round(victim, run_id)
         if number is None:
-            federation.clients[victim].send(signal.SIGCONT)
             return None
         began = self._clock.monotonic()
         await federation.kill_client(victim)
@@ -164,8 +162,23 @@ class DemoStory:
         )
         return comeback
 
-    def _halt(self, name: str) -> None:
-        self._federation.clients[name].send(signal.SIGSTOP)
+    async def _halted_amid_a_round(self, name: str, run_id: str) -> int | None:
+        """Halt a client where it owes a report; return the round, ``None`` when the run has ended.
+
+        Rounds are short: halted first, it surely owes its report when it is killed.
+        """
+        client = self._federation.clients[name]
+        while not self._picture.has_ended:
+            client.send(signal.SIGSTOP)
+            try:
+                async with asyncio.timeout(_HALTED_SECONDS):
+                    if (number := await self._round_that_waits_for(name, run_id)) is not None:
+                        return number
+            except TimeoutError:
+                pass  # it has reported; what is left of the round waits for its word
+            client.send(signal.SIGCONT)
+            await asyncio.sleep(_LOOK_SECONDS)
+        return None
 
     def _put_out(self, name: str, why: str | None) -> None:
         self._picture.out = {} if why is None else {name: why}

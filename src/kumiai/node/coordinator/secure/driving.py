@@ -144,7 +144,7 @@ class SecureRoundDriver:
         if found is None:
             return None
         if not found.is_over:
-            await found.add(await self._engine.runs.updates(self._run_id, current.round))
+            await self._add_all(found, job, current.round)
             if found.phase is ServerPhase.COLLECTING:
                 await found.end_phase()
             else:
@@ -248,6 +248,20 @@ class SecureRoundDriver:
             if left <= 0:
                 return
             await self._engine.directory.wait_for_change(min(left, self._engine.times.look_seconds))
+
+    async def _add_all(self, found: SecureSum, job: JobSpec, number: int) -> None:
+        """Add every vector that was counted, also those whose clients' word is on the way."""
+        clock, began = self._engine.clock, self._engine.clock.monotonic()
+        updates = await self._engine.runs.updates(self._run_id, number)
+        while True:
+            await found.add(updates)
+            left = job.secure_aggregation.phase_seconds - clock.monotonic() + began
+            if left <= 0 or found.is_over or not found.lacks(updates):
+                return
+            await self._engine.signals.wait(
+                self._run_id, min(left, self._engine.times.look_seconds)
+            )
+            await self._hear(found)
 
     async def _hear(self, found: SecureSum) -> None:
         letters, arrived = self._secure.mailbox.drain(self._run_id)

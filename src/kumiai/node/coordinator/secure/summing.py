@@ -219,6 +219,16 @@ class SecureSum:
                 continue
             await self._do(actions)
 
+    def lacks(self, updates: Sequence[UpdateRecord]) -> bool:
+        """Tell whether a vector is here whose client has not named it yet: its word is on the way.
+
+        The two come over connections of their own.
+        """
+        if self.phase is not ServerPhase.COLLECTING:
+            return False
+        here = {update.client_id for update in updates} - self._unusable
+        return not here.isdisjoint(self._server.awaited)
+
     async def end_phase(self) -> None:
         """End the phase with those who have answered.
 
