@@ -88,42 +88,45 @@ def test_shares_cut_short_or_left_out_are_not_taken(attachment: Callable[[bytes]
     assert CHEAT not in network.outcome.survivors
 
 
-def cheat_with_shares(network: Network, victims: list[int]) -> None:
-    """Let one client seal wrong shares for some holders, under a root that it signs."""
+def cheat_with_shares(
+    network: Network, victims_of: dict[str, list[int]], *, steps_aside: int = 0
+) -> None:
+    """Let clients seal wrong shares for some holders, under a root that they sign."""
 
     def change(name: str, send: Send) -> Send:
-        if name != CHEAT or network.kind_of(send) is not Kind.KEY_SHARES:
+        if name not in victims_of or network.kind_of(send) is not Kind.KEY_SHARES:
             return send
-        author = network.names.index(CHEAT)
-        knowledge = network.clients[CHEAT]._knowledge
+        author = network.names.index(name)
+        knowledge = network.clients[name]._knowledge
         entries = []
         for entry in SHARE_ENTRIES.decode(send.attachment):
-            if entry.holder in victims:
+            if entry.holder in victims_of[name]:
                 place = place_context(network.descriptor.context(), author, entry.holder)
                 peer = knowledge.advertisements[entry.holder].channel_key
                 key = share_key(knowledge.keys.channel, peer, place)
-                wrong = Share(entry.holder + 1, 7)
+                wrong = Share(entry.holder + 1 + steps_aside, 7)
                 pair = SharePair(wrong, bytes(32), wrong, bytes(32))
                 sealed = seal(key, pair.encode(), place)
                 entries.append(replace(entry, sealed=sealed))
             else:
                 entries.append(entry)
-        return signed_shares(network, send, tuple(entries))
+        return signed_shares(network, name, send, tuple(entries))
 
     network.to_server = change
 
 
-def signed_shares(network: Network, send: Send, entries: tuple[ShareEntry, ...]) -> Send:
-    author = network.names.index(CHEAT)
+def signed_shares(network: Network, name: str, send: Send, entries: tuple[ShareEntry, ...]) -> Send:
+    author = network.names.index(name)
     context = network.descriptor.context()
     tree = HashTree([leaf_of(context, author, entry) for entry in entries])
     body = replace(network.body_of(send, KeyShares), root=tree.root)
-    return Send(network.lie(body, CHEAT), SHARE_ENTRIES.write(entries))
+    return Send(network.lie(body, name), SHARE_ENTRIES.write(entries))
 
 
-def test_holders_complain_and_the_round_goes_on_without_their_shares() -> None:
+@pytest.mark.parametrize("steps_aside", [0, 1])
+def test_holders_complain_and_the_round_goes_on_without_their_shares(steps_aside: int) -> None:
     network = lenient()
-    cheat_with_shares(network, [0, 1])
+    cheat_with_shares(network, {CHEAT: [0, 1]}, steps_aside=steps_aside)
 
     network.run()
 
@@ -141,7 +144,7 @@ def test_holders_complain_and_the_round_goes_on_without_their_shares() -> None:
 
 def test_a_dealer_of_whom_more_complain_than_may_lie_is_named() -> None:
     network = lenient()
-    cheat_with_shares(network, [0, 1, 3])
+    cheat_with_shares(network, {CHEAT: [0, 1, 3], "site-0004": [0]})
 
     network.run()
 

@@ -86,10 +86,11 @@ def smallest_graph(
         if _severed_log2(client_count, colluders + dropouts, degree) > PRIVACY_LOG2:
             continue
         threshold = _smallest_threshold(client_count, colluders, degree, adversary, own_shares)
-        if threshold is None:
-            continue
+        rebuilt = _rebuilt_log2(
+            client_count, colluders, degree, threshold, adversary, own_shares=own_shares
+        )
         failure = correctness_failure_log2(client_count, dropouts, degree, threshold)
-        if failure <= CORRECTNESS_LOG2:
+        if rebuilt <= PRIVACY_LOG2 and failure <= CORRECTNESS_LOG2:
             return GraphParameters(degree, threshold)
     raise ValueError(
         f"a sparse graph must keep the failure bounds, got none for {client_count} clients, "
@@ -122,7 +123,8 @@ def correctness_failure_log2(
 
 def _smallest_threshold(
     client_count: int, colluders: int, degree: int, adversary: Adversary, own_shares: int
-) -> int | None:
+) -> int:
+    """Return the least threshold that keeps privacy; the degree if none does."""
     low, high = 2, degree
     # More shares are never worse for privacy, so that halving finds the first that is enough.
     while low < high:
@@ -131,8 +133,7 @@ def _smallest_threshold(
             client_count, colluders, degree, middle, adversary, own_shares=own_shares
         )
         low, high = (low, middle) if failure <= PRIVACY_LOG2 else (middle + 1, high)
-    failure = _rebuilt_log2(client_count, colluders, degree, low, adversary, own_shares=own_shares)
-    return low if failure <= PRIVACY_LOG2 else None
+    return low
 
 
 def _rebuilt_log2(

@@ -190,7 +190,7 @@ class ServerKnowledge:
                 self._hear_agreement(said, body)
             case Unmasking():
                 self._hear_unmasking(said, body)
-            case Confirmation():
+            case _:
                 self._require(said, self.uploaded, "the survivors")
                 self.confirmed[said.index] = (said, body)
 
