@@ -23,6 +23,7 @@ from kumiai.identity import (
     Role,
     TrustBundle,
     WatchedFiles,
+    identity_of,
 )
 from tests.identity.forge import FEDERATION, forge, forge_authority
 
@@ -48,7 +49,7 @@ class Tokens:
         return Principal("olivia", Role.OPERATOR, granted, address, token_id="t1")
 
     async def verify_token(self, token_id: str) -> None:
-        if self.is_revoked:
+        if self.is_revoked or token_id != "t1":
             raise PeerRefusedError(Refusal.BAD_TOKEN, "revoked")
 
 
@@ -202,7 +203,32 @@ async def test_what_everybody_may_change_is_limited_by_address(
 
     assert posted == ["reached by somebody", "reached by somebody", "refused: rate-limited"]
     assert set(probed) == {"reached by somebody"}
+    assert [await site.get("/open", method="HEAD")] == ["reached by somebody"]
     assert [(call.act, call.claimed) for call in refused] == [("POST /open", None)]
+    assert refused[0].address == "10.0.0.1"
+    assert refused[0].error.refusal is Refusal.RATE_LIMITED
+
+
+@pytest.mark.parametrize(
+    ("kind", "is_known"),
+    [
+        (Refusal.NOT_YET_VALID, True),
+        (Refusal.EXPIRED, True),
+        (Refusal.REVOKED, True),
+        (Refusal.SUSPENDED, True),
+        (Refusal.REMOVED, True),
+        (Refusal.WRONG_AUTHORITY, False),
+        (Refusal.WRONG_USAGE, False),
+    ],
+)
+def test_only_what_a_certificate_of_ours_is_refused_for_is_of_somebody_known(
+    kind: Refusal, is_known: bool
+) -> None:
+    error = PeerRefusedError(kind, "no")
+    somebody = identity_of(CLIENT.pem)
+
+    assert RefusedCall(error, "10.0.0.1", "read", somebody).is_of_known is is_known
+    assert not RefusedCall(error, "10.0.0.1", "read", None).is_of_known
 
 
 async def test_handshakes_wait_by_address_and_those_turned_away_are_told(
@@ -263,6 +289,48 @@ async def test_connections_that_nothing_is_known_of_are_told_by_their_number(
 
 async def test_what_nobody_has_listed_is_denied_to_everybody(site: Site) -> None:
     assert await site.get("/secrets", OPERATOR.pem) == "unlisted: GET /secrets"
+
+
+async def test_what_has_neither_method_nor_path_is_not_let_in(site: Site) -> None:
+    await site.app({"type": "lifespan"}, None, None)  # type: ignore[arg-type]
+
+    assert site.answers == ["unlisted:  "]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "expected"),
+    [("GET", "/open", "app"), ("GET", "/runs", "refuse"), ("GET", "/other", "unlisted")],
+)
+async def test_whoever_answers_gets_all_that_the_server_gave(
+    gate: CallGate, method: str, path: str, expected: str
+) -> None:
+    reached: list[tuple[Any, ...]] = []
+
+    def answering(name: str) -> Any:
+        async def answer(*given: Any) -> None:
+            reached.append((name, *given))
+
+        return answer
+
+    async def receive() -> Any:
+        return {}
+
+    async def send(_message: Any) -> None:
+        return None
+
+    app = MTLSAuthenticationMiddleware(
+        answering("app"),
+        gate=gate,
+        required=lambda asked, where: LISTED.get(where) if asked == method else None,
+        refuse=lambda _: answering("refuse"),
+        unlisted=lambda _method, _path: answering("unlisted"),
+    )
+    scope: dict[str, Any] = {"type": "http", "method": method, "path": path}
+
+    await app(scope, receive, send)
+
+    assert reached == [(expected, scope, receive, send)]
+    assert scope.get("state", {}).get("requirement") == LISTED.get(path)
 
 
 @pytest.mark.parametrize("kind", ["websocket", "lifespan"])
@@ -328,14 +396,50 @@ async def test_who_was_let_in_is_sent_away_when_the_certificate_has_expired(
     with pytest.raises(PeerRefusedError, match="expired"):
         await gate.admit_again(principal, act="stream")
 
-    assert [call.act for call in refused] == ["stream"]
+    (call,) = refused
+    assert (call.act, call.address, call.caller) == ("stream", "10.0.0.1", principal)
+    assert (call.error.refusal, call.claimed) == (Refusal.EXPIRED, principal.identity)
 
 
 async def test_who_was_let_in_is_sent_away_when_the_token_is_revoked(
-    gate: CallGate, tokens: Tokens
+    gate: CallGate, authenticator: AsyncMTLSAuthenticator, tokens: Tokens
 ) -> None:
     principal = await admitted(gate, token="good")
     tokens.is_revoked = True
 
     with pytest.raises(PeerRefusedError, match="revoked"):
         await gate.admit_again(principal, act="stream")
+    with pytest.raises(PeerRefusedError, match="must show a certificate"):
+        await CallGate(authenticator).admit_again(principal, act="stream")
+
+
+async def test_it_is_known_where_a_caller_came_from(gate: CallGate) -> None:
+    assert (await admitted(gate, OPERATOR.pem)).address == "10.0.0.1"
+    assert (await admitted(gate, token="good")).address == "10.0.0.1"
+
+
+async def test_a_caller_without_an_address_is_told_as_such(
+    site: Site, refused: list[RefusedCall]
+) -> None:
+    scope: Any = {"type": "http", "method": "GET", "path": "/runs"}
+
+    await site.app(scope, None, None)  # type: ignore[arg-type]
+
+    assert [call.address for call in refused] == ["unknown"]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "answer"),
+    [
+        (b"authorization", b"bEARER  good ", "reached by olivia"),
+        (b"x-authorization", b"Bearer good", "refused: no-certificate"),
+    ],
+)
+async def test_a_token_stands_in_one_header_and_in_any_letters(
+    site: Site, name: bytes, value: bytes, answer: str
+) -> None:
+    scope: Any = {"type": "http", "method": "GET", "path": "/runs", "headers": [(name, value)]}
+
+    await site.app(scope, None, None)  # type: ignore[arg-type]
+
+    assert site.answers == [answer]
