@@ -48,6 +48,7 @@ def test_replaced_files_are_taken_up_once_all_fit_together(
 
     assert (half_way, str(trouble)) == ("1", "files must fit together")
     assert (watched.current(), watched.error, watched.version) == ("2", None, 2)
+    assert (watched.current(), watched.version) == ("2", 2)
 
 
 def test_files_that_do_not_fit_are_tried_again_after_a_pause(
