@@ -58,7 +58,7 @@ def test_a_message_cannot_even_say_both() -> None:
 def test_two_lists_shown_to_two_parts_of_the_clients_never_both_reach_the_threshold() -> None:
     network = Network(7)
     network.run_until(Kind.SURVIVORS)
-    entries = network.server._knowledge.survivor_entries()
+    entries = network.server._knowledge.entries
     lists = (Survivors(entries[:5]), Survivors(entries[1:6]))
     parts = (network.names[:3], network.names[3:5])
     agreed: list[list[bytes]] = []

@@ -62,7 +62,7 @@ def delivery_of(network: Network, author: int, holder: int) -> Delivery:
 def test_agreements_to_another_list_stop_the_unmasking() -> None:
     network = Network(7)
     network.run_until(Kind.SURVIVORS)
-    entries = network.server._knowledge.survivor_entries()
+    entries = network.server._knowledge.entries
     network.tell(VICTIM, Survivors(entries[:5]))
     for name in network.names[1:]:
         network.tell(name, Survivors(entries))

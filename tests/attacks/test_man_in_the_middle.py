@@ -29,7 +29,7 @@ def test_nothing_that_the_coordinator_did_not_sign_is_believed() -> None:
     network = Network(4)
     network.run_until(Kind.SURVIVORS)
     conversation = Conversation(network.descriptor, VERIFIER)
-    body = Survivors(network.server._knowledge.survivor_entries())
+    body = Survivors(network.server._knowledge.entries)
 
     forged = conversation.seal(body, COORDINATOR, Ed25519Signer.generate())
     of_a_client = conversation.seal(body, "site-0001", network.signers["site-0001"])

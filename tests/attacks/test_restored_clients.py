@@ -26,7 +26,7 @@ def test_after_a_restart_the_same_request_gets_the_same_bytes() -> None:
 def test_after_a_restart_a_second_list_of_survivors_is_refused() -> None:
     network = Network(7)
     network.run_until(Kind.RESULT)
-    entries = network.server._knowledge.survivor_entries()
+    entries = network.server._knowledge.entries
 
     network.restart_client(VICTIM)
 

@@ -10,7 +10,7 @@ VICTIM = "site-0000"
 
 
 def entries_of(network: Network) -> tuple[Survivor, ...]:
-    return network.server._knowledge.survivor_entries()
+    return network.server._knowledge.entries
 
 
 def refuse(network: Network, entries: tuple[Survivor, ...], match: str) -> None:

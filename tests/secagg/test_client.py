@@ -167,7 +167,7 @@ def test_anothers_delivery_is_refused_though_it_stands_under_the_root() -> None:
 def test_survivors_among_whom_too_few_are_neighbours_are_refused() -> None:
     network = Network(16, degree=10, threshold=7, minimum_survivors=13, colluders=1, dimension=3)
     network.run_until(Kind.SURVIVORS)
-    entries = network.server._knowledge.survivor_entries()
+    entries = network.server._knowledge.entries
     near = set(network.clients[VICTIM]._knowledge.graph.neighbours(0))
     thin = tuple(entry for entry in entries if entry.index not in sorted(near)[:3])
 

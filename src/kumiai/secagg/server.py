@@ -161,8 +161,7 @@ class ServerRound:
     @property
     def awaited(self) -> tuple[str, ...]:
         """The clients that may still answer in this phase."""
-        missing = self._asked() - self._answered() - self._knowledge.excluded.keys()
-        return tuple(self._conversation.name(index) for index in sorted(missing))
+        return tuple(self._conversation.name(index) for index in sorted(self._missing()))
 
     @property
     def excluded(self) -> dict[str, str]:
@@ -327,7 +326,7 @@ class ServerRound:
             case ServerPhase.COLLECTING:
                 return tuple(self._deliver(holder) for holder in self._present(knowledge.sharers))
             case ServerPhase.AGREEING:
-                survivors = Survivors(knowledge.survivor_entries())
+                survivors = Survivors(knowledge.entries)
                 return (self._to_all(survivors, knowledge.uploaded),)
             case ServerPhase.UNMASKING:
                 return tuple(
@@ -341,6 +340,9 @@ class ServerRound:
                 return ()
 
     # ------------------------------------------------------------- the steps
+
+    def _missing(self) -> set[int]:
+        return self._asked() - self._answered() - self._knowledge.excluded.keys()
 
     def _asked(self) -> set[int]:
         knowledge = self._knowledge
@@ -418,12 +420,12 @@ class ServerRound:
 
     def _result_digest(self) -> bytes:
         return self._conversation.result_digest(
-            self._knowledge.agreement(), vector_digest(self._sum.vector())
+            self._knowledge.agreement, vector_digest(self._sum.vector())
         )
 
     def _end_if_complete(self) -> tuple[Action, ...]:
         is_over = self._phase >= ServerPhase.PUBLISHED
-        if is_over or self.awaited or self._lacks_uploads():
+        if is_over or self._missing() or self._lacks_uploads():
             return ()
         return self.end_phase()
 
@@ -524,7 +526,7 @@ class ServerRound:
                 knowledge.inputs[index][0].data,
                 knowledge.seen,
                 knowledge.sharers,
-                knowledge.survivor_entries(),
+                knowledge.entries,
                 vector_digest(self._sum.vector()),
                 confirmations,
             )
@@ -534,10 +536,21 @@ class ServerRound:
     # -------------------------------------------------------------- restoring
 
     def _enter(self, event: ServerEvent) -> None:
-        is_seen = self._phase in {ServerPhase.ADVERTISING, ServerPhase.REVEALING}
-        if event is ServerEvent.END and is_seen:
-            self._knowledge.see()
+        if event is ServerEvent.END:
+            self._fix()
         self._phase = SERVER_TRANSITIONS[self._phase, event]
+
+    def _fix(self) -> None:
+        """Fix what the phase that ends has decided."""
+        match self._phase:
+            case ServerPhase.ADVERTISING_HIDDEN:
+                self._knowledge.see_hidden()
+            case ServerPhase.ADVERTISING | ServerPhase.REVEALING:
+                self._knowledge.see()
+            case ServerPhase.COLLECTING:
+                self._knowledge.fix_survivors()
+            case _:
+                pass
 
     def _replay(self, record: ServerRecord) -> None:
         self._verify_allowed(record.event)

@@ -66,21 +66,28 @@ class ServerKnowledge:
         "_proofs",
         "advertised",
         "agreed",
+        "agreement",
         "answers",
         "confirmed",
         "conversation",
         "dealt",
+        "entries",
         "excluded",
         "graph",
+        "hidden",
         "inputs",
         "layout",
         "revealed",
         "seen",
+        "taken_keys",
         "uploaded",
     )
 
     graph: Neighbourhoods
+    hidden: bytes
     seen: bytes
+    entries: tuple[Survivor, ...]
+    agreement: bytes
 
     def __init__(self, conversation: Conversation, proofs: UpdateProofs | None) -> None:
         """Begin with the round alone."""
@@ -98,6 +105,7 @@ class ServerKnowledge:
         self.answers: dict[int, dict[int, Share]] = {}
         self.confirmed: dict[int, tuple[Said, Confirmation]] = {}
         self.excluded: dict[int, str] = {}
+        self.taken_keys: set[bytes] = set()
 
     # ------------------------------------------------------------ who is who
 
@@ -121,16 +129,17 @@ class ServerKnowledge:
         """Whose masked input is in the sum."""
         return tuple(sorted(self.uploaded))
 
-    def survivor_entries(self) -> tuple[Survivor, ...]:
-        """Return the survivors with their inputs' digests."""
-        return tuple(
+    def fix_survivors(self) -> None:
+        """Fix who is in the sum, and so what the survivors must sign."""
+        self.entries = tuple(
             Survivor(index, self.conversation.input_digest(self.inputs[index][0].envelope.body))
             for index in self.survivors
         )
+        self.agreement = self.conversation.agreement_digest(self.seen, self.sharers, self.entries)
 
-    def agreement(self) -> bytes:
-        """Return what the survivors must sign."""
-        return self.conversation.agreement_digest(self.seen, self.sharers, self.survivor_entries())
+    def see_hidden(self) -> None:
+        """Fix what all have seen before they reveal their nonces."""
+        self.hidden = self.conversation.seen_digest(self.advertisements)
 
     def see(self) -> None:
         """Fix what all have seen, and the graph, before shares are made."""
@@ -195,8 +204,7 @@ class ServerKnowledge:
                 self.confirmed[said.index] = (said, body)
 
     def _hear_advertisement(self, said: Said, body: Advertisement) -> None:
-        taken = {key for _, each in self.advertised.values() for key in _keys(each)}
-        if body.mask_key == body.channel_key or taken & set(_keys(body)):
+        if body.mask_key == body.channel_key or self.taken_keys & set(_keys(body)):
             raise MisbehaviourError("advertised a key that is in use already")
         size = 32 if self.conversation.descriptor.degree else 0
         if len(body.nonce_digest) != size:
@@ -206,6 +214,7 @@ class ServerKnowledge:
                 verify_public_key(key)
         except KumiaiError as error:
             raise MisbehaviourError(f"advertised an unusable key: {error}") from error
+        self.taken_keys |= set(_keys(body))
         self.advertised[said.index] = (said, body)
 
     def _hear_nonce(self, said: Said, body: NonceReveal) -> None:
@@ -213,7 +222,7 @@ class ServerKnowledge:
         hidden = self.advertised[said.index][1].nonce_digest
         if nonce_digest_of(body.nonce, self.conversation.context) != hidden:
             raise MisbehaviourError("revealed another nonce than it had hidden")
-        if body.seen != self.conversation.seen_digest(self.advertisements):
+        if body.seen != self.hidden:
             raise MisbehaviourError("says that it has seen other advertisements")
         self.revealed[said.index] = (said, body)
 
@@ -271,7 +280,7 @@ class ServerKnowledge:
 
     def _hear_agreement(self, said: Said, body: Agreement) -> None:
         self._require(said, self.uploaded, "the survivors")
-        if body.digest != self.agreement():
+        if body.digest != self.agreement:
             raise MisbehaviourError("agreed to other survivors than it was told")
         self.agreed[said.index] = said
 
