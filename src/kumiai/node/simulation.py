@@ -15,7 +15,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +23,15 @@ import numpy as np
 import structlog
 from numpy.typing import NDArray
 
-from kumiai.core.arrays import NamedArrays
+from kumiai.core.arrays import NamedArrays, layout_of
 from kumiai.core.clock import SystemClock
 from kumiai.core.codec import decode, encode
 from kumiai.core.error_kinds import ERRORS_BY_KIND
 from kumiai.core.errors import ConfigError, KumiaiError
 from kumiai.core.ids import new_id
-from kumiai.learning import delta_of
+from kumiai.crypto.signatures import Ed25519Signer, Ed25519Verifier
+from kumiai.learning import delta_of, flattened
+from kumiai.node.client.secure.weighing import weight_of
 from kumiai.node.coordinator.aggregation import Aggregator
 from kumiai.node.coordinator.engine import RoundEngine
 from kumiai.node.coordinator.evaluations import EvaluationIntake
@@ -38,10 +40,15 @@ from kumiai.node.coordinator.leadership import RunSupervisor
 from kumiai.node.coordinator.namespaces import model_namespace, update_namespace
 from kumiai.node.coordinator.orders import TaskKey, TaskOrder
 from kumiai.node.coordinator.run_facts import RunFactsCache
+from kumiai.node.coordinator.secure.mailbox import SecureMailbox
+from kumiai.node.coordinator.secure.summing import SumParts
+from kumiai.node.coordinator.secure.sums import OwnKey, SecureSums, VouchedMember
 from kumiai.node.coordinator.signals import RunSignals
 from kumiai.node.coordinator.tasks import TaskWriter
 from kumiai.node.job import JobSpec, parse_job
+from kumiai.node.secure_proofs import proofs_of
 from kumiai.node.study import App, Site, initial_model, run_evaluate, run_train
+from kumiai.node.virtual_rounds import VirtualRounds
 from kumiai.storage import (
     BlobStore,
     DatabaseManager,
@@ -50,6 +57,7 @@ from kumiai.storage import (
     NewRun,
     RoundRecord,
     RunRepository,
+    SecureRoundRepository,
     UpdateInbox,
 )
 
@@ -265,12 +273,19 @@ class _Federation:
         self._inbox = UpdateInbox(self._database, batch_limit=1_000)
         self._blobs = _spool(model, job.cohort.size or len(sites), folder)
         signals = RunSignals()
+        mailbox = SecureMailbox(signals.wake)
         facts = RunFactsCache(runs=self._runs, blobs=self._blobs)
         self._pool = ThreadPoolExecutor(
             workers or os.cpu_count() or 1, thread_name_prefix="kumiai-virtual-client"
         )
+        self._rounds = VirtualRounds(mailbox, self._blobs, self._pool)
+        # Of its own: what unmasks waits for no study.
+        self._summing = ThreadPoolExecutor(1, thread_name_prefix="kumiai-secure-sum")
+        coordinator = Ed25519Signer.generate()
+        own_key = OwnKey(VouchedMember("coordinator", coordinator.public), coordinator)
         self._clients = _VirtualClients(
             app=app,
+            rounds=self._rounds,
             sites=sites,
             runs=self._runs,
             blobs=self._blobs,
@@ -288,6 +303,20 @@ class _Federation:
             signals=signals,
         )
         engine = RoundEngine(
+            secure=SecureSums(
+                SumParts(
+                    repository=SecureRoundRepository(self._database),
+                    blobs=self._blobs,
+                    carrier=self._rounds,
+                    worker=self._summing,
+                ),
+                members=self._rounds,
+                mailbox=mailbox,
+                own_key=lambda: own_key,
+                verifier=Ed25519Verifier(),
+                proofs=proofs_of,
+                facts=facts,
+            ),
             runs=self._runs,
             blobs=self._blobs,
             directory=self._clients,
@@ -306,17 +335,20 @@ class _Federation:
         await self._database.migrate()
         await self._inbox.start()
         working = asyncio.create_task(self._clients.serve())
+        hearing = asyncio.create_task(self._rounds.serve())
         leading: asyncio.Task[None] | None = None
         try:
             await self._submit()
             began = clock.monotonic()
             leading = asyncio.create_task(self._supervisor.serve())
-            await self._watch(on_round, {working, leading})
+            await self._watch(on_round, {working, leading, hearing})
             return await self._result(clock.monotonic() - began)
         finally:
-            for task in filter(None, (working, leading)):
+            tasks = [each for each in (working, hearing, leading) if each is not None]
+            for task in tasks:
                 task.cancel()
-            await asyncio.gather(*filter(None, (working, leading)), return_exceptions=True)
+            await asyncio.gather(*tasks, return_exceptions=True)
+            self._summing.shutdown(cancel_futures=True)
             self._pool.shutdown(cancel_futures=True)
             await self._inbox.close()
             await self._database.close()
@@ -404,6 +436,8 @@ class _Done:
     metrics: Mapping[str, float] | None = None
     buffers: Sequence[memoryview] = ()
     failure: str | None = None
+    vector: NDArray[np.float32] | None = None
+    """The update to be hidden; then there are no buffers."""
 
 
 class _VirtualClients:
@@ -413,6 +447,7 @@ class _VirtualClients:
         self,
         *,
         app: App,
+        rounds: VirtualRounds,
         sites: Mapping[str, Site],
         runs: RunRepository,
         blobs: BlobStore,
@@ -423,6 +458,7 @@ class _VirtualClients:
         signals: RunSignals,
     ) -> None:
         self._app = app
+        self._rounds = rounds
         self._sites = sites
         self._names = sorted(sites)
         self._runs = runs
@@ -506,15 +542,35 @@ class _VirtualClients:
             update = run_train(self._app, base, context)
         except KumiaiError as error:
             return _Done(order, failure=str(error))
-        buffers = encode(delta_of(update.weights, base))
-        return _Done(order, update.examples, update.metrics, buffers)
+        delta = delta_of(update.weights, base)
+        if order.examples_per_weight is not None:
+            vector = flattened(delta, layout_of(base))
+            return _Done(order, update.examples, update.metrics, vector=vector)
+        return _Done(order, update.examples, update.metrics, encode(delta))
 
     async def _settle(self, done: _Done) -> None:
         try:
-            await self._answer(done)
+            await self._answer(await self._hidden(done))
         finally:
             # Answered or refused: the same order, should it come again, is a new attempt.
             self._taken.discard(done.order.key)
+
+    async def _hidden(self, done: _Done) -> _Done:
+        """Return the update masked, if it is to be."""
+        order, vector = done.order, done.vector
+        if vector is None or order.examples_per_weight is None:
+            return done
+        per_weight, key = order.examples_per_weight, order.key
+        try:
+            masked = await self._rounds.mask(
+                key.client_id,
+                (key.run_id, key.round, order.attempt),
+                vector,
+                lambda descriptor: weight_of(done.examples, per_weight, descriptor.weight_bound),
+            )
+        except KumiaiError as error:
+            return replace(done, failure=str(error), vector=None)
+        return replace(done, buffers=[masked.data], vector=None)
 
     async def _answer(self, done: _Done) -> None:
         key = done.order.key
