@@ -72,7 +72,8 @@ def _norm(update: NDArray[np.float32]) -> float:
     squared = 0.0
     for start in range(0, update.size, _BLOCK_COUNT):
         block = update[start : start + _BLOCK_COUNT].astype(np.float64)
-        squared += float(block @ block)
+        # Not @: BLAS would wake all its threads for each block.
+        squared += float(np.einsum("i,i->", block, block))
     return float(np.sqrt(squared))
 
 
@@ -102,7 +103,7 @@ def _fill(
             np.floor(block, out=block)
         np.clip(block, -levels, levels, out=block)
         numbers = block.astype(np.int64)
-        squared += int(numbers @ numbers)
+        squared += int(np.einsum("i,i->", numbers, numbers))
         numbers *= weight
         words[start : start + block.size] = numbers.astype(np.int64).view(np.uint64)
     return squared
