@@ -15,7 +15,7 @@ import pytest
 import kumiai as km
 from kumiai.core.codec import decode
 from kumiai.crypto.signatures import Ed25519Verifier
-from kumiai.node.client.secure.known_peers import PEERS_FILE, KnownPeers
+from kumiai.node.client.secure.known_peers import PEERS_FILE, KnownPeers, clients_of
 from kumiai.node.coordinator.rounds import client_seed
 from kumiai.secagg import verify_receipt
 from kumiai.testing.databases import SQLiteTemplate
@@ -112,10 +112,7 @@ async def verify_run(federation: Federation, run_id: str, *, receipts: tuple[str
 
 
 def verify_receipts(folder: Path, site: str, run_id: str) -> None:
-    keys = KnownPeers(folder / PEERS_FILE).load()
-    roster = {
-        uri.rpartition("/")[2]: bytes.fromhex(key) for uri, key in keys.items() if "/client/" in uri
-    }
+    roster = clients_of(KnownPeers(folder / PEERS_FILE).load())
     for number in range(1, ROUNDS + 1):
         content = (folder / "receipts" / f"{run_id}.{number}.receipt").read_bytes()
         facts = verify_receipt(content, roster, verifier=Ed25519Verifier())

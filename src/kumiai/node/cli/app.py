@@ -13,6 +13,7 @@ from kumiai.node.cli import (
     doctor,
     model,
     quickstart,
+    receipt,
     run,
     serving,
     site,
@@ -72,4 +73,5 @@ app.add_typer(db.app, name="db")
 app.add_typer(audit.app, name="audit")
 app.add_typer(storage.app, name="storage")
 app.add_typer(token.app, name="token")
+app.add_typer(receipt.app, name="receipt")
 doctor.add_to(app)

@@ -15,7 +15,7 @@ from typing import Any, Final
 from kumiai.core.errors import IntegrityError, NotFoundError
 from kumiai.identity import files
 
-__all__ = ["PEERS_FILE", "KnownPeers"]
+__all__ = ["PEERS_FILE", "KnownPeers", "clients_of"]
 
 PEERS_FILE: Final = "known-peers.json"
 _SIZE_BYTES_MAX: Final = 1 << 22
@@ -92,3 +92,12 @@ class KnownPeers:
             f"known peers must be a JSON object of keys by URI, got something else in "
             f"{self._path}; restore it from a backup"
         )
+
+
+def clients_of(keys: Mapping[str, str]) -> dict[str, bytes]:
+    """Return the clients' keys by name, out of all by URI."""
+    return {
+        uri.rpartition("/")[2]: bytes.fromhex(key)
+        for uri, key in keys.items()
+        if "/client/" in uri
+    }
