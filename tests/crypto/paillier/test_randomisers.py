@@ -17,7 +17,12 @@ from kumiai.crypto.paillier.randomisers import (
     new_key_holder_source,
     new_source,
 )
-from tests.crypto.paillier.some_keys import SMALL_KEY, SMALL_KEY_NOT_BLUM, real_key
+from tests.crypto.paillier.some_keys import (
+    SMALL_KEY,
+    SMALL_KEY_NOT_BLUM,
+    SmallPublicKey,
+    real_key,
+)
 
 CHI_SQUARE_MOST = 57.0  # of 15 degrees of freedom: passed once in a million
 N = SMALL_KEY.public_key.n
@@ -140,16 +145,16 @@ def test_the_holders_randomisers_are_what_their_definitions_say(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     limits: list[int] = []
-    monkeypatch.setattr(secrets, "randbelow", lambda limit: limits.append(limit) or 5)
+    monkeypatch.setattr(secrets, "randbelow", lambda limit: limits.append(limit) or len(limits))
     p, q = SMALL_KEY.primes
 
     full = new_key_holder_source(SMALL_KEY, Exponents.FULL).draw()
     half = new_key_holder_source(SMALL_KEY, Exponents.HALF).draw()
 
-    assert full % p**2 == pow(6, p, p**2)
-    assert full % q**2 == pow(6, q, q**2)
-    assert half % p**2 == pow(6, 5 * p, p**2)
-    assert half % q**2 == pow(6, 5 * q, q**2)
+    assert full % p**2 == pow(1 + 1, p, p**2)
+    assert full % q**2 == pow(1 + 2, q, q**2)
+    assert half % p**2 == pow(1 + 3, 5 * p, p**2)
+    assert half % q**2 == pow(1 + 4, 6 * q, q**2)
     assert max(full, half) < N * N
     assert limits == [p - 1, q - 1] * 3
 
@@ -187,6 +192,40 @@ def test_the_holder_of_any_key_takes_any_exponents(exponents: Exponents) -> None
     drawn = new_key_holder_source(SMALL_KEY_NOT_BLUM, exponents).draw()
 
     assert SMALL_KEY_NOT_BLUM.raw_decrypt(drawn) == 0
+
+
+def test_full_exponents_are_sound_with_any_key() -> None:
+    drawn = [
+        new_source(SMALL_KEY_NOT_BLUM.public_key, Exponents.FULL).draw(),
+        *draw_many(SMALL_KEY_NOT_BLUM.public_key, Exponents.FULL, 2),
+    ]
+
+    assert [SMALL_KEY_NOT_BLUM.raw_decrypt(each) for each in drawn] == [0] * 3
+
+
+def test_a_worker_that_knows_a_modulus_as_blum_refuses_who_does_not() -> None:
+    draw_many(SMALL_KEY.public_key, Exponents.HALF, 1)
+
+    with pytest.raises(CryptoError, match="must be 'full'"):
+        draw_many(SmallPublicKey(N), Exponents.HALF, 1)
+
+
+def test_a_worker_draws_with_the_exponents_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    for exponents in Exponents:
+        draw_many(SMALL_KEY.public_key, exponents, 1)  # makes the table
+    asked: list[int] = []
+    monkeypatch.setattr(secrets, "randbits", lambda bits: asked.append(bits) or 5)
+
+    for exponents in (Exponents.HALF, Exponents.SHORT):
+        draw_many(SMALL_KEY.public_key, exponents, 1)
+
+    assert asked == [128, 256]
+
+
+def test_tables_have_a_row_for_each_byte_of_an_exponent() -> None:
+    assert len(new_key_holder_source(SMALL_KEY, Exponents.SHORT)._left._rows) == 32  # type: ignore[attr-defined]
+    assert len(new_key_holder_source(SMALL_KEY, Exponents.HALF)._right._rows) == 16  # type: ignore[attr-defined]
+    assert len(FixedBase(3, N, 9)._rows) == 2
 
 
 def test_a_worker_draws_as_many_as_asked() -> None:

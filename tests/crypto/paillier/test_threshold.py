@@ -1,4 +1,5 @@
 import copy
+import hashlib
 import math
 import pickle  # noqa: TID251 - a key share must refuse it
 import secrets
@@ -323,6 +324,35 @@ def test_a_proof_hides_its_exponent_by_a_longer_nonce(monkeypatch: pytest.Monkey
     exponent = math.factorial(5) * max(share.value for share in SHARES)
     assert asked == [KEY.secret_bits + 256 + 128]
     assert exponent.bit_length() <= KEY.secret_bits
+    assert response_bits_max(KEY.secret_bits) == KEY.secret_bits + 256 + 128 + 1
+
+
+def hashed(label: bytes, *numbers: int) -> bytes:
+    """Hash what the proof of holder 4 is about, then numbers, by the definition."""
+    about = (4, KEY.base, KEY.verifiers[3], len(numbers))
+    wide = b"".join(int(each).to_bytes(64, "big") for each in (*about, *numbers))
+    return hashlib.sha256(label + PUBLIC.fingerprint + wide).digest()
+
+
+def test_a_proof_is_what_its_definition_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    vector = CRYPTO.encrypt_many([1] * 60, LAYOUT)
+    n_squared, x = N * N, math.factorial(5) * SHARES[3].value
+    monkeypatch.setattr(secrets, "randbits", lambda bits: 1 << 700)
+
+    share = SHARES[3].decryption_share(vector)
+
+    values = tuple(pow(int(each), 2 * x, n_squared) for each in vector.ciphertexts)
+    label = b"kumiai/paillier/decryption-share/products/v1\0"
+    stream = hashlib.shake_256(hashed(label, *vector.ciphertexts, *values)).digest(16 * len(values))
+    a = 1
+    for index, ciphertext in enumerate(vector.ciphertexts):
+        exponent = int.from_bytes(stream[16 * index : 16 * index + 16], "big")
+        a = a * pow(int(ciphertext), 4 * exponent, n_squared) % n_squared
+    commitments = pow(a, 1 << 700, n_squared), pow(int(KEY.base), 1 << 700, n_squared)
+    label = b"kumiai/paillier/decryption-share/challenge/v1\0"
+    challenge = int.from_bytes(hashed(label, a, pow(a, x, n_squared), *commitments), "big")
+    assert share.values == values
+    assert share.proof == DecryptionProof(challenge, (1 << 700) + challenge * x)
 
 
 def test_two_proofs_of_one_share_differ() -> None:

@@ -162,12 +162,12 @@ class _TabledOfHolder:
         self._halves = halves = _Halves(private_key)
         left, right = halves.new_residues()
         if exponent_bits is None:
-            limits = int(halves.p) - 1, int(halves.q) - 1
+            exponent_bits = halves.p.bit_length()
+            self._limits = int(halves.p) - 1, int(halves.q) - 1
         else:
-            limits = 1 << exponent_bits, 1 << exponent_bits
-        self._left = FixedBase(left, halves.p_squared, (limits[0] - 1).bit_length())
-        self._right = FixedBase(right, halves.q_squared, (limits[1] - 1).bit_length())
-        self._limits = limits
+            self._limits = 1 << exponent_bits, 1 << exponent_bits
+        self._left = FixedBase(left, halves.p_squared, exponent_bits)
+        self._right = FixedBase(right, halves.q_squared, exponent_bits)
 
     def draw(self) -> int:
         left = self._left.power(secrets.randbelow(self._limits[0]))
