@@ -113,7 +113,7 @@ def tried(name: str) -> int:
     with tempfile.TemporaryDirectory() as folder:
         os.environ["HYPOTHESIS_STORAGE_DIRECTORY"] = folder
         options = [*QUIET, "-s", "--hypothesis-seed=0", f"--basetemp={folder}/t"]
-        pytest.main([*options, *trial.files], plugins=[session])
+        pytest.main([*options, *trial.files], plugins=[session, Haste()])
     return verdict(name, [mutant.label for mutant in session.survivors])
 
 
@@ -280,7 +280,8 @@ class Session:
                 vars(sys.modules[package]).pop(own, None)
         sys.meta_path.insert(0, Finder(self.trial.name, self.trial.path, mutant.source))
         folder = session.config.getoption("basetemp")
-        return int(pytest.main([*QUIET, "-x", f"--basetemp={folder}", *tests], plugins=[reporter]))
+        options = [*QUIET, "-x", "--hypothesis-seed=0", f"--basetemp={folder}"]
+        return int(pytest.main([*options, *tests], plugins=[reporter, Haste()]))
 
 
 def run_collected(session: pytest.Session, tests: Sequence[str], reporter: "Reporter") -> int:
@@ -340,6 +341,17 @@ def code_of(pid: int) -> int | None:
         os.killpg(pid, signal.SIGKILL)
     os.waitpid(pid, 0)
     return None
+
+
+class Haste:
+    """Lets a property test end with its first failure: a smaller example is of no use here."""
+
+    def pytest_configure(self) -> None:
+        from hypothesis import Phase, settings
+
+        phases = (Phase.explicit, Phase.generate)
+        settings.register_profile("mutation", deadline=None, phases=phases)
+        settings.load_profile("mutation")
 
 
 class Reporter:
