@@ -222,6 +222,27 @@ def test_a_proof_that_no_tree_can_need_is_not_even_followed() -> None:
         verify_inclusion(leaf, 0, 2**62, [bytes(32)] * 125, leaf)
 
 
+def test_a_path_longer_than_the_tree_is_high_proves_nothing_wherever_it_leads() -> None:
+    leaf, *more = (bytes([number]) * 32 for number in range(4))
+    root = node_hash(more[0], leaf)
+    old = node_hash(more[2], node_hash(more[1], leaf))
+    new = node_hash(more[2], node_hash(more[1], node_hash(leaf, more[0])))
+
+    with pytest.raises(IntegrityError, match="must lead from the entry"):
+        verify_inclusion(leaf, 0, 1, [more[0]], root)
+    with pytest.raises(IntegrityError, match="history was rewritten"):
+        verify_consistency(3, 4, [leaf, *more], old, new)
+
+
+def test_a_hash_of_another_length_is_no_part_of_a_proof() -> None:
+    leaf, short = leaf_hash(b"a"), b"short"
+
+    with pytest.raises(IntegrityError, match="must be a few hashes of 32 bytes"):
+        verify_inclusion(leaf, 0, 2, [short], node_hash(leaf, short))
+    with pytest.raises(IntegrityError, match="must be a few hashes of 32 bytes"):
+        verify_consistency(1, 2, [short], leaf, node_hash(leaf, short))
+
+
 def test_the_labels_are_those_of_the_standard() -> None:
     assert leaf_hash(b"a") == hashlib.sha256(b"\x00a").digest()
     assert (
