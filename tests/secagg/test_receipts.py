@@ -8,7 +8,7 @@ from kumiai.core.errors import KumiaiError, SecureAggregationError
 from kumiai.crypto.signatures import Ed25519Signer
 from kumiai.secagg.descriptor import Proofs
 from kumiai.secagg.messages import Survivor
-from kumiai.secagg.receipts import _RECEIPT, Receipt, verify_receipt
+from kumiai.secagg.receipts import Receipt, RoundEvidence, verify_receipt
 from tests.secagg.rounds import VERIFIER, Network
 
 OWNER = "site-0001"
@@ -27,8 +27,13 @@ def roster_of(network: Network) -> dict[str, bytes]:
 
 
 def changed(network: Network, **changes: object) -> bytes:
-    receipt: Receipt = _RECEIPT.decode(network.receipts[OWNER])
-    return replace(receipt, **changes).encode()  # type: ignore[arg-type]
+    receipt = Receipt.decode(network.receipts[OWNER])
+    evidence = replace(evidence_of(network), **changes)  # type: ignore[arg-type]
+    return replace(receipt, evidence=evidence.encode()).encode()
+
+
+def evidence_of(network: Network) -> RoundEvidence:
+    return RoundEvidence.decode(Receipt.decode(network.receipts[OWNER]).evidence)
 
 
 def test_it_says_whose_update_counted_how_much_among_whom(network: Network) -> None:
@@ -53,7 +58,7 @@ def test_no_byte_of_it_can_be_changed(network: Network) -> None:
 
 
 def test_without_a_quorum_it_proves_nothing(network: Network) -> None:
-    receipt: Receipt = _RECEIPT.decode(network.receipts[OWNER])
+    receipt = evidence_of(network)
 
     with pytest.raises(SecureAggregationError, match="confirmed by 4 survivors, got 3"):
         verify_receipt(
@@ -70,8 +75,8 @@ def test_without_a_quorum_it_proves_nothing(network: Network) -> None:
 
 
 def test_another_sum_list_or_input_than_was_confirmed_is_refused(network: Network) -> None:
-    receipt: Receipt = _RECEIPT.decode(network.receipts[OWNER])
-    other: Receipt = _RECEIPT.decode(network.receipts["site-0000"])
+    receipt = evidence_of(network)
+    other = Receipt.decode(network.receipts["site-0000"])
     no_input = tuple(
         Survivor(1, bytes(32)) if each.index == 1 else each for each in receipt.survivors
     )

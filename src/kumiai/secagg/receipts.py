@@ -22,18 +22,17 @@ from kumiai.secagg.messages import (
 )
 from kumiai.secagg.wire import Codec, blob, fixed, increasing, many, number, record
 
-__all__ = ["Receipt", "ReceiptFacts", "verify_receipt"]
+__all__ = ["Receipt", "ReceiptFacts", "RoundEvidence", "verify_receipt"]
 
 _PART_SIZE_MAX: Final = 1 << 24
 
 
 @dataclass(frozen=True, slots=True)
-class Receipt:
-    """What a receipt holds.
+class RoundEvidence:
+    """What the receipts of a round have in common.
 
     Attributes:
         descriptor: of the round.
-        own_input: the client's `MaskedInput`, as it signed it.
         seen: digest of the advertisements (and nonces) that all clients saw.
         sharers: who had shared secrets.
         survivors: who is in the sum.
@@ -42,7 +41,6 @@ class Receipt:
     """
 
     descriptor: bytes
-    own_input: bytes
     seen: bytes
     sharers: tuple[int, ...]
     survivors: tuple[Survivor, ...]
@@ -50,8 +48,43 @@ class Receipt:
     confirmations: tuple[bytes, ...]
 
     def encode(self) -> bytes:
+        """Return the evidence as bytes."""
+        return _EVIDENCE.write(self)
+
+    @classmethod
+    def decode(cls, data: bytes) -> "RoundEvidence":
+        """Return the evidence that the bytes stand for.
+
+        Raises:
+            SecureAggregationError: they stand for none.
+        """
+        return _EVIDENCE.decode(data)
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """What a receipt holds.
+
+    Attributes:
+        own_input: the client's `MaskedInput`, as it signed it.
+        evidence: `RoundEvidence.encode`; made once for all clients of a round.
+    """
+
+    own_input: bytes
+    evidence: bytes
+
+    def encode(self) -> bytes:
         """Return the receipt as bytes."""
         return _RECEIPT.write(self)
+
+    @classmethod
+    def decode(cls, data: bytes) -> "Receipt":
+        """Return the receipt that the bytes stand for.
+
+        Raises:
+            SecureAggregationError: they stand for none.
+        """
+        return _RECEIPT.decode(data)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,8 +128,9 @@ def verify_receipt(data: bytes, roster: Mapping[str, bytes], *, verifier: Verifi
     Raises:
         KumiaiError: it is malformed, names a key that is not the member's, or proves nothing.
     """
-    receipt = _RECEIPT.decode(data)
-    descriptor = RoundDescriptor.decode(receipt.descriptor)
+    receipt = Receipt.decode(data)
+    evidence = RoundEvidence.decode(receipt.evidence)
+    descriptor = RoundDescriptor.decode(evidence.descriptor)
     for member in descriptor.roster:
         if roster.get(member.name) != member.verification_key:
             raise SecureAggregationError(
@@ -105,15 +139,15 @@ def verify_receipt(data: bytes, roster: Mapping[str, bytes], *, verifier: Verifi
     conversation = Conversation(descriptor, verifier)
     said = conversation.open_client(receipt.own_input)
     own = Survivor(said.index, conversation.input_digest(said.envelope.body))
-    if own not in receipt.survivors:
+    if own not in evidence.survivors:
         raise SecureAggregationError(
             f"receipt must hold {conversation.name(said.index)!r} among the survivors with its "
             "input, got none or another"
         )
-    agreement = conversation.agreement_digest(receipt.seen, receipt.sharers, receipt.survivors)
-    result = conversation.result_digest(agreement, receipt.sum_digest)
-    confirmed = conversation.open_all(receipt.confirmations, Confirmation)
-    survivors = {entry.index for entry in receipt.survivors}
+    agreement = conversation.agreement_digest(evidence.seen, evidence.sharers, evidence.survivors)
+    result = conversation.result_digest(agreement, evidence.sum_digest)
+    confirmed = conversation.open_all(evidence.confirmations, Confirmation)
+    survivors = {entry.index for entry in evidence.survivors}
     signers = [
         index
         for index, (_, each) in confirmed.items()
@@ -129,9 +163,9 @@ def verify_receipt(data: bytes, roster: Mapping[str, bytes], *, verifier: Verifi
         round_id=descriptor.round_id,
         client=conversation.name(said.index),
         weight=decode_body(said.envelope, MaskedInput).weight,
-        survivors=tuple(conversation.name(entry.index) for entry in receipt.survivors),
+        survivors=tuple(conversation.name(entry.index) for entry in evidence.survivors),
         signers=tuple(conversation.name(index) for index in signers),
-        sum_digest=receipt.sum_digest,
+        sum_digest=evidence.sum_digest,
         agreement=agreement,
     )
 
@@ -139,8 +173,12 @@ def verify_receipt(data: bytes, roster: Mapping[str, bytes], *, verifier: Verifi
 _index = number(2, "index", most=CLIENT_COUNT_MAX - 1)
 _RECEIPT: Final[Codec[Receipt]] = record(
     Receipt,
-    descriptor=blob(_PART_SIZE_MAX, "descriptor"),
     own_input=blob(_PART_SIZE_MAX, "input"),
+    evidence=blob(_PART_SIZE_MAX, "evidence"),
+)
+_EVIDENCE: Final[Codec[RoundEvidence]] = record(
+    RoundEvidence,
+    descriptor=blob(_PART_SIZE_MAX, "descriptor"),
     seen=fixed(32, "seen"),
     sharers=increasing(_index, CLIENT_COUNT_MAX, "sharers"),
     survivors=increasing(SURVIVOR, CLIENT_COUNT_MAX, "survivors", key=lambda entry: entry.index),

@@ -42,7 +42,7 @@ from kumiai.secagg.messages import (
     decode_body,
 )
 from kumiai.secagg.proofs import UpdateProofs
-from kumiai.secagg.receipts import Receipt
+from kumiai.secagg.receipts import Receipt, RoundEvidence
 from kumiai.secagg.server_knowledge import Answer, MisbehaviourError, ServerKnowledge
 from kumiai.secagg.server_records import (
     SERVER_TRANSITIONS,
@@ -519,19 +519,20 @@ class ServerRound:
         }
         quorum = self._conversation.descriptor.quorum
         confirmations = tuple(data for _, data in sorted(confirmed.items())[:quorum])
-        sends = []
-        for index in self._present(knowledge.survivors):
-            receipt = Receipt(
-                self._conversation.descriptor.encode(),
-                knowledge.inputs[index][0].data,
-                knowledge.seen,
-                knowledge.sharers,
-                knowledge.entries,
-                vector_digest(self._sum.vector()),
-                confirmations,
+        evidence = RoundEvidence(
+            self._conversation.descriptor.encode(),
+            knowledge.seen,
+            knowledge.sharers,
+            knowledge.entries,
+            vector_digest(self._sum.vector()),
+            confirmations,
+        ).encode()
+        return tuple(
+            self._to_all(
+                ReceiptIssue(Receipt(knowledge.inputs[index][0].data, evidence).encode()), [index]
             )
-            sends.append(self._to_all(ReceiptIssue(receipt.encode()), [index]))
-        return tuple(sends)
+            for index in self._present(knowledge.survivors)
+        )
 
     # -------------------------------------------------------------- restoring
 

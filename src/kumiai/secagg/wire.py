@@ -11,6 +11,7 @@ import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from operator import attrgetter
 from typing import Any, Generic, TypeVar
 
 from kumiai.core.errors import SecureAggregationError
@@ -97,20 +98,17 @@ def number(size_bytes: int, what: str, *, least: int = 0, most: int | None = Non
     """Return the form of a whole number of fixed width from ``least`` to ``most``."""
     highest = (1 << 8 * size_bytes) - 1 if most is None else most
 
-    def is_right(value: int) -> bool:
-        return least <= value <= highest
-
     def problem(value: int) -> str:
         return f"{what} must be {least} to {highest}, got {value}"
 
     def write(value: int) -> bytes:
-        if not is_right(value):
+        if not least <= value <= highest:
             raise ValueError(problem(value))
         return value.to_bytes(size_bytes, "little")
 
     def read(reader: Reader) -> int:
         value = int.from_bytes(reader.take(size_bytes, what), "little")
-        if not is_right(value):
+        if not least <= value <= highest:
             raise SecureAggregationError(problem(value))
         return value
 
@@ -197,7 +195,7 @@ def many(item: Codec[T], most: int, what: str) -> Codec[tuple[T, ...]]:
     count = number(_LENGTH_SIZE_BYTES, f"count of {what}", most=most)
 
     def write(values: tuple[T, ...]) -> bytes:
-        return count.write(len(values)) + b"".join(item.write(value) for value in values)
+        return count.write(len(values)) + b"".join([item.write(value) for value in values])
 
     def read(reader: Reader) -> tuple[T, ...]:
         return tuple(item.read(reader) for _ in range(count.read(reader)))
@@ -225,9 +223,11 @@ def increasing(
 
 def record(kind: Callable[..., T], /, **fields: Codec[Any]) -> Codec[T]:
     """Return the form of a value with named fields, in the order given here."""
+    # Messages of large rounds hold hundreds of thousands of fields: no generator, no look-up.
+    writers = [(attrgetter(name), codec.write) for name, codec in fields.items()]
 
     def write(value: T) -> bytes:
-        return b"".join(codec.write(getattr(value, name)) for name, codec in fields.items())
+        return b"".join([write_one(get(value)) for get, write_one in writers])
 
     def read(reader: Reader) -> T:
         return kind(**{name: codec.read(reader) for name, codec in fields.items()})
