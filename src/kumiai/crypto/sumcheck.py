@@ -166,7 +166,7 @@ def round_relations(
                 for exponent in range(degree + 1)
             ]
         )
-    return weights, -powers[0] % ORDER, powers[len(point)]
+    return weights, -powers[0] % ORDER, powers[-1]
 
 
 def _dot(left: Iterable[mpz], right: Iterable[mpz]) -> mpz:
