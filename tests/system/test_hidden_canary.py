@@ -1,0 +1,128 @@
+"""The coordinator holds no client's plain update: neither on disk, nor in its log or memory."""
+
+import asyncio
+import contextlib
+import re
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from kumiai.node.job import JobSpec, parse_job
+from kumiai.node.local.federation import LocalFederation
+from kumiai.node.study import initial_model
+from tests.system import canary
+
+SITES = ("site-1", "site-2", "site-3")
+ROUNDS = 4
+SEARCHES_MAX = 4
+_BLOCK_BYTES, _OVERLAP_BYTES = 1 << 20, 1 << 10
+_WRITABLE = re.compile(r"([0-9a-f]+)-([0-9a-f]+) rw")
+_RUN = slice(100, 116)
+"""Sixteen numbers in a row: what this finds is no accident."""
+
+
+def job(mode: str) -> JobSpec:
+    secure: dict[str, Any] = {"mode": mode, "clip": 32_767 / canary.LEVELS_PER_UNIT}
+    return parse_job(
+        {
+            "run": {"app": "canary", "rounds": ROUNDS},
+            "cohort": {"size": 3, "min_reports": 3},
+            "evaluation": {"every": 0},
+            "secure_aggregation": secure,
+        }
+    )
+
+
+def traces_of(number: int) -> dict[str, bytes]:
+    """Return each form in which a site's update could lie about."""
+    update = canary.update_of(number)[_RUN]
+    steps = np.rint(update * canary.LEVELS_PER_UNIT).astype(np.int64)
+    return {
+        "float32": update.tobytes(),
+        "float64": update.astype(np.float64).tobytes(),
+        "quantised, 64 bits": steps.tobytes(),
+        "quantised, 32 bits": steps.astype(np.int32).tobytes(),
+        "text": ", ".join(map(str, update[:4].tolist())).encode(),
+    }
+
+
+def found_in(content: bytes) -> set[str]:
+    return {
+        f"site-{number}: {form}"
+        for number in (1, 2, 3)
+        for form, trace in traces_of(number).items()
+        if trace in content
+    }
+
+
+def memory_of(pid: int) -> Iterator[bytes]:
+    """Yield the writable memory of a process that is halted."""
+    with Path(f"/proc/{pid}/mem").open("rb", buffering=0) as memory:
+        for line in Path(f"/proc/{pid}/maps").read_text().splitlines():
+            if (match := _WRITABLE.match(line)) is None:
+                continue
+            start, end = (int(each, 16) for each in match.groups())
+            for at in range(start, end, _BLOCK_BYTES):
+                with contextlib.suppress(OSError, ValueError):  # what only the kernel may read
+                    memory.seek(at)
+                    block = memory.read(min(_BLOCK_BYTES + _OVERLAP_BYTES, end - at))
+                    if block.strip(b"\0"):
+                        yield block
+
+
+def found_in_memory(pid: int) -> set[str]:
+    return set().union(*(found_in(content) for content in memory_of(pid)))
+
+
+def found_on_disk(folder: Path) -> set[str]:
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    return set().union(*(found_in(path.read_bytes()) for path in files))
+
+
+async def searched(folder: Path, mode: str) -> tuple[set[str], set[str], int]:
+    """Return what memory and disk held while a job ran, and how often they were searched."""
+    federation = LocalFederation(folder, client_names=list(SITES), apps=[canary.APP])
+    in_memory: set[str] = set()
+    on_disk: set[str] = set()
+    searches = 0
+    async with federation:
+        coordinator = federation.coordinator
+        run_id = await federation.api.submit(job(mode), initial_model(canary.app, {}, seed=0))
+        while (await federation.api.run(run_id))["state"] in {"submitted", "running"}:
+            if searches == SEARCHES_MAX:
+                await asyncio.sleep(0.05)
+                continue
+            coordinator.send(signal.SIGSTOP)
+            try:
+                in_memory |= await asyncio.to_thread(found_in_memory, coordinator.pid)
+                on_disk |= await asyncio.to_thread(found_on_disk, folder / "coordinator")
+            finally:
+                coordinator.send(signal.SIGCONT)
+            searches += 1
+        run = await federation.api.run(run_id)
+        assert run["state"] == "finished", run["reason"]
+        in_memory |= await asyncio.to_thread(found_in_memory, coordinator.pid)
+    on_disk |= found_on_disk(folder / "coordinator") | found_on_disk(folder / "logs")
+    return in_memory, on_disk, searches
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="memory is read through /proc")
+async def test_a_hidden_update_is_nowhere_at_the_coordinator(tmp_path: Path) -> None:
+    in_memory, on_disk, searches = await searched(tmp_path / "federation", "masking")
+
+    assert searches > 1
+    assert in_memory == set()
+    assert on_disk == set()
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="memory is read through /proc")
+async def test_the_search_finds_an_update_that_is_not_hidden(tmp_path: Path) -> None:
+    in_memory, on_disk, _ = await searched(tmp_path / "federation", "none")
+
+    assert in_memory | on_disk >= {f"{site}: float32" for site in SITES}
