@@ -96,6 +96,18 @@ def test_a_plaintext_beyond_its_slots_is_refused(excess: int) -> None:
         unpacked(layout, KEY, [excess * (1 << bits) % N], 11)
 
 
+def test_the_first_plaintexts_beyond_the_slots_are_refused() -> None:
+    layout = SlotLayout(value_bits=16, summand_count_max=100)
+    bias = sum(1 << (23 * index + 22) for index in range(11))
+    most = (1 << (23 * 11)) - 1 - bias
+
+    assert unpacked(layout, KEY, [most], 11).tolist() == [(1 << 22) - 1] * 11
+    assert unpacked(layout, KEY, [-bias % N], 11).tolist() == [-(1 << 22)] * 11
+    for beyond in (most + 1, (-bias - 1) % N):
+        with pytest.raises(CryptoError, match="must fit 11 slots"):
+            unpacked(layout, KEY, [beyond], 11)
+
+
 def test_floats_are_rounded_to_the_nearest_step() -> None:
     layout = SlotLayout.for_clip(1.0, value_bits=8)
     values = np.array([-1.0, -0.5, 0.0, 0.123, 1.0], dtype=np.float32)
@@ -144,11 +156,39 @@ def test_values_of_two_dimensions_are_refused() -> None:
 
 def test_many_values_are_packed_block_by_block() -> None:
     layout = SlotLayout(value_bits=3, summand_count_max=1)
-    values = np.arange(70_000) % 7 - 3
+    values = np.random.default_rng(3).integers(-3, 4, 70_000)
 
     plaintexts = [each % N for each in packed(layout, KEY, values)]
 
-    assert unpacked(layout, KEY, plaintexts, 70_000).tolist() == values.tolist()
+    assert len(plaintexts) == layout.ciphertext_count(KEY, 70_000)
+    sums = unpacked(layout, KEY, plaintexts, 70_000)
+    assert sums.dtype == np.int64
+    assert sums.tolist() == values.tolist()
+
+
+def test_sums_of_62_bits_are_exact() -> None:
+    layout = SlotLayout(value_bits=32, summand_count_max=2**30)
+    most = layout.value_max * layout.summand_count_max
+    plaintext = most - 1 - (most << 62)
+
+    assert layout.slot_bits == 62
+    assert unpacked(layout, KEY, [plaintext % N], 2).tolist() == [most - 1, -most]
+
+
+def test_a_layout_is_for_16_bits_and_100_summands_unless_it_is_told() -> None:
+    assert SlotLayout() == SlotLayout(value_bits=16, summand_count_max=100, step=None)
+    assert SlotLayout.for_clip(1.0) == SlotLayout(
+        value_bits=16, summand_count_max=100, step=1 / 32767
+    )
+    assert SlotLayout.for_clip(2.0, value_bits=8, summand_count_max=7) == SlotLayout(
+        value_bits=8, summand_count_max=7, step=2 / 127
+    )
+
+
+def test_a_key_may_be_just_long_enough_for_one_slot() -> None:
+    layout = SlotLayout(value_bits=32, summand_count_max=2**8)
+
+    assert layout.slot_count(type(KEY)(4_194_287 * 4_194_271)) == 1
 
 
 @pytest.mark.parametrize(

@@ -110,7 +110,7 @@ class SlotLayout:
             TypeError: there is no step, and the values are not integers.
         """
         if self.step is None:
-            if values.dtype.kind not in "iu":
+            if not np.issubdtype(values.dtype, np.integer):
                 raise TypeError(
                     f"values must be integers for a layout without step, got {values.dtype}"
                 )
