@@ -237,7 +237,7 @@ def test_one_rotation_is_finished_before_the_next(authority: CertificateManager)
 def test_absurd_days_of_a_new_authority_are_refused(
     authority: CertificateManager, days: int
 ) -> None:
-    with pytest.raises(ConfigError, match="ca_days must be"):
+    with pytest.raises(ConfigError, match=r"^ca_days must be"):
         authority.rotate(ca_days=days)
     with pytest.raises(ConfigError, match="days must be"):
         authority.renew_intermediate(days=days)
