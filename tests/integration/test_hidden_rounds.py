@@ -1,7 +1,5 @@
 """Whole runs in which the coordinator sees the sum and no update, over real mutual TLS."""
 
-import asyncio
-import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any

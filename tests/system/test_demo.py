@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 import pytest
 
@@ -92,9 +93,13 @@ def test_a_killed_client_costs_nothing_and_nothing_is_left_behind(temporary: Pat
         temporary, "--rounds", "12", "--clients", "3", "--out", "b.safetensors", "--no-kill"
     )
 
-    models = [(temporary.parent / name).read_bytes() for name in ("a.safetensors", "b.safetensors")]
-    assert models[0] == models[1]
-    assert "output.weight" in decode(models[0]).arrays
+    models = [
+        decode((temporary.parent / name).read_bytes()).arrays
+        for name in ("a.safetensors", "b.safetensors")
+    ]
+    # Hidden updates are rounded at random; whoever was left out would move the model far more.
+    distance = np.abs(models[0]["output.weight"] - models[1]["output.weight"]).max()
+    assert 0 < distance < 0.02
     assert disturbed["killed"]["client"] == "site-2"
     assert disturbed["killed"]["took_part"]
     assert calm["killed"] is None

@@ -10,8 +10,8 @@ from kumiai.core import failpoints
 from kumiai.core.clock import SystemClock
 from kumiai.core.errors import ConfigError, IntegrityError, QuorumLostError, StorageError
 from kumiai.node.coordinator.aggregation import Aggregator
-from kumiai.node.coordinator.leadership import RunSupervisor
 from kumiai.node.coordinator.engine import RoundEngine
+from kumiai.node.coordinator.leadership import RunSupervisor
 from kumiai.node.coordinator.sessions import SessionHub
 from kumiai.node.coordinator.signals import RunSignals
 from kumiai.node.coordinator.tasks import TaskWriter

@@ -36,8 +36,8 @@ from kumiai.identity.audit import AuditScribe
 from kumiai.node.assembly.sites import new_site_issuer, new_site_office
 from kumiai.node.coordinator.aggregation import Aggregator
 from kumiai.node.coordinator.blob_service import TransferMeter
-from kumiai.node.coordinator.leadership import RunSupervisor
 from kumiai.node.coordinator.engine import RoundEngine
+from kumiai.node.coordinator.leadership import RunSupervisor
 from kumiai.node.coordinator.sessions import ClientSession, SessionHub
 from kumiai.node.coordinator.signals import RunSignals
 from kumiai.node.coordinator.sites import SQLDenials

@@ -97,7 +97,5 @@ class KnownPeers:
 def clients_of(keys: Mapping[str, str]) -> dict[str, bytes]:
     """Return the clients' keys by name, out of all by URI."""
     return {
-        uri.rpartition("/")[2]: bytes.fromhex(key)
-        for uri, key in keys.items()
-        if "/client/" in uri
+        uri.rpartition("/")[2]: bytes.fromhex(key) for uri, key in keys.items() if "/client/" in uri
     }

@@ -210,6 +210,7 @@ class SecureSite:
             return  # the opening that it follows was refused
         message, vector = content.message, b""
         if message.vector_digest:
+            _verify_size(message.vector_size_bytes, found.descriptor)
             vector = await self._sums.fetch_sum(
                 key[0],
                 key[1],
@@ -352,6 +353,15 @@ class SecureSite:
             if found is not None:
                 return found
         raise DeadlineError(f"round {key[1]} did not ask for the update in time")
+
+
+def _verify_size(size_bytes: int, descriptor: RoundDescriptor) -> None:
+    """Check that a sum may be as long as the coordinator says: the words, and the blindings."""
+    words = descriptor.upload_words * descriptor.ring_bits // 8
+    if size_bytes > (most := words + words // 64 + 4096):
+        raise SecureAggregationError(
+            f"sum of the round must be at most {most} bytes, got {size_bytes}"
+        )
 
 
 async def _in_thread(call: Callable[..., _T], *arguments: object) -> _T:

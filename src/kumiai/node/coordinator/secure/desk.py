@@ -17,7 +17,7 @@ from kumiai.node.wire.secure_parts import PartCollector
 
 __all__ = ["SecureDesk"]
 
-_MESSAGE_SIZE_BYTES_MAX: Final = 16 << 20
+_MESSAGE_SIZE_BYTES_MAX: Final = 8 << 20
 
 
 class SecureDesk:

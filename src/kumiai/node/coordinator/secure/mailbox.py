@@ -5,7 +5,7 @@ coordinator that lost it asks again. So there may be a limit, and what is over i
 """
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -13,7 +13,7 @@ from kumiai.node.wire.secure_parts import RoundKey
 
 __all__ = ["Letter", "SecureMailbox"]
 
-_LETTERS_PER_CLIENT_MAX: Final = 8
+_LETTERS_PER_CLIENT_MAX: Final = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +35,7 @@ class Letter:
 
 @dataclass(slots=True)
 class _Box:
+    members: frozenset[str]
     letters: list[Letter] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
     arrived: set[str] = field(default_factory=set)
@@ -52,9 +53,9 @@ class SecureMailbox:
         self._wake = wake
         self._boxes: dict[str, _Box] = {}
 
-    def open(self, run_id: str) -> None:
-        """Take letters for a run from now on."""
-        self._boxes.setdefault(run_id, _Box())
+    def open(self, run_id: str, members: Collection[str]) -> None:
+        """Take letters for a run from now on, of these clients alone."""
+        self._boxes[run_id] = _Box(frozenset(members))
 
     def close(self, run_id: str) -> None:
         """Take no more, and forget what nobody looked at."""
@@ -63,7 +64,9 @@ class SecureMailbox:
     def put(self, letter: Letter) -> bool:
         """Take a letter, if it can be for somebody here and its sender has not filled the box."""
         box = self._boxes.get(letter.key[0])
-        if box is None or box.counts[letter.client_id] >= _LETTERS_PER_CLIENT_MAX:
+        if box is None or letter.client_id not in box.members:
+            return False
+        if box.counts[letter.client_id] >= _LETTERS_PER_CLIENT_MAX:
             return False
         box.counts[letter.client_id] += 1
         box.letters.append(letter)
@@ -81,5 +84,5 @@ class SecureMailbox:
         box = self._boxes.get(run_id)
         if box is None:
             return [], set()
-        self._boxes[run_id] = _Box()
+        self._boxes[run_id] = _Box(box.members)
         return box.letters, box.arrived

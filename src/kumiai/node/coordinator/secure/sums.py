@@ -158,8 +158,9 @@ class SecureSums:
             )
 
         server = await self._parts.in_worker(restored)
-        self.mailbox.open(lease.run_id)
-        return SecureSum(self._parts, lease, attempt, server, record_count=len(records))
+        found = SecureSum(self._parts, lease, attempt, server, record_count=len(records))
+        self.mailbox.open(lease.run_id, found.roster)
+        return found
 
     async def end(self, lease: Lease, attempt: SecureRoundRecord, reason: str) -> None:
         """End an attempt that nobody can go on with.
