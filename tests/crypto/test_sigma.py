@@ -231,6 +231,35 @@ def test_the_product_of_another_vector_is_refused() -> None:
             check_product(another, product, proof)
 
 
+def after(label: str, *content: bytes) -> object:
+    """Return what comes next when this was said, and a challenge asked for."""
+    transcript = start()
+    transcript.append(label, *content)
+    transcript.challenge(label)
+    return transcript.challenge("next")
+
+
+def test_every_mask_is_said_before_its_challenge_is_asked_for() -> None:
+    """Who may choose a mask after the challenge proves anything."""
+    encode = group.encode_point
+    squared, related, multiplied = start(), start(), start()
+    root, inside = committed(5), [committed(7, 11), committed(13)]
+
+    square, shown = prove_square(ROWS, root, squared, draw_scalar)
+    linear_proof = prove_linear(ROWS, inside, WEIGHTS, related, draw_scalar)
+    product = prove_product(
+        ROWS, (VECTOR, mpz(1)), PUBLIC, committed(8530), transcript=multiplied, draw=draw_scalar
+    )
+
+    points = (root.point, square.point, shown.mask, shown.square_mask)
+    assert squared.challenge("next") == after("square", *map(encode, points))
+    masked_sum = group.encode_scalar(linear_proof.masked_sum)
+    said = [*map(encode, linear_proof.masks), masked_sum]
+    assert related.challenge("next") == after("linear", *said)
+    masks = (product.mask, product.product_mask)
+    assert multiplied.challenge("next") == after("product", *map(encode, masks))
+
+
 def test_a_committed_secret_tells_nothing_and_cannot_be_pickled() -> None:
     secret = committed(4711)
 

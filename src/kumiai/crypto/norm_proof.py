@@ -93,7 +93,7 @@ def _check_fit(rows: PedersenRows, statement: NormStatement) -> None:
 def _honest_bits(
     opening: Opening, statement: NormStatement
 ) -> Callable[[bytes], NDArray[np.int64]]:
-    values = opening.rows.reshape(-1)
+    values = opening.rows.ravel()
     if len(opening.rows) != statement.row_count:
         raise ValueError(f"opening must have {statement.row_count} rows, got {len(opening.rows)}")
     if values[statement.dimension] != statement.weight or values[statement.length :].any():
@@ -103,15 +103,16 @@ def _honest_bits(
         raise ValueError("the update must be within its bound, and is not; clip it")
 
     def bits(seed: bytes) -> NDArray[np.int64]:
-        shifted = projections.project(seed, values) + (1 << (statement.projection_bits - 1))
+        # Flipping the sign's bit adds half of the interval, so that no number is negative.
+        shifted = projections.project(seed, values) ^ (1 << (statement.projection_bits - 1))
         size = statement.bit_row_count * statement.bit_row_length
         flat = np.zeros(size, np.int64)
         places = np.arange(statement.projection_bits)
-        projected = ((shifted[:, None] >> places) & 1).reshape(-1)
+        projected = ((shifted[:, None] >> places) & 1).ravel()
         flat[: projected.size] = projected
         rest = [(slack >> place) & 1 for place in range(statement.slack_bits)]
         flat[projected.size : statement.bit_count] = rest
-        return flat.reshape(-1, statement.bit_row_length)
+        return flat.reshape(statement.bit_row_count, statement.bit_row_length)
 
     return bits
 
