@@ -128,6 +128,8 @@ def test_what_is_as_large_as_may_be_is_written() -> None:
     actor = Actor("operator", "n" * 96, address="1" * 64)
 
     entry = NewEntry(Act.RUN_CREATED, actor, "x" * 128, detail=detail)
+    for largest in (2**53 - 1, 1 - 2**53):
+        assert NewEntry(Act.RUN_CREATED, actor, detail={"k": largest}).detail == {"k": largest}
 
     sealed = replace(ENTRY, actor=Sealed("ab" * 32, b"x" * 512), subject=entry.subject)
     assert decode_entry(encode_entry(replace(sealed, detail=detail))).detail == detail
