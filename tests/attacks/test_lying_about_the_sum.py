@@ -160,3 +160,16 @@ def test_an_upload_that_is_not_the_signed_one_does_not_enter_the_sum() -> None:
     survivors = tuple(name for name in network.names if name != CHEAT)
     assert network.outcome.survivors == survivors
     assert np.array_equal(network.outcome.total, network.plain_sum(survivors)[0])
+
+
+def test_without_proofs_a_weight_that_was_not_announced_is_still_seen() -> None:
+    network = Network(4)
+    held = network.run_until(Kind.RESULT)
+    name, send = next(iter(held.items()))
+    vector = np.frombuffer(bytes(send.vector or b""), np.uint8).copy()
+    change_weight(network, vector)
+    body = replace(network.body_of(send, Result), sum_digest=vector_digest(vector))
+
+    network.tell(name, body, vector.tobytes())
+
+    assert not network.body_of(network.sent[name][-1], Confirmation).is_right
