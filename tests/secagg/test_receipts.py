@@ -7,7 +7,7 @@ import pytest
 from kumiai.core.errors import KumiaiError, SecureAggregationError
 from kumiai.crypto.signatures import Ed25519Signer
 from kumiai.secagg.descriptor import Proofs
-from kumiai.secagg.messages import Survivor
+from kumiai.secagg.messages import Confirmation, Kind, Survivor
 from kumiai.secagg.receipts import Receipt, RoundEvidence, verify_receipt
 from tests.secagg.rounds import VERIFIER, Network
 
@@ -105,10 +105,25 @@ def test_keys_that_are_not_those_of_the_members_are_refused(network: Network) ->
 
 
 def test_a_receipt_of_another_client_or_round_is_not_kept(network: Network) -> None:
-    from kumiai.secagg.messages import Kind, ReceiptIssue
+    from kumiai.secagg.messages import ReceiptIssue
 
     for receipt in (network.receipts["site-0000"], network.receipts[OWNER]):
         fresh = Network(5, signers=network.signers)
         fresh.run_until(Kind.RECEIPT_ISSUE)
         with pytest.raises(SecureAggregationError, match="receipt must be of this client's input"):
             fresh.tell(OWNER, ReceiptIssue(receipt))
+
+
+def test_words_against_the_sum_and_words_of_others_do_not_make_a_quorum(network: Network) -> None:
+    evidence = evidence_of(network)
+    digest = network.body_of(
+        next(s for s in network.sent[OWNER] if network.kind_of(s) is Kind.CONFIRMATION),
+        Confirmation,
+    ).digest
+    against = network.lie(Confirmation(digest, is_right=False), "site-0003")
+    lost = network.lie(Confirmation(digest, is_right=True), "site-0004")
+
+    for last in (against, lost):
+        forged = changed(network, confirmations=(*evidence.confirmations[:3], last))
+        with pytest.raises(SecureAggregationError, match="by 4 survivors, got 3"):
+            verify_receipt(forged, roster_of(network), verifier=VERIFIER)
