@@ -128,6 +128,8 @@ def _numbered(count: int) -> list[str]:
 
 
 def _job(options: DemoOptions, clients: int) -> JobSpec:
+    # With fewer, a sum would tell each site the other's update.
+    is_hidden = clients >= _SUM_LEAST
     return parse_job(
         {
             "run": {
@@ -139,11 +141,10 @@ def _job(options: DemoOptions, clients: int) -> JobSpec:
             "cohort": {
                 "size": clients,
                 # One may be missing, and is waited for a while.
-                "min_reports": max(clients - 1, min(clients, _SUM_LEAST)),
+                "min_reports": max(clients - 1, _SUM_LEAST if is_hidden else 1),
                 "grace_seconds": _GRACE_SECONDS,
                 "deadline_seconds": 4 * _GRACE_SECONDS,
             },
-            # With fewer, a sum would tell each site the other's update.
-            "secure_aggregation": {"mode": "masking" if clients >= _SUM_LEAST else "none"},
+            "secure_aggregation": {"mode": "masking" if is_hidden else "none"},
         }
     )

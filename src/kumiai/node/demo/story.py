@@ -178,6 +178,7 @@ class DemoStory:
                 pass  # it has reported; what is left of the round waits for its word
             client.send(signal.SIGCONT)
             await asyncio.sleep(_LOOK_SECONDS)
+        client.send(signal.SIGCONT)  # it was halted from the beginning, if the run was too quick
         return None
 
     def _put_out(self, name: str, why: str | None) -> None:
