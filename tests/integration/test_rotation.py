@@ -131,18 +131,25 @@ async def test_the_root_changes_amid_a_run_and_nobody_carries_a_file_to_a_site(
         study.hold["site-1"] = threading.Event()
         federation.authority.rotate()
         bring_roots(federation, "coordinator", "operator")
-        await eventually(lambda: all(len(roots_of(federation, site)) == 2 for site in sites))
+        await eventually(
+            lambda: all(len(roots_of(federation, site)) == 2 for site in sites), seconds=60
+        )
         renew(federation, "coordinator", Role.COORDINATOR)
         for name in sites:
             renew(federation, name, Role.CLIENT)
         renew(federation, "operator", Role.OPERATOR)
         await eventually(
-            lambda: {serial_in(federation, name) for name in sites}
-            == {session_serial(federation, name) for name in sites}
+            lambda: (
+                {serial_in(federation, name) for name in sites}
+                == {session_serial(federation, name) for name in sites}
+            ),
+            seconds=60,
         )
         federation.authority.retire(even_if_used=True)
         bring_roots(federation, "coordinator", "operator")
-        await eventually(lambda: all(len(roots_of(federation, site)) == 1 for site in sites))
+        await eventually(
+            lambda: all(len(roots_of(federation, site)) == 1 for site in sites), seconds=60
+        )
         study.hold.pop("site-1").set()
         run = await federation.wait_for(run_id, seconds=120)
         async with federation.http() as http:
