@@ -13,11 +13,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from kumiai.core.errors import CertificateError, NotFoundError, StorageError
+from kumiai.core.errors import CertificateError, IntegrityError, NotFoundError, StorageError
 
 __all__ = [
     "FILE_SIZE_BYTES_MAX",
     "locked",
+    "new_or_kept_secret",
     "new_private_directory",
     "read_file",
     "sync_directory",
@@ -123,6 +124,33 @@ def read_file(path: Path, what: str, *, size_bytes_max: int = FILE_SIZE_BYTES_MA
     if len(content) > size_bytes_max:
         raise StorageError(f"{what} must be at most {size_bytes_max} bytes, got more at {path}")
     return content
+
+
+def new_or_kept_secret(path: Path, what: str, *, size_bytes: int, mend: str) -> bytes:
+    """Return the secret in a file, drawn and written at the first time.
+
+    Args:
+        path: in a private folder, which must exist.
+        what: what it is; begins the error message.
+        size_bytes: how long it is.
+        mend: what to do if the file is damaged; it is not replaced.
+
+    Raises:
+        IntegrityError: it has another length.
+        CertificateError: others may read it.
+        StorageError: it cannot be read or written.
+    """
+    try:
+        verify_private(path, what)
+        secret = read_file(path, what, size_bytes_max=size_bytes)
+    except NotFoundError:
+        secret = secrets.token_bytes(size_bytes)
+        write_atomic(path, secret, mode=0o600)
+    if len(secret) != size_bytes:
+        raise IntegrityError(
+            f"{what} must be {size_bytes} bytes, got {len(secret)} in {path}; {mend}"
+        )
+    return secret
 
 
 def verify_private(path: Path, what: str) -> None:

@@ -4,11 +4,9 @@ One Ed25519 key for the member's life: certificates change daily, and what was s
 them must stay checkable. The other members remember it.
 """
 
-import secrets
 from pathlib import Path
 from typing import Final
 
-from kumiai.core.errors import IntegrityError, NotFoundError
 from kumiai.crypto.signatures import Ed25519Signer
 from kumiai.identity import files, new_voucher
 from kumiai.node.wire.channel import TlsFiles
@@ -30,18 +28,12 @@ def load_signer(folder: Path) -> Ed25519Signer:
         CertificateError: others may read it.
         StorageError: it cannot be read or written.
     """
-    path = folder / KEY_FILE
-    try:
-        files.verify_private(path, "signing key")
-        seed = files.read_file(path, "signing key", size_bytes_max=_SEED_SIZE_BYTES)
-    except NotFoundError:
-        seed = secrets.token_bytes(_SEED_SIZE_BYTES)
-        files.write_atomic(path, seed, mode=0o600)
-    if len(seed) != _SEED_SIZE_BYTES:
-        raise IntegrityError(
-            f"signing key must be {_SEED_SIZE_BYTES} bytes, got {len(seed)} in {path}; restore it, "
-            "or move it away and let the other sites' operators know of the new one"
-        )
+    seed = files.new_or_kept_secret(
+        folder / KEY_FILE,
+        "signing key",
+        size_bytes=_SEED_SIZE_BYTES,
+        mend="restore it, or move it away and let the other members' operators know of the new one",
+    )
     return Ed25519Signer(seed)
 
 

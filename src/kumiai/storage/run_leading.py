@@ -312,19 +312,7 @@ class RunLeading(RunReports):
             ).one_or_none()
             if row is None:
                 raise await _wrong_stage(connection, lease, round, "collecting or closed")
-            await connection.execute(
-                delete(_UPDATES).where(_UPDATES.c.run_id == lease.run_id, _UPDATES.c.round == round)
-            )
-            await connection.execute(
-                update(_ASSIGNMENTS)
-                .where(
-                    _ASSIGNMENTS.c.run_id == lease.run_id,
-                    _ASSIGNMENTS.c.round == round,
-                    _ASSIGNMENTS.c.kind == "train",
-                    _ASSIGNMENTS.c.state.in_(("assigned", "reported")),
-                )
-                .values(state="cancelled", reason=clean(reason), ended_at=clock_sql())
-            )
+            await _forget_reports(connection, lease, round, clean(reason))
             await _assign_training(
                 connection, lease.run_id, round, clients, attempt=int(row.attempt)
             )
@@ -710,6 +698,25 @@ async def _insert_round(connection: AsyncConnection, **values: Any) -> Row[Any]:
         update(_RUNS).where(_RUNS.c.run_id == row.run_id).values(round=row.round)
     )
     return row
+
+
+async def _forget_reports(
+    connection: AsyncConnection, lease: Lease, number: int, reason: str
+) -> None:
+    """Drop what was counted in a round, and end what its clients still owe or have given."""
+    await connection.execute(
+        delete(_UPDATES).where(_UPDATES.c.run_id == lease.run_id, _UPDATES.c.round == number)
+    )
+    await connection.execute(
+        update(_ASSIGNMENTS)
+        .where(
+            _ASSIGNMENTS.c.run_id == lease.run_id,
+            _ASSIGNMENTS.c.round == number,
+            _ASSIGNMENTS.c.kind == "train",
+            _ASSIGNMENTS.c.state.in_(("assigned", "reported")),
+        )
+        .values(state="cancelled", reason=reason, ended_at=clock_sql())
+    )
 
 
 async def _assign_training(

@@ -9,7 +9,6 @@ is cut off. Damage anywhere else is not mended.
 """
 
 import os
-import secrets
 import struct
 from pathlib import Path
 from typing import Final
@@ -178,7 +177,12 @@ class JournalFolder:
             files.new_private_directory(each)
         self._folder = folder
         self._counters = counters
-        self._key = _key_in(folder)
+        self._key = files.new_or_kept_secret(
+            folder / _KEY_FILE,
+            "journal key",
+            size_bytes=_KEY_SIZE_BYTES,
+            mend="move the folder away: open rounds go on without this site",
+        )
 
     def __repr__(self) -> str:
         """Leave the key out."""
@@ -203,19 +207,3 @@ class JournalFolder:
 
 def _counted(counter: int) -> bytes:
     return f"{counter:020d}".encode()
-
-
-def _key_in(folder: Path) -> bytes:
-    path = folder / _KEY_FILE
-    try:
-        files.verify_private(path, "journal key")
-        key = files.read_file(path, "journal key", size_bytes_max=_KEY_SIZE_BYTES)
-    except NotFoundError:
-        key = secrets.token_bytes(_KEY_SIZE_BYTES)
-        files.write_atomic(path, key, mode=0o600)
-    if len(key) != _KEY_SIZE_BYTES:
-        raise IntegrityError(
-            f"journal key must be {_KEY_SIZE_BYTES} bytes, got {len(key)} in {path}; move the "
-            "folder away: open rounds go on without this site"
-        )
-    return key
