@@ -281,8 +281,6 @@ class _Federation:
         self._rounds = VirtualRounds(mailbox, self._blobs, self._pool)
         # Of its own: what unmasks waits for no study.
         self._summing = ThreadPoolExecutor(1, thread_name_prefix="kumiai-secure-sum")
-        coordinator = Ed25519Signer.generate()
-        own_key = OwnKey(VouchedMember("coordinator", coordinator.public), coordinator)
         self._clients = _VirtualClients(
             app=app,
             rounds=self._rounds,
@@ -303,20 +301,7 @@ class _Federation:
             signals=signals,
         )
         engine = RoundEngine(
-            secure=SecureSums(
-                SumParts(
-                    repository=SecureRoundRepository(self._database),
-                    blobs=self._blobs,
-                    carrier=self._rounds,
-                    worker=self._summing,
-                ),
-                members=self._rounds,
-                mailbox=mailbox,
-                own_key=lambda: own_key,
-                verifier=Ed25519Verifier(),
-                proofs=proofs_of,
-                facts=facts,
-            ),
+            secure=self._new_sums(mailbox, facts),
             runs=self._runs,
             blobs=self._blobs,
             directory=self._clients,
@@ -327,6 +312,24 @@ class _Federation:
         )
         self._supervisor = RunSupervisor(
             engine, leader="simulation", lease_seconds=300, poll_seconds=1.0
+        )
+
+    def _new_sums(self, mailbox: SecureMailbox, facts: RunFactsCache) -> SecureSums:
+        signer = Ed25519Signer.generate()
+        own_key = OwnKey(VouchedMember("coordinator", signer.public), signer)
+        return SecureSums(
+            SumParts(
+                repository=SecureRoundRepository(self._database),
+                blobs=self._blobs,
+                carrier=self._rounds,
+                worker=self._summing,
+            ),
+            members=self._rounds,
+            mailbox=mailbox,
+            own_key=lambda: own_key,
+            verifier=Ed25519Verifier(),
+            proofs=proofs_of,
+            facts=facts,
         )
 
     async def run(self, on_round: Callable[[RoundResult], None] | None) -> RunResult:
