@@ -1,5 +1,7 @@
+import gc
 import socket
 import ssl
+import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from kumiai.identity import (
     Role,
     bearer_context,
     client_context,
+    connect,
     identity_of,
     rotating_server_context,
     server_context,
@@ -313,3 +316,26 @@ def test_a_token_without_the_authoritys_certificate_is_shown_to_nobody(tmp_path:
         bearer_context(tmp_path / "none")
     with pytest.raises(CertificateError, match="ca certificate must be PEM"):
         bearer_context(tmp_path / "ca.crt")
+
+
+def test_a_server_that_hung_up_before_the_handshake_leaves_no_socket_open(
+    serving: Any, client: IssuedCertificate
+) -> None:
+    def reset(plain: socket.socket) -> None:
+        plain.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+    with serving(None, reset) as server:
+        for _ in range(20):  # whether the peer is first is chance
+            with (
+                pytest.raises((ConnectionError, ssl.SSLError)),
+                connect(client_of(client), server.host, server.port, 10) as secure,
+            ):
+                secure.do_handshake()
+        gc.collect()  # an open one would warn, and warnings are errors
+
+
+def test_a_port_where_nothing_listens_is_said(client: IssuedCertificate) -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        with pytest.raises(ConnectionRefusedError):
+            connect(client_of(client), "localhost", unused.getsockname()[1], 10)

@@ -45,6 +45,7 @@ from kumiai.identity.revocation import RevocationList, RevocationWatcher
 from kumiai.identity.tls import (
     bearer_context,
     client_context,
+    connect,
     rotating_server_context,
     server_context,
 )
@@ -90,6 +91,7 @@ __all__ = [
     "WatchedFiles",
     "bearer_context",
     "client_context",
+    "connect",
     "diagnose_handshake",
     "explain_handshake",
     "identity_of",

@@ -19,7 +19,7 @@ from cryptography import x509
 
 from kumiai.core.errors import CertificateError, ConfigError, KumiaiError, TransportError
 from kumiai.identity.names import certificate_of
-from kumiai.identity.tls import client_context
+from kumiai.identity.tls import client_context, connect
 
 __all__ = ["diagnose_handshake", "explain_handshake"]
 
@@ -154,10 +154,9 @@ def diagnose_handshake(  # noqa: PLR0917 - as above
     context.set_alpn_protocols(list(_PROTOCOLS))
 
     def attempt() -> KumiaiError | None:
-        with socket.create_connection((host, port), timeout_seconds) as plain:
+        with connect(context, host, port, timeout_seconds) as secure:
             return _diagnose_tls(
-                plain,
-                context,
+                secure,
                 host,
                 at,
                 ca=ca,
@@ -187,8 +186,7 @@ class _SilentRefusalError(CertificateError):
 
 
 def _diagnose_tls(
-    plain: socket.socket,
-    context: ssl.SSLContext,
+    secure: ssl.SSLSocket,
     host: str,
     at: str,
     *,
@@ -197,8 +195,8 @@ def _diagnose_tls(
     fetch: Callable[[], x509.Certificate | None],
 ) -> KumiaiError | None:
     try:
-        with context.wrap_socket(plain, server_hostname=host) as secure:
-            return _diagnose_silence(secure, at, settle_seconds)
+        secure.do_handshake()
+        return _diagnose_silence(secure, at, settle_seconds)
     except ssl.SSLCertVerificationError as error:
         return CertificateError(
             _explain_server_certificate(error, host, at, ca=ca, certificate=fetch())
@@ -307,10 +305,8 @@ def _fetch_certificate(host: str, port: int, timeout_seconds: float) -> x509.Cer
     context.verify_mode = ssl.CERT_NONE
     context.set_alpn_protocols(list(_PROTOCOLS))
     try:
-        with (
-            socket.create_connection((host, port), timeout_seconds) as plain,
-            context.wrap_socket(plain, server_hostname=host) as secure,
-        ):
+        with connect(context, host, port, timeout_seconds, server_name=host) as secure:
+            secure.do_handshake()
             return certificate_of(secure.getpeercert(binary_form=True) or b"")
     except (OSError, CertificateError):
         return None

@@ -4,6 +4,7 @@ There is no way to turn verification off. gRPC has its own TLS library and gets 
 Reads files.
 """
 
+import socket
 import ssl
 from pathlib import Path
 from typing import Final, Literal, NoReturn
@@ -14,7 +15,13 @@ from kumiai.identity import files
 from kumiai.identity.names import CERTIFICATE_SIZE_BYTES_MAX
 from kumiai.identity.watching import WatchedFiles
 
-__all__ = ["bearer_context", "client_context", "rotating_server_context", "server_context"]
+__all__ = [
+    "bearer_context",
+    "client_context",
+    "connect",
+    "rotating_server_context",
+    "server_context",
+]
 
 _VERIFY_MODES: Final = {"required": ssl.CERT_REQUIRED, "optional": ssl.CERT_OPTIONAL}
 
@@ -116,6 +123,50 @@ def bearer_context(ca: Path) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     _trust(context, ca)
     return context
+
+
+def connect(
+    context: ssl.SSLContext,
+    host: str,
+    port: int,
+    timeout_seconds: float,
+    *,
+    server_name: str | None = None,
+) -> ssl.SSLSocket:
+    """Return a connection whose handshake is still to be made: ``do_handshake``.
+
+    The socket is wrapped before it connects: when the peer has hung up by then, wrapping a
+    connected one fails without closing what it made.
+
+    Args:
+        context: a client's.
+        host: a DNS name or IP address; the next of its addresses is tried where one fails.
+        port: TCP.
+        timeout_seconds: the limit of each step, > 0.
+        server_name: what the certificate must name and what is asked for; ``None``: ``host``, if
+            the context checks names.
+
+    Raises:
+        OSError: no address of the host takes the connection; ``TimeoutError`` for silence.
+    """
+    asked = server_name or (host if context.check_hostname else None)
+    failure: OSError = ConnectionError(f"the name {host!r} has no address")
+    for family, kind, protocol, _, address in socket.getaddrinfo(
+        host, port, type=socket.SOCK_STREAM
+    ):
+        with socket.socket(family, kind, protocol) as plain:
+            connection = context.wrap_socket(
+                plain, server_hostname=asked, do_handshake_on_connect=False
+            )
+        connection.settimeout(timeout_seconds)
+        try:
+            connection.connect(address)
+        except OSError as error:
+            connection.close()
+            failure = error
+        else:
+            return connection
+    raise failure
 
 
 def _arm(context: ssl.SSLContext, cert: Path, key: Path, ca: Path) -> None:

@@ -5,12 +5,11 @@ after it fails with words that help nobody. The clients' port chooses HTTP/2 whe
 the operators' never. For people, like `diagnose_handshake`; blocks on the network.
 """
 
-import socket
 from pathlib import Path
 from typing import Final, Literal
 
 from kumiai.core.errors import ConfigError, KumiaiError
-from kumiai.identity import client_context, diagnose_handshake
+from kumiai.identity import client_context, connect, diagnose_handshake
 
 __all__ = ["diagnose_port"]
 
@@ -66,10 +65,8 @@ def _chosen_protocol(  # noqa: PLR0917 - as above
     context = client_context(cert, key, ca)
     context.set_alpn_protocols([_HTTP2, "http/1.1"])
     try:
-        with (
-            socket.create_connection((host, port), timeout_seconds) as plain,
-            context.wrap_socket(plain, server_hostname=host) as secure,
-        ):
+        with connect(context, host, port, timeout_seconds) as secure:
+            secure.do_handshake()
             return secure.selected_alpn_protocol() or ""
     except OSError:
         return None

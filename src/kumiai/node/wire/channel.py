@@ -1,6 +1,5 @@
 """How both ends of the wire are set up: method names, limits, TLS."""
 
-import socket
 import ssl
 import time
 from collections.abc import Callable
@@ -12,7 +11,7 @@ import grpc.aio
 
 from kumiai.core.clock import Clock
 from kumiai.core.errors import ConfigError
-from kumiai.identity import WatchedFiles, server_context
+from kumiai.identity import WatchedFiles, connect, server_context
 
 __all__ = [
     "ATTACH",
@@ -189,11 +188,8 @@ def verify_only_tls_1_3(host: str, port: int, files: TlsFiles) -> None:
     context.maximum_version = ssl.TLSVersion.TLSv1_2
     context.set_alpn_protocols(["h2"])
     try:
-        with (
-            socket.create_connection((host, port), _SELF_CHECK_SECONDS) as plain,
-            context.wrap_socket(plain),
-        ):
-            pass
+        with connect(context, host, port, _SELF_CHECK_SECONDS) as secure:
+            secure.do_handshake()
     except OSError:  # ssl.SSLError is one: the handshake failed, as it must
         return
     raise ConfigError(
