@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import re
 import signal
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +25,11 @@ _RUN = slice(100, 116)
 """Sixteen numbers in a row: what this finds is no accident."""
 
 
-def job(mode: str) -> JobSpec:
+def job(mode: str, rounds: int) -> JobSpec:
     secure: dict[str, Any] = {"mode": mode, "clip": 32_767 / canary.LEVELS_PER_UNIT}
     return parse_job(
         {
-            "run": {"app": "canary", "rounds": ROUNDS},
+            "run": {"app": "canary", "rounds": rounds},
             "cohort": {"size": 3, "min_reports": 3},
             "evaluation": {"every": 0},
             "secure_aggregation": secure,
@@ -83,46 +83,51 @@ def found_on_disk(folder: Path) -> set[str]:
     return set().union(*(found_in(path.read_bytes()) for path in files))
 
 
-async def searched(folder: Path, mode: str) -> tuple[set[str], set[str], int]:
-    """Return what memory and disk held while a job ran, and how often they were searched."""
+@contextlib.asynccontextmanager
+async def running(folder: Path, mode: str, rounds: int) -> AsyncIterator[tuple[Any, str]]:
+    """Run a job of three sites; yields the federation and the run."""
     federation = LocalFederation(folder, client_names=list(SITES), apps=[canary.APP])
-    in_memory: set[str] = set()
-    on_disk: set[str] = set()
-    searches = 0
     async with federation:
-        coordinator = federation.coordinator
-        run_id = await federation.api.submit(job(mode), initial_model(canary.app, {}, seed=0))
-        while (await federation.api.run(run_id))["state"] in {"submitted", "running"}:
-            if searches == SEARCHES_MAX:
-                await asyncio.sleep(0.05)
-                continue
-            coordinator.send(signal.SIGSTOP)
-            try:
-                in_memory |= await asyncio.to_thread(found_in_memory, coordinator.pid)
-                on_disk |= await asyncio.to_thread(found_on_disk, folder / "coordinator")
-            finally:
-                coordinator.send(signal.SIGCONT)
-            searches += 1
-        run = await federation.api.run(run_id)
-        assert run["state"] == "finished", run["reason"]
-        in_memory |= await asyncio.to_thread(found_in_memory, coordinator.pid)
-    on_disk |= found_on_disk(folder / "coordinator") | found_on_disk(folder / "logs")
-    return in_memory, on_disk, searches
+        weights = initial_model(canary.app, {}, seed=0)
+        yield federation, await federation.api.submit(job(mode, rounds), weights)
+
+
+async def search(federation: Any, folder: Path) -> set[str]:
+    """Return what is found at the coordinator, which is halted meanwhile."""
+    coordinator = federation.coordinator
+    coordinator.send(signal.SIGSTOP)
+    try:
+        in_memory = await asyncio.to_thread(found_in_memory, coordinator.pid)
+        return in_memory | await asyncio.to_thread(found_on_disk, folder / "coordinator")
+    finally:
+        coordinator.send(signal.SIGCONT)
 
 
 @pytest.mark.timeout(300)
 @pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="memory is read through /proc")
 async def test_a_hidden_update_is_nowhere_at_the_coordinator(tmp_path: Path) -> None:
-    in_memory, on_disk, searches = await searched(tmp_path / "federation", "masking")
+    folder = tmp_path / "federation"
+    found: set[str] = set()
+    async with running(folder, "masking", ROUNDS) as (federation, run_id):
+        searches = 0
+        while (run := await federation.api.run(run_id))["state"] in {"submitted", "running"}:
+            if searches < SEARCHES_MAX:
+                found |= await search(federation, folder)
+                searches += 1
+            await asyncio.sleep(0.05)
+        assert run["state"] == "finished", run["reason"]
+        found |= await search(federation, folder)
 
     assert searches > 1
-    assert in_memory == set()
-    assert on_disk == set()
+    assert found | found_on_disk(folder / "coordinator") | found_on_disk(folder / "logs") == set()
 
 
 @pytest.mark.timeout(300)
 @pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="memory is read through /proc")
 async def test_the_search_finds_an_update_that_is_not_hidden(tmp_path: Path) -> None:
-    in_memory, on_disk, _ = await searched(tmp_path / "federation", "none")
-
-    assert in_memory | on_disk >= {f"{site}: float32" for site in SITES}
+    folder = tmp_path / "federation"
+    found: set[str] = set()
+    async with running(folder, "none", 1_000) as (federation, run_id):
+        while not found >= {f"{site}: float32" for site in SITES}:
+            found |= await search(federation, folder)
+            assert (await federation.api.run(run_id))["state"] in {"submitted", "running"}
