@@ -259,7 +259,7 @@ def main() -> None:
     short = parser.parse_args().short
     print(load_line())
     rows = PedersenRows()
-    rows.table_bytes()
+    rows.commit(np.ones(1, np.int64))  # builds the table
     sizes = [(10, 100_000), (30, 100_000)]
     if not short:
         sizes += [(100, 100_000), (10, 1_000_000), (30, 1_000_000), (100, 1_000_000)]

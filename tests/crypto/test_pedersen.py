@@ -11,7 +11,7 @@ from hypothesis.extra import numpy as arrays
 from kumiai.core.errors import ProofError
 from kumiai.crypto import group
 from kumiai.crypto.group import ORDER
-from kumiai.crypto.pedersen import Commitments, Opening, PedersenRows
+from kumiai.crypto.pedersen import Commitments, Opening, PedersenRows, row_length_for
 from tests.crypto.known_answers import known_answers
 from tests.crypto.plain_curve import Affine, affine, plain_add, plain_multiply
 
@@ -130,6 +130,15 @@ def test_rows_are_1024_long_unless_somebody_wants_it_otherwise() -> None:
     assert rows.digest.hex() == KNOWN["digests"]["1024"]
 
 
+@pytest.mark.parametrize(
+    ("length", "row_length"),
+    [(1, 16), (640, 16), (641, 32), (4_851, 128), (20_480, 512), (20_481, 1024), (10**8, 1024)],
+)
+def test_short_vectors_have_short_rows(length: int, row_length: int) -> None:
+    assert row_length_for(length) == row_length
+    assert row_length == 1024 or length <= 40 * row_length
+
+
 @pytest.mark.parametrize("kind", [np.int8, np.uint8, np.int32, np.uint64])
 def test_integers_of_any_kind_are_taken(kind: type) -> None:
     opening = ROWS.commit(np.array([1, 2, 3], kind))
@@ -179,27 +188,6 @@ def test_a_commitment_that_is_no_point_is_named() -> None:
 
     with pytest.raises(ProofError, match="commitment of row 1 must be a compressed point"):
         Commitments.from_bytes(content[:33] + bytes(33) + content[66:], 3)
-
-
-def test_a_kept_table_commits_to_the_same() -> None:
-    kept = PedersenRows(16)
-    kept.load_table(ROWS.table_bytes())
-    drawn, again = counting(), counting()
-
-    one = ROWS.commit_rows(ROWS.laid_out(np.arange(40)), lambda: next(drawn))
-    other = kept.commit_rows(kept.laid_out(np.arange(40)), lambda: next(again))
-
-    assert one.commitments.to_bytes() == other.commitments.to_bytes()
-
-
-def test_a_damaged_table_is_refused_and_another_one_is_built() -> None:
-    rows = PedersenRows(16)
-    content = ROWS.table_bytes()
-
-    with pytest.raises(ProofError, match="build it anew"):
-        rows.load_table(content[:-1] + b"x")
-
-    assert rows.table_bytes() == content
 
 
 def test_an_opening_tells_nothing_and_cannot_be_pickled() -> None:

@@ -1,33 +1,28 @@
 """Multiples of fixed points, so that a sum of products by small integers is a sum of look-ups.
 
 For each point the table holds its multiples by 1 to 128. An integer is written in signed digits
-between -128 and 127; each place of the digits is one batch of additions, and the places are joined
+between -128 and 128; each place of the digits is one batch of additions, and the places are joined
 by multiplying with 256. Which entries are read depends on the integers: a neighbour who watches the
 processor's caches learns about them.
 """
 
-import hashlib
-import hmac
 from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from kumiai.core.errors import ProofError
-from kumiai.crypto.group import ORDER, Point, add, multiply, negate, same
+from kumiai.crypto.group import ORDER, Point, add, multiply, negate
 
 __all__ = ["DigitTable", "digits_of_integers", "digits_of_scalars"]
 
 Digits = NDArray[np.int16]
-"""Shape (places, n), least significant place first, each in [-128, 127]."""
+"""Shape (places, n), least significant place first, each in [-128, 128]."""
 
 _RADIX: Final = 256
 _DIGIT_MAX: Final = 128
 _SCALAR_PLACES: Final = 33
-_UNCOMPRESSED_BYTES: Final = 65
-_MAGIC: Final = b"kumiai digit table 1\n"
-_DIGEST_BYTES: Final = 32
+_HALF: Final = ORDER // 2
 
 
 def digits_of_integers(values: NDArray[np.int64]) -> Digits:
@@ -47,8 +42,14 @@ def digits_of_integers(values: NDArray[np.int64]) -> Digits:
 
 
 def digits_of_scalars(scalars: Sequence[int]) -> Digits:
-    """Write scalars of the group, each reduced first, in 33 places."""
-    packed = b"".join(int(each % ORDER).to_bytes(_SCALAR_PLACES, "little") for each in scalars)
+    """Write scalars of the group in as many places as the largest of them needs, 33 at most.
+
+    Each is taken as the number nearest to zero that it stands for, so that sums of products of
+    short ones, negative ones too, stay short.
+    """
+    nearest = [_nearest_zero(scalar % ORDER) for scalar in scalars]
+    packed = b"".join(int(abs(each)).to_bytes(_SCALAR_PLACES, "little") for each in nearest)
+    signs = np.array([-1 if each < 0 else 1 for each in nearest], np.int16)
     places = (
         np.frombuffer(packed, np.uint8).reshape(len(scalars), _SCALAR_PLACES).T.astype(np.int16)
     )
@@ -57,7 +58,12 @@ def digits_of_scalars(scalars: Sequence[int]) -> Digits:
         places[index] += carry
         carry = (places[index] >= _DIGIT_MAX).astype(np.int16)
         places[index] -= carry * _RADIX
-    return places
+    used = np.flatnonzero(places.any(axis=1))
+    return places[: used[-1] + 1 if used.size else 1] * signs
+
+
+def _nearest_zero(scalar: int) -> int:
+    return scalar - ORDER if scalar > _HALF else scalar
 
 
 class DigitTable:
@@ -93,54 +99,9 @@ class DigitTable:
         columns = np.flatnonzero(signed > 0)
         return [self._multiples[entry] for entry in (columns * _DIGIT_MAX + signed[columns] - 1)]
 
-    def to_bytes(self) -> bytes:
-        """Return the table, 8.3 kB a point, to be kept and read again by `from_bytes`."""
-        body = _MAGIC + b"".join(point.format(compressed=False) for point in self._multiples)
-        return body + hashlib.sha256(body).digest()
-
-    @classmethod
-    def from_bytes(cls, content: bytes, points: Sequence[Point]) -> "DigitTable":
-        """Read a table again, which takes about a quarter of the time of building it.
-
-        The digest finds damage, not malice: whoever may write where the table is kept must be
-        trusted not to exchange it.
-
-        Args:
-            content: of `to_bytes`.
-            points: those that it must be of.
-
-        Raises:
-            ProofError: the bytes are damaged, or a table of other points.
-        """
-        body, digest = content[:-_DIGEST_BYTES], content[-_DIGEST_BYTES:]
-        entries = memoryview(body)[len(_MAGIC) :]
-        if (
-            len(entries) != len(points) * _DIGIT_MAX * _UNCOMPRESSED_BYTES
-            or not body.startswith(_MAGIC)
-            or not hmac.compare_digest(hashlib.sha256(body).digest(), digest)
-        ):
-            raise ProofError(
-                f"digit table must be an undamaged one of {len(points)} points, got other bytes; "
-                "build it anew"
-            )
-        table = cls(())
-        table.point_count = len(points)
-        table._multiples = _parsed(entries)
-        if not all(map(same, table._multiples[::_DIGIT_MAX], points)):
-            raise ProofError("digit table must be of the same points, got others; build it anew")
-        return table
-
 
 def _multiples_of(point: Point) -> list[Point]:
     multiples = [point]
     while len(multiples) < _DIGIT_MAX:
         multiples.append(Point.combine_keys([multiples[-1], point]))
     return multiples
-
-
-def _parsed(entries: memoryview) -> list[Point]:
-    starts = range(0, len(entries), _UNCOMPRESSED_BYTES)
-    try:
-        return [Point(bytes(entries[start : start + _UNCOMPRESSED_BYTES])) for start in starts]
-    except ValueError:
-        raise ProofError("digit table must hold points on secp256k1; build it anew") from None

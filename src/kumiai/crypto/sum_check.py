@@ -2,7 +2,7 @@
 
 Commitments add up: the sum of all clients' commitments to a row opens to the row of the sum with
 the sum of their blindings. All rows are checked at once in a combination whose weights the checker
-draws; a sum that differs anywhere passes with probability 2^-256, unless somebody computes discrete
+draws; a sum that differs anywhere passes with probability 2^-128, unless somebody computes discrete
 logarithms.
 
 It does not say whose upload was wrong when the check fails, and it trusts the caller for which
@@ -11,7 +11,9 @@ commitments there are: each client's once, signed by the client.
 Source: Bellare, Garay and Rabin 1998 (the random combination); Pedersen 1991.
 """
 
+import secrets
 from collections.abc import Sequence
+from typing import Final
 
 import numpy as np
 from gmpy2 import mpz
@@ -19,10 +21,12 @@ from numpy.typing import NDArray
 
 from kumiai.core.errors import ProofError
 from kumiai.crypto.exact_products import weighted_sum_of_rows
-from kumiai.crypto.group import add, dot, draw_scalar, multiply_many, same
+from kumiai.crypto.group import add, dot, multiply_many, same
 from kumiai.crypto.pedersen import Commitments, PedersenRows
 
 __all__ = ["verify_sum"]
+
+_WEIGHT_BITS: Final = 128
 
 
 def verify_sum(
@@ -55,7 +59,7 @@ def verify_sum(
             raise ProofError(
                 f"commitments of client {index} must be of {count} rows, got {len(each.points)}"
             )
-    weights = [mpz(draw_scalar()) for _ in range(count)]
+    weights = [mpz(secrets.randbits(_WEIGHT_BITS)) for _ in range(count)]
     committed = [add(each.points[row] for each in commitments) for row in range(count)]
     blinding = dot(weights, blinding_total)
     opened = rows.point_of(weighted_sum_of_rows(weights, sums), blinding)

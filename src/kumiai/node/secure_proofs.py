@@ -2,7 +2,7 @@
 
 from functools import cache
 
-from kumiai.crypto.pedersen import PedersenRows
+from kumiai.crypto.pedersen import PedersenRows, row_length_for
 from kumiai.secagg import Proofs, RoundDescriptor, UpdateProofs
 from kumiai.secagg.pedersen_proofs import PedersenProofs
 
@@ -12,11 +12,13 @@ __all__ = ["proofs_of"]
 def proofs_of(descriptor: RoundDescriptor) -> UpdateProofs | None:
     """Return what a round's updates are committed to with; ``None`` where nothing is proven.
 
-    The first call in a process takes seconds: a thousand generators are made.
+    The first call in a process takes up to a second: a thousand generators are made.
     """
-    return None if descriptor.proofs is Proofs.OFF else _shared()
+    if descriptor.proofs is Proofs.OFF:
+        return None
+    return _shared(row_length_for(descriptor.upload_words))
 
 
 @cache
-def _shared() -> PedersenProofs:
-    return PedersenProofs(PedersenRows())
+def _shared(row_length: int) -> PedersenProofs:
+    return PedersenProofs(PedersenRows(row_length))
