@@ -1,14 +1,22 @@
 """Leading a run again after trouble, on each database."""
 
 import asyncio
+import dataclasses
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 
 from kumiai.core import failpoints
 from kumiai.core.clock import SystemClock
-from kumiai.core.errors import ConfigError, IntegrityError, QuorumLostError, StorageError
+from kumiai.core.errors import (
+    ConfigError,
+    FencedError,
+    IntegrityError,
+    QuorumLostError,
+    StorageError,
+)
 from kumiai.node.coordinator.aggregation import Aggregator
 from kumiai.node.coordinator.engine import RoundEngine
 from kumiai.node.coordinator.leadership import RunSupervisor
@@ -16,7 +24,7 @@ from kumiai.node.coordinator.sessions import SessionHub
 from kumiai.node.coordinator.signals import RunSignals
 from kumiai.node.coordinator.tasks import TaskWriter
 from kumiai.node.job import parse_job
-from kumiai.storage import DatabaseManager, MemoryBlobStore, NewRun, RunRepository
+from kumiai.storage import DatabaseManager, Lease, MemoryBlobStore, NewRun, RunRepository
 from tests.node.coordinator.test_sessions import session
 
 
@@ -129,3 +137,47 @@ async def test_a_run_that_fails_says_with_what_kind_of_error(
     await asyncio.wait({supervisor})
 
     assert (run.end_kind, run.reason) == (end_kind, reason)
+
+
+class RenewedAtTheEnd(RunRepository):
+    """A database in which a lease is to be renewed just after its run has ended."""
+
+    def __init__(self, database: DatabaseManager) -> None:
+        super().__init__(database)
+        self._refused = asyncio.Event()
+
+    async def renew_lease(self, lease: Lease, seconds: float) -> None:
+        """Renew, and note when there is no lease left to renew."""
+        try:
+            await super().renew_lease(lease, seconds)
+        except FencedError:
+            self._refused.set()
+            raise
+
+    async def finish(self, *args: Any, **options: Any) -> None:
+        """End the run, and come back when a renewal has found it ended."""
+        await super().finish(*args, **options)
+        await self._refused.wait()
+
+
+async def test_a_driver_that_has_just_ended_its_run_may_tidy_up(
+    engine: RoundEngine, database: DatabaseManager
+) -> None:
+    ended = asyncio.Event()
+
+    def watch(name: str) -> None:
+        if name == "coordinator.run.finished":
+            ended.set()
+        if name == "storage.open_round.commit.before":
+            raise QuorumLostError("nobody came")
+
+    failpoints.install(watch)
+    hasty = dataclasses.replace(engine, runs=RenewedAtTheEnd(database))
+
+    supervisor = asyncio.create_task(
+        RunSupervisor(hasty, leader="replica-1", lease_seconds=0.3).serve()
+    )
+    async with asyncio.timeout(10):
+        await ended.wait()
+    supervisor.cancel()
+    await asyncio.wait({supervisor})

@@ -130,7 +130,11 @@ class RunSupervisor:
         await asyncio.sleep(seconds)
 
     async def _renew(self, lease: Lease) -> None:
-        """Return when the lease is lost, or can not be renewed in time."""
+        """Return when the lease is lost, or can not be renewed in time.
+
+        A run that its driver has just ended has no lease either: then the driver's end is waited
+        for, which tells the clients and tidies up.
+        """
         loop = asyncio.get_running_loop()
         good_until = loop.time() + self._lease_seconds
         while True:
@@ -140,11 +144,21 @@ class RunSupervisor:
                 await self._engine.runs.renew_lease(lease, self._lease_seconds)
                 good_until = asked_at + self._lease_seconds
             except FencedError:
-                return
+                if not await self._was_ended(lease):
+                    return
+                await asyncio.Event().wait()
             except StorageError as error:
                 self._log.error("lease not renewed", run=lease.run_id, error=str(error))
                 if loop.time() > good_until - self._lease_seconds / 3:
                     return
+
+    async def _was_ended(self, lease: Lease) -> bool:
+        """Tell whether the run has ended under this lease."""
+        try:
+            run = await self._engine.runs.get(lease.run_id)
+        except KumiaiError:  # deleted since, or not to be read: then it may be another's
+            return False
+        return run.epoch == lease.epoch and run.finished_at is not None
 
     async def _stop_all(self) -> None:
         drivers = list(self._drivers.values())
