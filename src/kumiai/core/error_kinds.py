@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from kumiai.core.errors import (
+    BudgetExhaustedError,
     ConfigError,
     ConflictError,
     DeadlineError,
@@ -19,6 +20,7 @@ from kumiai.core.errors import (
 __all__ = ["ERRORS_BY_KIND", "kind_of"]
 
 ERRORS_BY_KIND: Final[Mapping[str, type[KumiaiError]]] = {
+    "budget_exhausted": BudgetExhaustedError,
     "config": ConfigError,
     "conflict": ConflictError,
     "deadline": DeadlineError,

@@ -7,6 +7,7 @@
     │   └── CertificateError   a certificate is not acceptable
     ├── DeadlineError          a wait ended without its result                   (5)
     │   └── QuorumLostError    too few clients reported
+    ├── BudgetExhaustedError   a privacy budget does not allow the release       (6)
     ├── IntegrityError         bytes are not what they claim to be               (7)
     │   └── CodecError         bytes do not parse as named arrays
     ├── CryptoError            a key, share, point, ciphertext or signature is not acceptable
@@ -26,6 +27,7 @@ Mistakes of the calling code are ``ValueError`` and ``TypeError``, never these. 
 """
 
 __all__ = [
+    "BudgetExhaustedError",
     "CertificateError",
     "CodecError",
     "ConfigError",
@@ -75,6 +77,10 @@ class DeadlineError(KumiaiError):
 
 class QuorumLostError(DeadlineError):
     """Fewer clients reported than the round needs."""
+
+
+class BudgetExhaustedError(KumiaiError):
+    """A privacy budget does not allow the release; nothing was charged, and nothing may leave."""
 
 
 class IntegrityError(KumiaiError):

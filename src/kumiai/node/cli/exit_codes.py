@@ -5,6 +5,7 @@ from enum import IntEnum
 from typing import Any, Final
 
 from kumiai.core.errors import (
+    BudgetExhaustedError,
     ConfigError,
     DeadlineError,
     DeniedError,
@@ -31,6 +32,7 @@ class ExitCode(IntEnum):
 
 
 EXIT_CODES: Final[Mapping[type[KumiaiError], ExitCode]] = {
+    BudgetExhaustedError: ExitCode.PRIVACY_BUDGET_EXHAUSTED,
     ConfigError: ExitCode.USAGE,
     NotFoundError: ExitCode.NOT_FOUND,
     DeniedError: ExitCode.DENIED,
@@ -40,7 +42,12 @@ EXIT_CODES: Final[Mapping[type[KumiaiError], ExitCode]] = {
 }
 """The nearest class counts: a QuorumLostError is a DeadlineError."""
 
-_WAITED_IN_VAIN: Final = frozenset({"deadline", "quorum_lost"})
+_RUN_CODES: Final = {
+    "budget_exhausted": ExitCode.PRIVACY_BUDGET_EXHAUSTED,
+    "deadline": ExitCode.DEADLINE,
+    "quorum_lost": ExitCode.DEADLINE,
+}
+"""By the kind of error that a run failed with."""
 
 
 def exit_code_of_error(error: KumiaiError) -> ExitCode:
@@ -56,4 +63,4 @@ def exit_code_of_run(run: Mapping[str, Any]) -> ExitCode:
     """
     if run["state"] == "finished":
         return ExitCode.OK
-    return ExitCode.DEADLINE if run["end_kind"] in _WAITED_IN_VAIN else ExitCode.FAILED
+    return _RUN_CODES.get(run["end_kind"], ExitCode.FAILED)

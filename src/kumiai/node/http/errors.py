@@ -28,6 +28,7 @@ __all__ = [
 ]
 
 STATUSES: Final[Mapping[str, int]] = {
+    "budget_exhausted": 409,
     "config": 422,
     "conflict": 409,
     "deadline": 504,
