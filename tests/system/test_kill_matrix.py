@@ -10,9 +10,10 @@ import asyncio
 import importlib
 import re
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import pytest
+from _pytest.mark import ParameterSet
 
 from kumiai.testing.crash import parse
 from tests.meta.repository import ROOT
@@ -192,6 +193,27 @@ OUTSIDE_OF_A_ROUND = {
 }
 """Which test kills at the points that no round reaches; without a side both of them are meant."""
 
+_DATABASES = ("sqlite", "postgresql")
+
+
+def on_databases(deaths: Iterable[str]) -> list[ParameterSet]:
+    """Return each death with the databases to die on.
+
+    Within a transaction it matters which; anywhere else one of them is enough from day to day, by
+    turns, and `make chaos` takes the other.
+    """
+    return [
+        pytest.param(
+            death,
+            database,
+            marks=[] if ".commit." in death or (turn + place) % 2 else [pytest.mark.chaos],
+            id=f"{database}-{death}",
+        )
+        for turn, death in enumerate(deaths)
+        for place, database in enumerate(_DATABASES)
+    ]
+
+
 TWO_DEATHS = [
     (f"{ROUND}>storage.blob.write.after", "storage.acquire_lease.commit.after"),
     (f"{ROUND}>coordinator.update.before_ack", "coordinator.update.checked"),
@@ -200,7 +222,9 @@ TWO_DEATHS = [
 ]
 
 
-@pytest.mark.parametrize("death", COORDINATOR_DEATHS)
+@pytest.mark.parametrize(
+    ("death", "database_url"), on_databases(COORDINATOR_DEATHS), indirect=["database_url"]
+)
 async def test_a_killed_coordinator_goes_on_with_the_same_round(
     federation: Federation, undisturbed: Undisturbed, note_recovery: Note, death: str
 ) -> None:
@@ -269,7 +293,9 @@ async def test_a_coordinator_killed_while_a_client_leaves_takes_it_in_again(
     assert await trace_of(federation, run_id) == undisturbed.trace
 
 
-@pytest.mark.parametrize("death", CLIENT_DEATHS)
+@pytest.mark.parametrize(
+    ("death", "database_url"), on_databases(CLIENT_DEATHS), indirect=["database_url"]
+)
 async def test_a_killed_client_takes_part_in_the_same_round(
     federation: Federation, undisturbed: Undisturbed, death: str
 ) -> None:
