@@ -5,13 +5,15 @@ from dataclasses import replace
 import pytest
 
 from kumiai.core.errors import SecureAggregationError
+from kumiai.crypto.norm_statement import NormStatement
 from kumiai.crypto.signatures import Ed25519Signer
-from kumiai.secagg.descriptor import Member, RoundDescriptor
+from kumiai.secagg.descriptor import Member, Proofs, RoundDescriptor
 from kumiai.secagg.parameters import Adversary
 from tests.secagg.rounds import COORDINATOR, describe, signers_of
 
 SIGNERS = signers_of(10)
 MANY = signers_of(210)
+NORM = {"proofs": Proofs.NORM, "ring_bits": 64, "weight_bound": 1 << 20}
 
 
 @pytest.mark.parametrize(
@@ -27,6 +29,13 @@ MANY = signers_of(210)
         ({"value_bits": 25}, "value_bits must be 2 to 24"),
         ({"weight_bound": 0}, "weight_bound must be 1 to"),
         ({"ring_bits": 16}, "ring_bits must be 32 or 64, got 16; use 32"),
+        ({"norm_bound": 1e300}, "norm_bound must be less than 2^128 steps"),
+        ({"clip": 1e-300}, "norm_bound must be less than 2^128 steps"),
+        (
+            {**NORM, "norm_bound": 1e12},
+            "norm_bound must be provable for 37 numbers, got 1000000000",
+        ),
+        ({**NORM, "norm_bound": 1e9}, "weight_bound must be at most 22 in all for norms"),
         ({"coordinators": ()}, "coordinators must hold at least one"),
         ({"threshold": 8, "minimum_survivors": 7}, "threshold must be at most minimum_survivors 7"),
         ({"minimum_survivors": 11}, "minimum_survivors must be 3 to the 10 clients"),
@@ -45,6 +54,28 @@ def test_a_field_that_must_not_be_is_named_with_its_value(
         describe(SIGNERS, **changes)
 
     assert problem in str(caught.value)
+
+
+@pytest.mark.parametrize("norm_bound", [100.0, 1e3, 3.7e6])
+def test_a_norm_proof_can_be_made_of_every_round_that_can_be_described(norm_bound: float) -> None:
+    fields = {**NORM, "weight_bound": 1, "norm_bound": norm_bound}
+    most = describe(SIGNERS, **fields).provable_weight
+    roster = describe(SIGNERS).roster
+
+    def statement(weight: int) -> NormStatement:
+        bound = describe(SIGNERS, **fields).bound_squared
+        return NormStatement(dimension=37, bound_squared=bound, weight=weight)
+
+    describe(SIGNERS, **{**fields, "weight_bound": min(most, 1 << 31)})
+    assert statement(most).projection_bits == 53
+    with pytest.raises(ValueError, match="must be less than about 2"):
+        statement(most + 1)
+    with pytest.raises(SecureAggregationError, match=f"weight_bound must be at most {most} in all"):
+        describe(
+            SIGNERS,
+            **{**fields, "weight_bound": most // 2 + 1},
+            roster=(replace(roster[0], scale=2), *roster[1:]),
+        )
 
 
 def test_two_members_with_one_key_are_refused() -> None:

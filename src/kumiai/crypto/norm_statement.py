@@ -16,11 +16,17 @@ from kumiai.crypto.pedersen import ROW_LENGTH
 from kumiai.crypto.projections import ROW_COUNT as PROJECTION_COUNT
 from kumiai.crypto.transcript import Transcript
 
-__all__ = ["NormStatement"]
+__all__ = ["NormStatement", "largest_norm_weight"]
 
 # Committed bits stand in shorter rows: there are few of them, and opening costs a row's length.
 _BIT_ROW_LENGTH_MAX = 128
 _PROJECTION_BITS_MAX = 53  # what float64 holds exactly
+
+
+def largest_norm_weight(*, dimension: int, bound_squared: int) -> int:
+    """Return the largest weight of which a `NormStatement` can be made; 0: there is none."""
+    squares_most = 1 << 2 * (_PROJECTION_BITS_MAX - 1)
+    return isqrt((squares_most - 1) // ((dimension + 1) * (bound_squared + 1)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

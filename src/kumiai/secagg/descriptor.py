@@ -12,6 +12,7 @@ from enum import Enum
 from typing import Final
 
 from kumiai.core.errors import SecureAggregationError
+from kumiai.crypto.norm_statement import largest_norm_weight
 from kumiai.secagg.parameters import PRIVACY_LOG2, Adversary, privacy_failure_log2
 from kumiai.secagg.wire import (
     Codec,
@@ -46,6 +47,7 @@ _COORDINATORS_MAX: Final = 16
 _NAME_SIZE_MAX: Final = 128
 _KEY_SIZE_MAX: Final = 512
 _SCALE_MAX: Final = 1 << 16
+_NORM_STEPS_MAX: Final = 2.0**128
 _CONTEXT_DOMAIN: Final = b"kumiai/secagg/round/v1/"
 
 
@@ -129,6 +131,7 @@ class RoundDescriptor:
             raise SecureAggregationError(str(error)) from error
         self._verify_counts()
         self._verify_exact()
+        self._verify_norm()
         if self.degree:
             self._verify_sparse()
         else:
@@ -158,8 +161,12 @@ class RoundDescriptor:
         Rounding moves a number by half a step on average, so that an honest client's quantised
         update lies within; one that does not is rounded towards zero instead.
         """
-        steps = self.norm_bound * self.levels / self.clip
-        return int((steps + math.sqrt(self.dimension) / 2) ** 2)
+        return int((self._norm_steps + math.sqrt(self.dimension) / 2) ** 2)
+
+    @property
+    def provable_weight(self) -> int:
+        """The largest weight with which a norm can be proven; 0: none can."""
+        return largest_norm_weight(dimension=self.dimension, bound_squared=self.bound_squared)
 
     @property
     def upload_words(self) -> int:
@@ -233,6 +240,32 @@ class RoundDescriptor:
             f"ring_bits must be at least {needed}, got {self.ring_bits}: {self.value_bits} bits of "
             f"value_bits and {needed - self.value_bits} for weights of up to {weight} in all; "
             "lower value_bits or weight_bound, or use 64",
+        )
+
+    @property
+    def _norm_steps(self) -> float:
+        return self.norm_bound * self.levels / self.clip
+
+    def _verify_norm(self) -> None:
+        _verify(
+            self._norm_steps < _NORM_STEPS_MAX,
+            f"norm_bound must be less than 2^128 steps of the quantisation, got {self.norm_bound} "
+            f"with {self.value_bits} value_bits and a clip of {self.clip}; lower it, or raise clip",
+        )
+        if self.proofs is not Proofs.NORM:
+            return
+        provable = self.provable_weight
+        _verify(
+            provable > 0,
+            f"norm_bound must be provable for {self.dimension} numbers, got {self.norm_bound} with "
+            f"{self.value_bits} value_bits and a clip of {self.clip}; lower norm_bound or "
+            "value_bits, or raise clip",
+        )
+        weight = self.weight_bound * max(member.scale for member in self.roster)
+        _verify(
+            weight <= provable,
+            f"weight_bound must be at most {provable} in all for norms to be provable, got "
+            f"{weight} with a norm_bound of {self.norm_bound}; lower weight_bound or norm_bound",
         )
 
     def _verify_complete(self) -> None:

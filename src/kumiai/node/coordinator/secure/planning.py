@@ -1,7 +1,7 @@
 """From a job and a cohort to the descriptor of a round."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from kumiai.core.errors import ConfigError, SecureAggregationError
@@ -52,7 +52,7 @@ def new_descriptor(
     colluders = _colluders(spec, count)
     try:
         degree, threshold = _graph(spec, count, colluders, min_reports)
-        return RoundDescriptor(
+        descriptor = RoundDescriptor(
             run_id=names.run_id,
             round_number=names.round,
             round_id=names.round_id,
@@ -69,10 +69,11 @@ def new_descriptor(
             ring_bits=spec.ring_bits,
             clip=spec.clip,
             value_bits=spec.value_bits,
-            weight_bound=_weight_bound(job, count),
+            weight_bound=1,
             norm_bound=_NO_NORM_BOUND if spec.norm_bound is None else spec.norm_bound,
             proofs=Proofs(spec.verification),
         )
+        return replace(descriptor, weight_bound=_weight_bound(job, descriptor))
     except (SecureAggregationError, ValueError) as error:
         raise ConfigError(f"secure_aggregation must fit {count} clients: {error}") from error
 
@@ -101,8 +102,12 @@ def _graph(
     return graph.degree, spec.threshold or graph.threshold
 
 
-def _weight_bound(job: JobSpec, count: int) -> int:
+def _weight_bound(job: JobSpec, descriptor: RoundDescriptor) -> int:
+    """Return the largest weight that the ring has room for, and that can be proven."""
     if job.strategy.weighting == "uniform":
         return 1
-    spec = job.secure_aggregation
-    return int(max(1, min(_WEIGHT_MAX, 2 ** (spec.ring_bits - spec.value_bits) // count)))
+    room = 1 << descriptor.ring_bits - descriptor.value_bits
+    bounds = [_WEIGHT_MAX, room // descriptor.client_count]
+    if descriptor.proofs is Proofs.NORM:
+        bounds.append(descriptor.provable_weight)
+    return max(1, min(bounds))

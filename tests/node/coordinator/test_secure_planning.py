@@ -1,0 +1,46 @@
+"""A job and a cohort make a round, or an error that names the job's key, before anybody trains."""
+
+from typing import Any
+
+import pytest
+
+from kumiai.core.errors import ConfigError
+from kumiai.crypto.norm_statement import NormStatement
+from kumiai.node.coordinator.secure.planning import RoundNames, new_descriptor
+from kumiai.node.job import parse_job
+from kumiai.secagg import Member, RoundDescriptor
+
+MEMBERS = [Member(f"site-{number}", bytes([number]) * 32) for number in range(1, 13)]
+
+
+def planned(count: int = 4, *, dimension: int = 1000, **secure: Any) -> RoundDescriptor:
+    job = parse_job({"run": {"app": "digits"}, "secure_aggregation": {"mode": "masking", **secure}})
+    return new_descriptor(
+        job,
+        RoundNames("run-a", 1, bytes(16)),
+        roster=MEMBERS[:count],
+        coordinator=Member("coordinator", bytes(32)),
+        dimension=dimension,
+        min_reports=count,
+    )
+
+
+def test_weights_have_all_the_room_that_the_ring_leaves() -> None:
+    assert planned(4).weight_bound == 2**16 // 4
+    assert planned(4, ring_bits=64).weight_bound == 2**31 - 1
+
+
+def test_weights_stay_so_small_that_a_norm_can_be_proven() -> None:
+    found = planned(ring_bits=64, verification="norm", norm_bound=1000.0, dimension=10**6)
+
+    NormStatement(
+        dimension=found.dimension, bound_squared=found.bound_squared, weight=found.weight_bound
+    )
+    assert 1 < found.weight_bound == found.provable_weight < 2**31 - 1
+
+
+def test_a_bound_that_cannot_be_proven_is_refused_before_the_round() -> None:
+    problem = "secure_aggregation must fit 4 clients: norm_bound must be provable for 1000000"
+
+    with pytest.raises(ConfigError, match=problem):
+        planned(verification="norm", norm_bound=1e9, dimension=10**6, value_bits=24)
