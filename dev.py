@@ -351,6 +351,7 @@ def run_group(group: str, arguments: list[str], *, covered: bool) -> tuple[str, 
     command = [in_venv("pytest"), "-m", f"{group} and not chaos", "-n", workers]
     if group != "unit":
         command.append("--dist=loadgroup")  # tests that share a federation run on one worker
+        command += ["--reruns=1", "-rR"]  # what fails on a busy machine gets a second try, named
     command += arguments
     data = coverage_file(group)
     environment = {}
