@@ -4,6 +4,7 @@ Quantisation rounds at random, so models are compared within what it may move th
 that matters (an update twice, one left out, a mask left in) moves them by far more.
 """
 
+import asyncio
 import re
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -24,6 +25,7 @@ from tests.system.federation import SITES, Federation, Mortal, attempts_of
 from tests.zygote import Zygote
 
 SECONDS = 100.0
+RECEIPT_SECONDS = 20.0
 ROUNDS = 2
 JOB: dict[str, Any] = {
     "run": {"app": "wandering", "rounds": ROUNDS, "seed": 7},
@@ -126,16 +128,24 @@ async def verify_run(federation: Federation, run_id: str, *, receipts: tuple[str
     np.testing.assert_allclose(model["w"], expected(), atol=2 * ROUNDS * STEP)
     assert model["steps"] == ROUNDS
     for site in receipts:
-        verify_receipts(federation.folder / "clients" / site / "secure", site, run_id)
+        await verify_receipts(federation.folder / "clients" / site / "secure", site, run_id)
 
 
-def verify_receipts(folder: Path, site: str, run_id: str) -> None:
+async def verify_receipts(folder: Path, site: str, run_id: str) -> None:
     roster = clients_of(KnownPeers(folder / PEERS_FILE).load())
     for number in range(1, ROUNDS + 1):
-        content = (folder / "receipts" / f"{run_id}.{number}.receipt").read_bytes()
+        content = await receipt_in(folder / "receipts" / f"{run_id}.{number}.receipt")
         facts = verify_receipt(content, roster, verifier=Ed25519Verifier())
         assert (facts.client, facts.round_number, facts.survivors) == (site, number, SITES)
         assert facts.weight == 10 * int(site[-1])
+
+
+async def receipt_in(path: Path) -> bytes:
+    """Return a receipt, which comes after the model: later still to whoever was away then."""
+    async with asyncio.timeout(RECEIPT_SECONDS):
+        while not path.exists():
+            await asyncio.sleep(0.05)
+    return path.read_bytes()
 
 
 def died_at(mortal: Mortal, death: str) -> None:
