@@ -1,15 +1,20 @@
 """Whole runs in which the coordinator sees the sum and no update, over real mutual TLS."""
 
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from kumiai.core.digest import digest_of
+from kumiai.node.client.secure.site import MaskedUpload
+from kumiai.secagg import CommittedUpdate
 from kumiai.testing.databases import SQLiteTemplate
 from tests.integration import study
 from tests.integration.federation import Federation, job
+from tests.integration.liars import let_lie
 
 
 @pytest.fixture
@@ -36,3 +41,60 @@ async def test_the_sum_of_hidden_updates_trains_the_model(federation: Federation
     # Each update is off by less than a step of the quantisation, 4 / 2**19.
     np.testing.assert_allclose(model["w"], np.full(8, 7.5), atol=3e-5)
     assert model["steps"] == 3
+
+
+async def test_a_site_that_lies_is_left_out_and_stands_in_the_audit_log(
+    federation: Federation,
+) -> None:
+    def unasked_proof(values: Any, commit: Any) -> CommittedUpdate:
+        return replace(commit(values), proof=b"unasked")
+
+    await federation.start_clients(5)
+    let_lie(federation, "site-5", unasked_proof)
+
+    run_id = await federation.submit(
+        hidden_job(run={"rounds": 1}, cohort={"size": 5, "min_reports": 4, "grace_seconds": 0}),
+        study.app,
+    )
+    await federation.wait_for(run_id, seconds=90)
+
+    model = await federation.model(run_id)
+    np.testing.assert_allclose(model["w"], np.full(8, 2.5), atol=3e-5)
+    reason = "did not prove its update: proof must be empty in this round, got 7 bytes"
+    async with federation.http() as http:
+        entries = (await http.get("/api/v1/audit?act=client.excluded")).json()["entries"]
+        events = (await http.get(f"/api/v1/runs/{run_id}/events")).json()["events"]
+        told = (await http.get(f"/api/v1/runs/{run_id}/explain")).json()
+    (entry,) = entries
+    assert (entry["actor"]["name"], entry["outcome"]) == ("site-5", "refused")
+    assert entry["subject"] == f"run/{run_id}"
+    assert (entry["detail"]["round"], entry["detail"]["reason"]) == (1, reason)
+    assert len(entry["detail"]["evidence"]) == 64
+    excluded = [each for each in events if each["kind"] == "client_excluded"]
+    assert [(each["client_id"], each["round"]) for each in excluded] == [("site-5", 1)]
+    assert told["hidden"]["excluded"] == {"site-5": reason}
+    assert f"left out of the sum: site-5: {reason}" in told["lines"]
+
+
+async def test_a_site_whose_upload_is_no_masked_vector_is_left_out(federation: Federation) -> None:
+    await federation.start_clients(5)
+    site: Any = federation.agents["site-5"]._secure
+    mask = site.mask
+
+    async def another(*arguments: Any, **keywords: Any) -> MaskedUpload:
+        upload = await mask(*arguments, **keywords)
+        vector = memoryview(bytes(upload.vector[:-1]) + b"\x00")
+        return MaskedUpload(digest_of([vector]), vector.nbytes, vector)
+
+    site.mask = another
+
+    run_id = await federation.submit(
+        hidden_job(run={"rounds": 1}, cohort={"size": 5, "min_reports": 4, "grace_seconds": 0}),
+        study.app,
+    )
+    await federation.wait_for(run_id, seconds=90)
+
+    np.testing.assert_allclose((await federation.model(run_id))["w"], np.full(8, 2.5), atol=3e-5)
+    async with federation.http() as http:
+        (entry,) = (await http.get("/api/v1/audit?act=client.excluded")).json()["entries"]
+    assert entry["detail"]["reason"].startswith("uploaded what it must not: vector must be ")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from kumiai.core.errors import SecureAggregationError
-from kumiai.secagg.actions import Publish, Send
+from kumiai.secagg.actions import Exclude, Publish, Send
 from kumiai.secagg.messages import (
     SHARE_ENTRIES,
     Advertisement,
@@ -345,3 +345,29 @@ def test_a_dealer_whose_mask_key_is_another_is_named_when_it_has_vanished() -> N
 
     assert network.outcome is None
     assert network.excluded == {CHEAT: "shared something else than its secrets"}
+
+
+def test_a_client_whose_upload_is_not_what_it_signed_is_left_out_once() -> None:
+    network = Network(5, threshold=4, minimum_survivors=4)
+
+    def change(name: str, send: Send) -> Send:
+        is_input = network.kind_of(send) is Kind.MASKED_INPUT
+        return replace(send, vector=None) if name == "site-0004" and is_input else send
+
+    network.to_server = change
+    network.begin()
+    network.deliver()
+    actions = network.server.exclude("site-0004", "uploaded junk")
+    again = network.server.exclude("site-0004", "uploaded junk")
+    network.from_server(actions)
+    network.deliver()
+
+    (excluded,) = [action for action in actions if isinstance(action, Exclude)]
+    assert (excluded.reason, again) == ("uploaded junk", ())
+    assert network.body_of(Send(excluded.evidence), MaskedInput).weight
+    assert network.outcome is not None
+    assert "site-0004" not in network.outcome.survivors
+    with pytest.raises(SecureAggregationError, match="must come when it is awaited"):
+        network.server.exclude("site-0003", "uploaded junk")
+    with pytest.raises(SecureAggregationError, match="must be in the round's roster"):
+        network.server.exclude("nobody", "uploaded junk")

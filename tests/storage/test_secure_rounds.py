@@ -1,12 +1,30 @@
 """Secure aggregation's memory, on both databases: a step that was taken stays taken."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from kumiai.core.errors import ConflictError, FencedError
-from kumiai.storage import DatabaseManager, SecureRoundRepository, UpdateInbox
+from kumiai.storage import (
+    ClientExclusion,
+    DatabaseManager,
+    SecureRoundRepository,
+    UpdateInbox,
+)
 from tests.storage.leading import TTL_SECONDS, Leading, request_of
+
+
+class Trail:
+    """Keeps the entries that were handed on."""
+
+    def __init__(self) -> None:
+        self.entries: list[Any] = []
+
+    async def append(self, connection: AsyncConnection, entry: Any) -> int:
+        self.entries.append(entry)
+        return 0
 
 
 @pytest.fixture
@@ -26,6 +44,31 @@ async def test_records_are_read_in_the_order_of_writing(
     assert await secure.records(attempt) == [b"one", b"\x00\xff", b"three"]
     assert await secure.find("run-a", 1) == attempt
     assert (attempt.state, attempt.opening) == ("open", b"opening")
+
+
+async def test_who_is_left_out_is_told_in_the_transaction_of_the_record(
+    leading: Leading, database: DatabaseManager
+) -> None:
+    trail = Trail()
+    secure = SecureRoundRepository(database, trail=trail)
+    await leading.open()
+    attempt = await secure.open(leading.lease, 1, 1, b"opening")
+    exclusions = [ClientExclusion("a", "lied", "entry of a"), ClientExclusion("b", "lied, too")]
+
+    await secure.append(leading.lease, attempt, 0, [b"one", b"two"], exclusions=exclusions)
+    with pytest.raises(ConflictError):
+        await secure.append(leading.lease, attempt, 0, [b"x"], exclusions=exclusions)
+
+    assert await secure.exclusions("run-a", 1) == {"a": "lied", "b": "lied, too"}
+    assert await secure.exclusions("run-a", 2) == {}
+    assert trail.entries == ["entry of a"]
+    events = [each for each in await leading.runs.events("run-a") if each.level == "error"]
+    assert [(each.kind, each.client_id, each.round) for each in events] == [
+        ("client_excluded", "a", 1),
+        ("client_excluded", "b", 1),
+    ]
+    assert events[0].text == "a was left out of the sum: lied"
+    assert events[0].data == {"reason": "lied", "attempt": 1}
 
 
 @pytest.mark.parametrize("number", [0, 1, 3])

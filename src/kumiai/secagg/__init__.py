@@ -30,6 +30,7 @@ from kumiai.secagg.receipts import ReceiptFacts, verify_receipt
 from kumiai.secagg.reruns import plan_rerun, suspects
 from kumiai.secagg.server import ServerRound
 from kumiai.secagg.server_records import ServerPhase
+from kumiai.secagg.standing import Standing, standing_of
 from kumiai.secagg.vectors import Blocks
 
 __all__ = [
@@ -61,11 +62,13 @@ __all__ = [
     "ServerPhase",
     "ServerRound",
     "Signer",
+    "Standing",
     "Stop",
     "UpdateProofs",
     "Verifier",
     "plan_rerun",
     "smallest_graph",
+    "standing_of",
     "suspects",
     "verify_receipt",
 ]

@@ -271,6 +271,23 @@ class ServerRound:
         record = ServerRecord(ServerEvent.UPLOAD, sender.encode())
         return (Persist(record.encode()), *self._end_if_complete())
 
+    def exclude(self, sender: str, reason: str) -> tuple[Action, ...]:
+        """Leave out a client whose upload is not what it has signed; twice changes nothing.
+
+        Args:
+            sender: whose `MaskedInput` has come, and whose upload is not in the sum.
+            reason: what it did, for people.
+
+        Raises:
+            SecureAggregationError: the client is not in the round, or the round has ended.
+        """
+        index = self._conversation.descriptor.index_of(sender)
+        self._verify_allowed(ServerEvent.EXCLUSION)
+        if index in self._knowledge.excluded:
+            return ()
+        evidence = self._knowledge.inputs[index][0].data
+        return (*self._exclude(index, reason, evidence), *self._end_if_complete())
+
     def end_phase(self) -> tuple[Action, ...]:
         """End the phase with those who have answered: on to the next, or to the round's end.
 

@@ -95,6 +95,7 @@ from kumiai.storage.s3_blobs import S3BlobStore
 from kumiai.storage.s3_bucket import S3Place
 from kumiai.storage.schema import MigrationStep
 from kumiai.storage.secure_rounds import (
+    ClientExclusion,
     SecureRoundRecord,
     SecureRoundRepository,
     SecureRoundState,
@@ -139,6 +140,7 @@ __all__ = [
     "CircuitBreaker",
     "CircuitState",
     "Claim",
+    "ClientExclusion",
     "ClientQuery",
     "ClientRecord",
     "ClientRegistration",

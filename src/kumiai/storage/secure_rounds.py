@@ -7,23 +7,28 @@ coordinator, and nothing here tells it an update.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
+import orjson
 from sqlalchemy import delete, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from kumiai.core.errors import ConflictError
+from kumiai.storage.audit_trail import AuditTrail, NoTrail
 from kumiai.storage.database import DatabaseManager
 from kumiai.storage.fencing import fence
 from kumiai.storage.records import Lease
-from kumiai.storage.rows import clean, parsed, table_of, upsert
+from kumiai.storage.rows import add_event_row, clean, parsed, table_of, upsert
 from kumiai.storage.secure_tables import SecureRecordRow, SecureRoundRow
-from kumiai.storage.tables import clock_sql
+from kumiai.storage.tables import Event, clock_sql
 
-__all__ = ["SecureRoundRecord", "SecureRoundRepository", "SecureRoundState"]
+__all__ = ["ClientExclusion", "SecureRoundRecord", "SecureRoundRepository", "SecureRoundState"]
 
+_EVENTS = table_of(Event)
 _ROUNDS = table_of(SecureRoundRow)
 _RECORDS = table_of(SecureRecordRow)
+
+_EXCLUDED: Final = "client_excluded"
 
 SecureRoundState = Literal["open", "done", "aborted"]
 
@@ -46,17 +51,32 @@ class SecureRoundRecord:
     ended_at: float | None
 
 
+@dataclass(frozen=True, slots=True)
+class ClientExclusion:
+    """A client that was left out of a sum for what it did.
+
+    Attributes:
+        entry: of the audit log, written with it; ``None``: none is kept.
+    """
+
+    client_id: str
+    reason: str
+    entry: Any = field(default=None, repr=False)
+
+
 class SecureRoundRepository:
     """The attempts of all runs, and their records.
 
     Args:
         database: connected, its schema at this version.
+        trail: takes the entries of the audit log.
 
     Every method raises ``StorageError`` when the database fails.
     """
 
-    def __init__(self, database: DatabaseManager) -> None:
+    def __init__(self, database: DatabaseManager, *, trail: AuditTrail | None = None) -> None:
         self._database = database
+        self._trail = trail or NoTrail()
 
     async def find(self, run_id: str, round: int) -> SecureRoundRecord | None:  # noqa: A002
         """Return the newest attempt of a round."""
@@ -77,6 +97,21 @@ class SecureRoundRepository:
         )
         async with self._database.reading() as connection:
             return list((await connection.execute(statement)).scalars())
+
+    async def exclusions(self, run_id: str, round: int) -> dict[str, str]:  # noqa: A002
+        """Return who was left out in any attempt of a round, each with the reason."""
+        statement = (
+            select(_EVENTS.c.client_id, _EVENTS.c.data_json)
+            .where(
+                _EVENTS.c.run_id == run_id,
+                _EVENTS.c.round == round,
+                _EVENTS.c.kind == _EXCLUDED,
+            )
+            .order_by(_EVENTS.c.seq)
+        )
+        async with self._database.reading() as connection:
+            rows = (await connection.execute(statement)).all()
+        return {row.client_id: orjson.loads(row.data_json)["reason"] for row in rows}
 
     async def open(
         self,
@@ -104,7 +139,13 @@ class SecureRoundRepository:
             return await _locked(connection, lease.run_id, round, attempt)
 
     async def append(
-        self, lease: Lease, attempt: SecureRoundRecord, number: int, records: Sequence[bytes]
+        self,
+        lease: Lease,
+        attempt: SecureRoundRecord,
+        number: int,
+        records: Sequence[bytes],
+        *,
+        exclusions: Sequence[ClientExclusion] = (),
     ) -> None:
         """Write records down, before what they tell of is said.
 
@@ -113,6 +154,7 @@ class SecureRoundRepository:
             attempt: which.
             number: how many are there already.
             records: at least one.
+            exclusions: of which some of the records tell; an event of the run tells of each.
 
         Raises:
             FencedError: another leads.
@@ -144,6 +186,24 @@ class SecureRoundRepository:
                 for index, record in enumerate(records)
             ]
             await connection.execute(insert(_RECORDS), rows)
+            for exclusion in exclusions:
+                await self._exclude(connection, attempt, exclusion)
+
+    async def _exclude(
+        self, connection: AsyncConnection, attempt: SecureRoundRecord, exclusion: ClientExclusion
+    ) -> None:
+        await add_event_row(
+            connection,
+            attempt.run_id,
+            kind=_EXCLUDED,
+            text=f"{exclusion.client_id} was left out of the sum: {exclusion.reason}",
+            level="error",
+            round=attempt.round,
+            client_id=exclusion.client_id,
+            data={"reason": exclusion.reason, "attempt": attempt.attempt},
+        )
+        if exclusion.entry is not None:
+            await self._trail.append(connection, exclusion.entry)
 
     async def end(
         self,

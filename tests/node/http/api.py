@@ -55,6 +55,7 @@ from kumiai.storage import (
     ModelRepository,
     NearReads,
     RunRepository,
+    SecureRoundRepository,
     SiteDenials,
     TrainingHistoryRepository,
 )
@@ -335,6 +336,7 @@ async def running_api(
             "database": database,
             "runs": runs,
             "history": TrainingHistoryRepository(database, trail=log),
+            "secure": SecureRoundRepository(database),
             "models": ModelRepository(database, trail=log),
             "audit": log,
             "tokens": tokens,

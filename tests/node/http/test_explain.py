@@ -5,6 +5,8 @@ from typing import Any
 import pytest
 
 from kumiai.node.http.explain import AttachedClient, RunFacts, explain
+from kumiai.node.http.hidden_rounds import HiddenRound, hidden_lines
+from kumiai.secagg import ServerPhase, Standing
 from kumiai.storage import (
     AssignmentRecord,
     ClientRecord,
@@ -173,6 +175,53 @@ def test_a_round_that_collects_tells_who_is_waited_for_and_for_how_long() -> Non
     assert by_client["b"].attached
     assert by_client["b"].heard_seconds_ago == 0.4
     assert not by_client["c"].attached
+
+
+def test_a_hidden_round_tells_its_phase_who_is_awaited_and_who_was_left_out() -> None:
+    standing = Standing(ServerPhase.UNMASKING, ("b", "c"), ("a",))
+    told = facts(
+        current={"stage": "closed", "close_reason": "every report is in"},
+        hidden=HiddenRound(2, "open", None, standing, {"d": "revealed a wrong share of 'a'"}),
+    )
+    view = explain(told)
+
+    assert view.lines[3:] == [
+        "hidden sum, attempt 2: clients help to take the masks off the sum",
+        "hidden sum, attempt 2: 1 answered, waits for b, c",
+        "left out of the sum: d: revealed a wrong share of 'a'",
+    ]
+    assert view.hidden is not None
+    assert (view.hidden.phase, view.hidden.awaited) == ("unmasking", ["b", "c"])
+    assert view.hidden.excluded == {"d": "revealed a wrong share of 'a'"}
+
+
+def test_a_hidden_round_that_waits_for_many_names_twenty() -> None:
+    many = tuple(f"site-{number:02}" for number in range(25))
+    told = facts(hidden=HiddenRound(1, "open", None, Standing(ServerPhase.SHARING, many, ())))
+
+    assert "waits for site-00, site-01" in screen(told)
+    assert "site-19 and 5 more" in screen(told)
+
+
+def test_a_hidden_sum_that_was_given_up_tells_why() -> None:
+    told = facts(hidden=HiddenRound(1, "aborted", "agreeing needs 3 clients, got 2"))
+
+    assert (
+        "hidden sum, attempt 1: ended without a sum: agreeing needs 3 clients, got 2"
+    ) in screen(told)
+
+
+def test_a_hidden_sum_that_is_done_needs_no_line() -> None:
+    hidden = HiddenRound(1, "done")
+
+    assert "hidden" not in screen(facts(hidden=hidden))
+
+
+def test_every_phase_of_a_hidden_round_has_its_words() -> None:
+    for phase in ServerPhase:
+        standing = Standing(phase, (), ())
+        (line,) = hidden_lines(HiddenRound(1, "open", None, standing))
+        assert line.startswith("hidden sum, attempt 1: ")
 
 
 def test_a_standing_quorum_tells_when_the_round_closes() -> None:

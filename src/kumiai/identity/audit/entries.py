@@ -62,6 +62,7 @@ class Act(StrEnum):
     CERTIFICATE_REVOKED = "certificate.revoked"
     CLIENT_ATTACHED = "client.attached"
     CLIENT_DETACHED = "client.detached"
+    CLIENT_EXCLUDED = "client.excluded"
     COORDINATOR_STARTED = "coordinator.started"
     COORDINATOR_STOPPED = "coordinator.stopped"
     MODEL_DELETED = "model.deleted"

@@ -394,7 +394,7 @@ def _secure_sums(shared: _Shared) -> SecureSums:
 
     return SecureSums(
         SumParts(
-            repository=SecureRoundRepository(shared.stores.database),
+            repository=SecureRoundRepository(shared.stores.database, trail=shared.stores.audit.log),
             blobs=shared.stores.blobs,
             carrier=shared.hub,
             worker=shared.executors.aggregating,
@@ -461,6 +461,7 @@ def _http_server(shared: _Shared, supervisor: RunSupervisor) -> HttpServer:
             near=NearReads(runs=stores.runs, clients=stores.clients, cache=stores.cache.pattern),
             history=TrainingHistoryRepository(stores.database, notes=stores.cache.notes, trail=log),
             models=ModelRepository(stores.database, notes=stores.cache.notes, trail=log),
+            secure=SecureRoundRepository(stores.database),
             audit=log,
             blobs=stores.blobs,
             hub=shared.hub,

@@ -20,6 +20,7 @@ from kumiai.storage import (
     ModelRepository,
     NearReads,
     RunRepository,
+    SecureRoundRepository,
     SweptStore,
     TrainingHistoryRepository,
 )
@@ -48,6 +49,7 @@ class ApiDependencies:
     near: NearReads
     history: TrainingHistoryRepository
     models: ModelRepository
+    secure: SecureRoundRepository
     audit: AuditLog
     tokens: APITokenRepository
     blobs: SweptStore

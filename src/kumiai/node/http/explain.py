@@ -12,8 +12,14 @@ from fastapi import APIRouter
 
 from kumiai.node.http.access import GuardedRoute
 from kumiai.node.http.dependencies import ApiDependencies, Parts
+from kumiai.node.http.hidden_rounds import HiddenRound, find_hidden_round, hidden_lines
 from kumiai.node.http.runs import find_run
-from kumiai.node.http.views import ClientInRoundView, CountsView, ExplainView
+from kumiai.node.http.views import (
+    ClientInRoundView,
+    CountsView,
+    ExplainView,
+    HiddenRoundView,
+)
 from kumiai.node.job import JobSpec, parse_job
 from kumiai.storage import (
     AssignmentRecord,
@@ -51,6 +57,7 @@ class RunFacts:
         assignments: of that round, and the evaluations that run beside it.
         attached: the clients with a session at this coordinator.
         registered: every client that ever attached anywhere.
+        hidden: the sum of that round, where updates are hidden.
     """
 
     run: RunRecord
@@ -59,6 +66,7 @@ class RunFacts:
     assignments: Sequence[AssignmentRecord]
     attached: Sequence[AttachedClient]
     registered: Sequence[ClientRecord]
+    hidden: HiddenRound | None = None
 
 
 def new_router() -> APIRouter:
@@ -96,6 +104,7 @@ async def _facts(parts: ApiDependencies, run: RunRecord) -> RunFacts:
             for session in parts.hub.sessions()
         ],
         registered=await parts.near.clients(),
+        hidden=await find_hidden_round(parts.secure, run.run_id, run.round),
     )
 
 
@@ -117,7 +126,8 @@ def explain(facts: RunFacts) -> ExplainView:
         min_reports=current.min_reports if run.round else None,
         counts=CountsView.of(facts.progress) if run.round else None,
         apps_offered=_apps_offered(facts),
-        lines=[*_run_lines(facts), *_client_lines(clients)],
+        lines=[*_run_lines(facts), *_hidden_lines(facts), *_client_lines(clients)],
+        hidden=None if facts.hidden is None else HiddenRoundView.of(facts.hidden),
         clients=clients,
     )
 
@@ -141,6 +151,11 @@ def _run_lines(facts: RunFacts) -> Iterator[str]:
         yield f"waits for {_open_evaluations(facts)} clients to evaluate the last model"
     elif run.round < run.rounds_total:
         yield from _waiting_lines(facts, parse_job(run.job))
+
+
+def _hidden_lines(facts: RunFacts) -> Iterator[str]:
+    if facts.hidden is not None:
+        yield from hidden_lines(facts.hidden)
 
 
 def _leader_line(facts: RunFacts) -> str:

@@ -9,6 +9,7 @@ from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict
 
+from kumiai.node.http.hidden_rounds import HiddenRound
 from kumiai.storage import (
     AssignmentKind,
     AssignmentState,
@@ -37,6 +38,7 @@ __all__ = [
     "EventView",
     "EventsView",
     "ExplainView",
+    "HiddenRoundView",
     "InfoView",
     "ModelPageView",
     "ModelView",
@@ -344,6 +346,30 @@ class ClientInRoundView(_View):
     heard_seconds_ago: float | None
 
 
+class HiddenRoundView(_View):
+    """Where the hidden sum of a round stands; ``phase`` while it goes on, ``reason`` after that."""
+
+    attempt: int
+    phase: str | None
+    reason: str | None
+    awaited: list[str]
+    answered: list[str]
+    excluded: dict[str, str]
+
+    @classmethod
+    def of(cls, hidden: HiddenRound) -> Self:
+        """Return what the API tells of it."""
+        standing = hidden.standing
+        return cls(
+            attempt=hidden.attempt,
+            phase=None if standing is None else standing.phase.name.lower(),
+            reason=hidden.reason,
+            awaited=[] if standing is None else list(standing.awaited),
+            answered=[] if standing is None else list(standing.answered),
+            excluded=dict(hidden.excluded),
+        )
+
+
 class ExplainView(_View):
     """Why a run is where it is, in one screen; ``lines`` is that screen."""
 
@@ -360,6 +386,7 @@ class ExplainView(_View):
     counts: CountsView | None
     apps_offered: list[str]
     lines: list[str]
+    hidden: HiddenRoundView | None = None
     clients: list[ClientInRoundView]
 
 

@@ -315,14 +315,12 @@ class SecureRoundDriver:
     ) -> None:
         """Ask those again who are there; the spool of the attempt is emptied."""
         runs, number = self._engine.runs, current.round
-        excluded: Collection[str] = ()
         if self._sum is not None:
-            excluded = self._sum.excluded
-            await self._tell_excluded(number)
             await self._sum.abort(reason)
             self._sum = None
         if current.attempt >= job.cohort.max_attempts:
             raise QuorumLostError(f"round {number}: {reason}")
+        excluded = await self._secure.exclusions(self._run_id, number)
         clients = await self._enough(run, job, current, excluded)
         await self._engine.blobs.delete_namespace(update_namespace(self._run_id, number))
         await runs.restart_round(
@@ -360,14 +358,3 @@ class SecureRoundDriver:
             if (await self._engine.runs.get(self._run_id)).stop_requested:
                 raise StopAskedError
             await self._engine.directory.wait_for_change(min(left, self._engine.times.look_seconds))
-
-    async def _tell_excluded(self, number: int) -> None:
-        for client, reason in (self._sum.excluded if self._sum else {}).items():
-            await self._engine.runs.add_event(
-                self._run_id,
-                kind="client_excluded",
-                text=f"{client} was left out of the sum: {reason}",
-                level="error",
-                round=number,
-                client_id=client,
-            )

@@ -5,7 +5,8 @@ computing happens in a worker thread, one call after the other.
 """
 
 import asyncio
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+import hashlib
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from typing import Final, Protocol, TypeVar
@@ -14,7 +15,11 @@ import structlog
 
 from kumiai.core import failpoints
 from kumiai.core.digest import Buffer
-from kumiai.core.errors import KumiaiError, SecureAggregationError
+from kumiai.core.errors import CryptoError, KumiaiError, SecureAggregationError
+from kumiai.identity import Role
+from kumiai.identity.audit import Act, Actor, NewEntry
+from kumiai.identity.audit import Outcome as Ended
+from kumiai.node.auditing.actors import said_by_stranger, subject_of
 from kumiai.node.coordinator.namespaces import sum_namespace, update_namespace
 from kumiai.node.coordinator.secure.mailbox import Letter
 from kumiai.node.wire import kumiai_pb2 as pb
@@ -32,6 +37,7 @@ from kumiai.secagg import (
 )
 from kumiai.storage import (
     BlobStore,
+    ClientExclusion,
     Lease,
     SecureRoundRecord,
     SecureRoundRepository,
@@ -75,7 +81,6 @@ class _Result:
 
     outcome: Outcome | None = None
     stopped: str | None = None
-    excluded: dict[str, str] = field(default_factory=dict)
     receipts: list[Send] = field(default_factory=list)
 
 
@@ -105,10 +110,9 @@ class SecureSum:
         self._attempt = attempt
         self._server = server
         self._record_count = record_count
-        self._result = _Result(excluded=dict(server.excluded))
+        self._result = _Result()
         self._opening = pb.SecureContent(opening=pb.SecureOpening.FromString(attempt.opening))
         self._descriptor = RoundDescriptor.decode(self._opening.opening.descriptor)
-        self._unusable: set[str] = set()
         self._log = structlog.get_logger("kumiai.secure").bind(
             run=attempt.run_id, round=attempt.round, attempt=attempt.attempt
         )
@@ -152,11 +156,6 @@ class SecureSum:
     def is_over(self) -> bool:
         """Whether there is a sum, or will be none."""
         return self.outcome is not None or self.stopped is not None
-
-    @property
-    def excluded(self) -> Mapping[str, str]:
-        """Who was left out for what it did."""
-        return self._result.excluded
 
     async def announce(self, clients: Collection[str]) -> None:
         """Tell clients of the round and of its present phase: at its begin, and who comes back.
@@ -206,17 +205,17 @@ class SecureSum:
         """
         for update in updates:
             named = self._server.named_uploads.get(update.client_id)
-            if named is None or update.client_id in self._unusable:
+            if named is None:
                 continue
             try:
                 self._verify_named(update, named)
                 actions = await self._parts.in_worker(
                     self._server.add_upload, update.client_id, self._blocks_of(update)
                 )
-            except SecureAggregationError as error:
-                self._unusable.add(update.client_id)
-                self._log.warning("vector refused", client=update.client_id, reason=str(error))
-                continue
+            except (SecureAggregationError, CryptoError) as error:
+                actions = await self._parts.in_worker(
+                    self._server.exclude, update.client_id, f"uploaded what it must not: {error}"
+                )
             await self._do(actions)
 
     def lacks(self, updates: Sequence[UpdateRecord]) -> bool:
@@ -226,7 +225,7 @@ class SecureSum:
         """
         if self.phase is not ServerPhase.COLLECTING:
             return False
-        here = {update.client_id for update in updates} - self._unusable
+        here = {update.client_id for update in updates}
         return not here.isdisjoint(self._server.awaited)
 
     async def end_phase(self) -> None:
@@ -272,7 +271,13 @@ class SecureSum:
         records = [action.record for action in actions if isinstance(action, Persist)]
         if records:
             await self._parts.repository.append(
-                self._lease, self._attempt, self._record_count, records
+                self._lease,
+                self._attempt,
+                self._record_count,
+                records,
+                exclusions=[
+                    self._exclusion(action) for action in actions if isinstance(action, Exclude)
+                ],
             )
             self._record_count += len(records)
             failpoints.reach("coordinator.secure.recorded")
@@ -284,7 +289,6 @@ class SecureSum:
                 case Send():
                     await self._say(action, action.recipients)
                 case Exclude(client, reason):
-                    self._result.excluded[client] = reason
                     self._log.error("client excluded", client=client, reason=reason)
                 case Publish(outcome):
                     self._result.outcome = outcome
@@ -293,6 +297,22 @@ class SecureSum:
                     self._log.warning("sum abandoned", reason=reason)
                 case _:
                     pass
+
+    def _exclusion(self, action: Exclude) -> ClientExclusion:
+        attempt = self._attempt
+        entry = NewEntry(
+            Act.CLIENT_EXCLUDED,
+            Actor(Role.CLIENT.value, action.client),
+            subject_of("run", attempt.run_id),
+            Ended.REFUSED,
+            {
+                "round": attempt.round,
+                "attempt": attempt.attempt,
+                "reason": said_by_stranger(action.reason),
+                "evidence": hashlib.sha256(action.evidence).hexdigest() if action.evidence else "",
+            },
+        )
+        return ClientExclusion(action.client, action.reason, entry)
 
     async def _say(self, send: Send, clients: Collection[str]) -> None:
         if not clients:

@@ -88,6 +88,10 @@ class SecureSums:
         """Return the newest attempt of a round."""
         return await self._parts.repository.find(run_id, round_number)
 
+    async def exclusions(self, run_id: str, round_number: int) -> Mapping[str, str]:
+        """Return who was left out of any attempt of a round for what it did, with the reason."""
+        return await self._parts.repository.exclusions(run_id, round_number)
+
     async def begin(
         self,
         lease: Lease,

@@ -1,0 +1,85 @@
+"""Whoever looks at the records sees what the coordinator's machine knows."""
+
+from dataclasses import replace
+
+import pytest
+
+from kumiai.core.errors import SecureAggregationError
+from kumiai.secagg.actions import Action, Send
+from kumiai.secagg.descriptor import Proofs
+from kumiai.secagg.messages import Kind, MaskedInput
+from kumiai.secagg.server_records import ServerPhase
+from kumiai.secagg.standing import Standing, standing_of
+from tests.secagg.rounds import COORDINATOR, Network
+
+SPARSE = {"degree": 30, "threshold": 22, "colluders": 1, "minimum_survivors": 38}
+
+
+class Watched(Network):
+    """Compares the records with the machine after each of its steps."""
+
+    def __init__(self, count: int, **changes: object) -> None:
+        super().__init__(count, **changes)  # type: ignore[arg-type]
+        self.phases: set[ServerPhase] = set()
+
+    @property
+    def standing(self) -> Standing:
+        return standing_of(self.descriptor, self.records[COORDINATOR])
+
+    def from_server(self, actions: tuple[Action, ...]) -> None:
+        super().from_server(actions)
+        found = self.standing
+        assert (found.phase, found.awaited) == (self.server.phase, self.server.awaited)
+        assert found.excluded == self.server.excluded
+        self.phases.add(found.phase)
+
+
+@pytest.mark.parametrize("changes", [{}, SPARSE])
+def test_the_records_say_where_the_round_stands_at_every_step(changes: dict[str, object]) -> None:
+    network = Watched(40 if changes else 4, **changes)
+    network.run()
+
+    assert network.outcome is not None
+    seen = {ServerPhase.REVEALING, ServerPhase.ADVERTISING_HIDDEN} & network.phases
+    assert bool(seen) is bool(changes)
+    assert network.standing == Standing(ServerPhase.PUBLISHED, (), ())
+
+
+def test_whoever_is_silent_is_awaited_and_who_lied_is_not() -> None:
+    network = Watched(5, threshold=4, minimum_survivors=4, mode=Proofs.OFF)
+    network.updates.pop("site-0004")
+
+    def change(name: str, send: Send) -> Send:
+        if name == "site-0003" and network.kind_of(send) is Kind.MASKED_INPUT:
+            body = replace(network.body_of(send, MaskedInput), weight=9)
+            return Send(network.lie(body, name), send.attachment, send.vector)
+        return send
+
+    network.to_server = change
+    network.raises = False
+    network.begin()
+    network.deliver()
+
+    assert network.standing == Standing(
+        ServerPhase.COLLECTING,
+        ("site-0004",),
+        ("site-0000", "site-0001", "site-0002"),
+        {"site-0003": "gave its update the weight 9"},
+    )
+
+
+def test_an_abandoned_round_awaits_nobody() -> None:
+    network = Watched(4)
+    network.begin()
+
+    network.from_server(network.server.abandon("enough"))
+
+    assert network.standing == Standing(ServerPhase.ABANDONED, (), ())
+
+
+def test_records_of_another_round_are_refused() -> None:
+    network = Network(4)
+    network.run()
+
+    with pytest.raises(SecureAggregationError, match="must be of round"):
+        standing_of(Network(4).descriptor, network.records[COORDINATOR])
