@@ -307,7 +307,10 @@ def proof_of(log: MemoryLog, index: int) -> EntryProof:
 
     path = [root(*each) for each in inclusion_ranges(index, len(bodies))]
     point = LogHead(last.size, last.chain, last.frontier).checkpoint(ORIGIN, 5)
-    return EntryProof(bodies[index], tuple(path), SIGNER.sign(point))
+    return EntryProof.against(SIGNER.sign(point), bodies[index], tuple(path))
+
+
+PROOF = proof_of(MemoryLog().filled(3), 1).to_json()
 
 
 @given(st.integers(1, 40), st.data())
@@ -323,6 +326,25 @@ def test_a_proof_shows_its_entry_to_whoever_trusts_the_key(size: int, data: st.D
         replace(proof, body=proof.body.replace(b"run/r", b"run/s")).verify([SIGNER.certified])
     with pytest.raises(IntegrityError):
         replace(proof, path=(*proof.path, b"short")).verify([SIGNER.certified])
+    for changed in (
+        {"size": size + 1},
+        {"chain": bytes(32)},
+        {"at_us": 6},
+        {"signature": proof.signature[:-1]},
+        {"path": tuple(bytes(32) for _ in proof.path) or (bytes(32),)},
+    ):
+        with pytest.raises(IntegrityError):
+            replace(proof, **changed).verify([SIGNER.certified])
+
+
+def test_a_proof_is_good_by_whichever_known_key_has_signed_it_and_by_no_other() -> None:
+    other = CheckpointSigner.new(ORIGIN, b"no certificate", CURVE_KEY).certified
+    elsewhere = replace(SIGNER.certified, origin=origin_of("others"))
+    proof = proof_of(MemoryLog().filled(2), 1)
+
+    assert proof.verify([other, elsewhere, SIGNER.certified])[2] == SIGNER.certified
+    with pytest.raises(IntegrityError, match="from entry 1 to the root of 2 entries that a known"):
+        proof.verify([other, elsewhere])
 
 
 def test_a_proof_may_be_written_anew_and_is_read_up_to_a_limit() -> None:
@@ -341,9 +363,13 @@ def test_a_proof_may_be_written_anew_and_is_read_up_to_a_limit() -> None:
 
 @pytest.mark.parametrize(
     "text",
-    [b"", b"{}", b"[]", b'{"entry":{},"path":"!","checkpoint":""}', b" " * 20_000,
-     b'{"entry":[],"path":"","checkpoint":""}'],
+    [b"", b"{}", b"[]", b" " * 20_000,
+     *(PROOF.replace(here, there) for here, there in [
+         (b'"entry":{', b'"entry":[],"more":{'), (b'"path":"', b'"path":"\\u00e9'),
+         (b'"path":"', b'"path":" '), (b'"size":3', b'"size":"3"'), (b'"size":3', b'"size":3.0'),
+         (b'"chain":"', b'"chain":"!'), (b'"at":5,', b""), (b'"signature":"', b'"signature":"=')])],
 )  # fmt: skip
 def test_a_file_that_is_no_proof_is_refused(text: bytes) -> None:
+    assert text != PROOF
     with pytest.raises(IntegrityError, match="proof must be a file of"):
         EntryProof.from_json(text)

@@ -3,6 +3,7 @@
 import orjson
 import pytest
 
+from kumiai.identity import Role
 from kumiai.identity.audit import (
     HASH_BYTES,
     Act,
@@ -16,11 +17,12 @@ from kumiai.identity.audit import (
 )
 
 MILLION = 1_000_000
-LONGEST = Actor("recovery-operator", "n" * 96, 2**159 - 1, "a" * 64)
-USUAL = Actor("data-scientist", "sonia.hernandez", 2**128 - 1, "2001:db8:85a3::8a2e:370:7334")
+LONGEST_ROLE = max(Role, key=len).value
+LONGEST_ACT = max(Act, key=len)
+ROOM = 360 - len(orjson.dumps({"k": ""}))
 
 
-def size_of_proof(new: NewEntry, federation: str, entries: int = MILLION) -> int:
+def size_of_proof(new: NewEntry, entries: int = MILLION) -> int:
     """Return the bytes of a proof of the last entry of a log."""
     scribe, last = AuditScribe(), entries - 1
     _, secret = scribe.new_person()
@@ -33,38 +35,40 @@ def size_of_proof(new: NewEntry, federation: str, entries: int = MILLION) -> int
         secret=secret,
     )
     point = Checkpoint(
-        origin_of(federation), entries, bytes(HASH_BYTES), bytes(HASH_BYTES), written.at_us
+        origin_of("f" * 63), entries, bytes(HASH_BYTES), bytes(HASH_BYTES), written.at_us
     )
     # A signature is 4 bytes of the key's name and 64 of its own, as base64.
     note = f"{point.to_text()}\n\N{EM DASH} {point.origin} {'A' * 92}\n"
     path = (bytes(HASH_BYTES),) * last.bit_length()
-    return len(EntryProof(written.body.encode(), path, note).to_json())
+    return len(EntryProof.against(note, written.body.encode(), path).to_json())
 
 
-@pytest.mark.parametrize(
-    "detail",
-    [
-        {"refusal": "missing-permission", "call": "GET /api/v1/runs/run-k3x5q2v7mzt4a6cd/models"},
-        {"serial": "f" * 32},
-        {"name": "nightly-report", "permissions": "audit.read metrics.read runs.read", "days": 90},
-    ],
-)
-def test_the_proof_of_a_usual_entry_among_a_million_is_two_kilobytes_at_most(
-    detail: dict[str, str | int],
-) -> None:
-    new = NewEntry(
-        Act.AUTHENTICATION_REFUSED, USUAL, "run/run-k3x5q2v7mzt4a6cd", Outcome.REFUSED, detail
-    )
-
-    assert size_of_proof(new, "european-cardiology-network") <= 2048
+def filled(unit: str, limit: int) -> str:
+    """Return a text of such characters that takes as many bytes as the limit lets in."""
+    each = len(orjson.dumps(unit)) - 2
+    return unit * (limit // each) + "x" * (limit % each)
 
 
-def test_the_proof_of_the_largest_entry_that_is_let_in_is_bounded() -> None:
-    room = 384 - len(orjson.dumps({"k": ""}))
-    largest = NewEntry(
-        Act.AUTHENTICATION_REFUSED, LONGEST, "s" * 128, Outcome.REFUSED, {"k": "x" * room}
-    )
+@pytest.mark.parametrize("unit", ["n", '"', "\\", "\N{SNOWMAN}", "\N{GRINNING FACE}"])
+def test_the_proof_of_any_entry_among_a_million_is_two_kilobytes_at_most(unit: str) -> None:
+    actor = Actor(LONGEST_ROLE, filled(unit, 63), 2**159 - 1, filled(unit, 64))
+    largest = NewEntry(LONGEST_ACT, actor, "s" * 80, Outcome.REFUSED, {"k": filled(unit, ROOM)})
 
-    assert size_of_proof(largest, "f" * 63) <= 2400
-    # A thousand times as many entries: ten hashes more.
-    assert size_of_proof(largest, "f" * 63, 1000 * MILLION) <= 2900
+    assert 1900 < size_of_proof(largest) <= 2048
+    for limits in (
+        {"name": filled(unit, 63) + "x"},
+        {"address": filled(unit, 64) + "x"},
+    ):
+        with pytest.raises(ValueError, match="printable bytes"):
+            Actor(LONGEST_ROLE, **limits)
+    for subject, detail in (("s" * 81, {}), ("", {"k": filled(unit, ROOM) + "x"})):
+        with pytest.raises(ValueError, match="at most"):
+            NewEntry(LONGEST_ACT, actor, subject, detail=detail)
+
+
+def test_a_larger_log_makes_the_proof_larger_by_a_hash_for_each_doubling() -> None:
+    usual = NewEntry(Act.RUN_CREATED, Actor("operator", "ann", 2**128, "10.0.0.1"), "run/run-1")
+
+    grown = size_of_proof(usual, 1024 * MILLION) - size_of_proof(usual)
+
+    assert 10 * 40 <= grown <= 10 * 40 + 10

@@ -31,12 +31,12 @@ from kumiai.identity.audit.merkle import (
     Node,
     consistency_ranges,
     folded,
+    included_root,
     inclusion_ranges,
     leaf_hash,
     node_hash,
     subtrees,
     verify_consistency,
-    verify_inclusion,
 )
 from kumiai.identity.audit.persons import PersonKey, open_actor, seal_actor
 from kumiai.identity.audit.proofs import EntryProof
@@ -72,6 +72,7 @@ __all__ = [
     "decode_entry",
     "encode_entry",
     "folded",
+    "included_root",
     "inclusion_ranges",
     "leaf_hash",
     "node_hash",
@@ -81,5 +82,4 @@ __all__ = [
     "seal_actor",
     "subtrees",
     "verify_consistency",
-    "verify_inclusion",
 ]

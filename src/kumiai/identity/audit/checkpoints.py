@@ -31,8 +31,10 @@ __all__ = [
     "CertifiedKey",
     "Checkpoint",
     "CheckpointSigner",
+    "is_signed",
     "open_note",
     "origin_of",
+    "read_note",
 ]
 
 _KEY_LABEL: Final = b"kumiai audit signing key v1\0"
@@ -286,26 +288,52 @@ def open_note(note: str, keys: Iterable[CertifiedKey]) -> tuple[Checkpoint, Cert
     Raises:
         IntegrityError: it is no note, or none of the keys has signed it.
     """
-    text, _, signed = note.partition("\n\n")
-    if len(note) > _NOTE_CHARS_MAX:
-        raise _no_note(note)
-    text += "\n"
-    checkpoint = _checkpoint_in(text)
-    match = re.fullmatch(re.escape(f"{_SIGNED_BY} {checkpoint.origin} ") + r"(\S+)\n", signed)
-    if match is None:
-        raise _no_note(note)
-    try:
-        signature = _bytes_of(match.group(1))
-    except ValueError:
-        raise _no_note(note) from None
+    checkpoint, signature = read_note(note)
     for key in keys:
-        is_named = bytes.fromhex(key.key_id)[:_KEY_HASH_BYTES] == signature[:_KEY_HASH_BYTES]
-        if is_named and key.origin == checkpoint.origin and _has_signed(key, signature, text):
+        if is_signed(checkpoint, signature, key):
             return checkpoint, key
     raise IntegrityError(
         f"checkpoint of {checkpoint.size} entries must be signed by a known key of "
         f"{checkpoint.origin}, got a signature of none"
     )
+
+
+def read_note(note: str) -> tuple[Checkpoint, bytes]:
+    """Return the checkpoint of a note and its signature, of which nothing is verified yet.
+
+    Raises:
+        IntegrityError: it is no note.
+    """
+    text, _, signed = note.partition("\n\n")
+    if len(note) > _NOTE_CHARS_MAX:
+        raise _no_note(note)
+    checkpoint = _checkpoint_in(text + "\n")
+    match = re.fullmatch(re.escape(f"{_SIGNED_BY} {checkpoint.origin} ") + r"(\S+)\n", signed)
+    if match is None:
+        raise _no_note(note)
+    try:
+        return checkpoint, _bytes_of(match.group(1))
+    except ValueError:
+        raise _no_note(note) from None
+
+
+def is_signed(checkpoint: Checkpoint, signature: bytes, key: CertifiedKey) -> bool:
+    """Return whether the key has signed the checkpoint.
+
+    Args:
+        checkpoint: the statement.
+        signature: of `read_note`: four bytes of the key's name, then the signature.
+        key: whose it should be.
+    """
+    is_named = bytes.fromhex(key.key_id)[:_KEY_HASH_BYTES] == signature[:_KEY_HASH_BYTES]
+    if not is_named or key.origin != checkpoint.origin:
+        return False
+    try:
+        public = ed25519.Ed25519PublicKey.from_public_bytes(key.public_key)
+        public.verify(signature[_KEY_HASH_BYTES:], checkpoint.to_text().encode())
+    except (InvalidSignature, ValueError):
+        return False
+    return True
 
 
 def _checkpoint_in(text: str) -> Checkpoint:
@@ -326,15 +354,6 @@ def _checkpoint_in(text: str) -> Checkpoint:
     if not is_whole or not _ORIGIN.fullmatch(origin) or checkpoint.to_text() != text:
         raise _no_note(text)
     return checkpoint
-
-
-def _has_signed(key: CertifiedKey, signature: bytes, text: str) -> bool:
-    try:
-        public = ed25519.Ed25519PublicKey.from_public_bytes(key.public_key)
-        public.verify(signature[_KEY_HASH_BYTES:], text.encode())
-    except (InvalidSignature, ValueError):
-        return False
-    return True
 
 
 def _certified(origin: str, public_key: bytes) -> bytes:

@@ -22,12 +22,12 @@ __all__ = [
     "Node",
     "consistency_ranges",
     "folded",
+    "included_root",
     "inclusion_ranges",
     "leaf_hash",
     "node_hash",
     "subtrees",
     "verify_consistency",
-    "verify_inclusion",
 ]
 
 HASH_BYTES: Final = 32
@@ -162,13 +162,19 @@ def subtrees(start: int, end: int) -> Iterator[tuple[int, int]]:
         start += 1 << level
 
 
-def verify_inclusion(
-    leaf: bytes, index: int, size: int, path: Sequence[bytes], root: bytes
-) -> None:
-    """Check that an entry stands at its place in the tree of that root.
+def included_root(leaf: bytes, index: int, size: int, path: Sequence[bytes]) -> bytes:
+    """Return the root of the tree that an entry stands in at its place, if the path is right.
+
+    Who signed this root has had the entry; whether somebody did is the caller's to check.
+
+    Args:
+        leaf: of `leaf_hash`.
+        index: the entry's place.
+        size: how many entries the tree has.
+        path: the nodes of `inclusion_ranges`.
 
     Raises:
-        IntegrityError: it does not, or the proof is another's.
+        IntegrityError: no entry of that place has such a path.
     """
     _verify_hashes(path)
     if not 0 <= index < size:
@@ -186,8 +192,9 @@ def verify_inclusion(
             found = node_hash(found, sibling)
         position >>= 1
         last >>= 1
-    if last or not hmac.compare_digest(found, root):
+    if last:
         raise _not_proved()
+    return found
 
 
 def verify_consistency(
@@ -243,7 +250,7 @@ def _verify_hashes(path: Sequence[bytes]) -> None:
 
 
 def _not_proved() -> IntegrityError:
-    return IntegrityError("proof must lead from the entry to the signed root, got another root")
+    return IntegrityError("proof must lead from the entry to a root, got too many or few hashes")
 
 
 def _not_grown(first: int) -> IntegrityError:

@@ -8,7 +8,7 @@ from kumiai.identity.audit import Actor
 
 __all__ = ["actor_of", "said_by_stranger", "subject_of"]
 
-_NAME: Final = re.compile(r"[\x21-\x7e]{1,100}")
+_NAME: Final = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]{1,72}")
 _UNFIT: Final = re.compile(r"[^\x20-\x7e]")
 _SAID_CHARACTERS: Final = 120
 

@@ -58,10 +58,7 @@ class TrustedKeys:
             CertificateError: whoever certified it was no coordinator of the federation then.
         """
         checkpoint, key = open_note(note, self._keys)
-        try:
-            key.verify(self._trust, at=checkpoint.at_us / 1e6)
-        except CertificateError as error:
-            raise CertificateError(f"checkpoint of {checkpoint.size} entries: {error}") from error
+        self._verify_certified(checkpoint, key)
         return checkpoint
 
     def prove(self, proof: EntryProof) -> tuple[AuditEntry, Checkpoint]:
@@ -70,9 +67,15 @@ class TrustedKeys:
         Raises:
             IntegrityError, CertificateError: nothing.
         """
-        entry, checkpoint, _ = proof.verify(self._keys)
-        self.open(proof.note)
+        entry, checkpoint, key = proof.verify(self._keys)
+        self._verify_certified(checkpoint, key)
         return entry, checkpoint
+
+    def _verify_certified(self, checkpoint: Checkpoint, key: CertifiedKey) -> None:
+        try:
+            key.verify(self._trust, at=checkpoint.at_us / 1e6)
+        except CertificateError as error:
+            raise CertificateError(f"checkpoint of {checkpoint.size} entries: {error}") from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,7 +207,7 @@ class AuditEvidence:
                 "minute: try again"
             )
         path = await self.inclusion(sequence, newest.size)
-        return EntryProof(record.body.encode(), path, newest.note)
+        return EntryProof.against(newest.note, record.body.encode(), path)
 
     async def verify(self, keys: TrustedKeys, trusted: Checkpoint | None = None) -> VerifiedLog:
         """Read everything and compare it with every signature, in bounded memory.
