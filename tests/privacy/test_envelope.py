@@ -1,0 +1,91 @@
+"""No weight is above its step, and the alias table loses and adds nothing."""
+
+import math
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kumiai.privacy.envelope import Envelope, envelope_of
+from kumiai.privacy.laws import DiscreteGaussian, Law, Poisson
+from tests.privacy.test_laws import rates, variances
+
+laws = st.one_of(variances.map(DiscreteGaussian), rates.map(Poisson))
+BITS = 300
+
+
+def step_starts(envelope: Envelope) -> dict[int, int]:
+    """Return the least offset of each step."""
+    pairs = zip(envelope.steps.tolist(), envelope.starts.tolist(), strict=True)
+    return {step: start for step, start in pairs if step < envelope.step_count}
+
+
+def assert_is_below(law: Law, offset: int, unit: int, mass: int) -> None:
+    _, high = law.weight_bounds(offset, BITS)
+    assert unit * high <= mass << BITS
+
+
+@given(law=laws)
+@settings(max_examples=40)
+def test_no_weight_is_above_its_step(law: Law) -> None:
+    envelope = envelope_of(law)
+    width = 1 << envelope.width_bits
+
+    starts = step_starts(envelope)
+
+    assert sorted(starts) == list(range(envelope.step_count))
+    for step in list(starts)[::29] + list(starts)[-1:]:
+        for offset in (starts[step], starts[step] + width - 1):
+            assert_is_below(law, offset, envelope.unit, envelope.masses[step])
+
+
+@given(law=laws, further=st.integers(0, 6))
+@settings(max_examples=40)
+def test_no_weight_of_a_tail_is_above_its_step(law: Law, further: int) -> None:
+    envelope = envelope_of(law)
+
+    for side, tail in enumerate(envelope.tails):
+        shift = further + 1 + tail.width_bits - envelope.width_bits
+        offset = tail.first + tail.sign * (further << tail.width_bits)
+        mass = envelope.masses[envelope.step_count + side]
+        assert_is_below(law, offset, envelope.unit << shift, mass)
+
+
+@given(law=laws)
+@settings(max_examples=40)
+def test_steps_and_tails_lie_side_by_side_from_end_to_end(law: Law) -> None:
+    envelope = envelope_of(law)
+    width = 1 << envelope.width_bits
+
+    starts = sorted(step_starts(envelope).values())
+
+    up, down = envelope.tails
+    assert np.all(np.diff(starts) == width)
+    assert (down.first + 1, up.first) == (starts[0], starts[-1] + width)
+
+
+@given(law=laws)
+@settings(max_examples=40)
+def test_the_alias_table_gives_each_step_exactly_its_mass(law: Law) -> None:
+    envelope = envelope_of(law)
+    slot = 1 << 53
+
+    dealt = dict.fromkeys(range(len(envelope.masses)), 0)
+    for index, threshold in enumerate(envelope.thresholds.tolist()):
+        dealt[int(envelope.steps[2 * index])] += threshold
+        dealt[int(envelope.steps[2 * index + 1])] += slot - threshold
+
+    assert tuple(dealt.values()) == tuple(envelope.masses)
+    assert sum(envelope.masses) == 1 << 63
+    assert min(envelope.masses) >= 0
+
+
+@pytest.mark.parametrize("law", [DiscreteGaussian(Fraction(1 << 34)), Poisson(1 << 33)])
+def test_nearly_every_candidate_is_a_good_one(law: Law) -> None:
+    envelope = envelope_of(law)
+
+    accepted = envelope.unit * law.deviation * math.sqrt(2 * math.pi) / 2**63
+
+    assert 0.97 < accepted / (1 << envelope.width_bits) < 1
