@@ -162,6 +162,13 @@ OUTSIDE_OF_A_ROUND = {
         "storage.keep_certificate.commit",
         "storage.change_site.commit",
         "storage.remove_site.commit",
+        # Budgets are set, spent, frozen, brought in line and counted anew.
+        "storage.charge_budget.commit",
+        "storage.seal_budget.commit",
+        "storage.set_budget.commit",
+        "storage.freeze_budgets.commit",
+        "storage.reconcile_budgets.commit",
+        "storage.rebuild_budgets.commit",
         # Automation gets tokens.
         "storage.create_token.commit",
         "storage.revoke_token.commit",

@@ -20,6 +20,14 @@ from kumiai.storage.blob_sweeping import (
     SweptStore,
 )
 from kumiai.storage.blobs import BlobStore, BlobWriter, MemoryBlobStore
+from kumiai.storage.budget_ledger import SealedCharge
+from kumiai.storage.budgets import (
+    BudgetRepository,
+    ChargeRecord,
+    LedgerCheck,
+    LedgerState,
+    ScopeRecord,
+)
 from kumiai.storage.cache.circuit import CircuitBreaker, CircuitState
 from kumiai.storage.cache.draining import DrainSettings, OutboxDrain
 from kumiai.storage.cache.entries import MISSING, CacheEntry
@@ -126,6 +134,7 @@ __all__ = [
     "BlobStore",
     "BlobSweeper",
     "BlobWriter",
+    "BudgetRepository",
     "CacheEntry",
     "CacheInvalidation",
     "CacheMetrics",
@@ -135,6 +144,7 @@ __all__ = [
     "CacheSettings",
     "ChangeNotes",
     "Changes",
+    "ChargeRecord",
     "CheckReport",
     "CheckpointRecord",
     "CircuitBreaker",
@@ -168,6 +178,8 @@ __all__ = [
     "KeyValueSource",
     "KeyValueStore",
     "Lease",
+    "LedgerCheck",
+    "LedgerState",
     "LocalBlobStore",
     "LockBackend",
     "MemoryBlobStore",
@@ -211,6 +223,8 @@ __all__ = [
     "S3Place",
     "SQLLocks",
     "SQLiteSynchronous",
+    "ScopeRecord",
+    "SealedCharge",
     "SecureRoundRecord",
     "SecureRoundRepository",
     "SecureRoundState",

@@ -12,6 +12,11 @@ from sqlalchemy import Double, Row, and_, bindparam, delete, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from kumiai.core.errors import ConflictError, NotFoundError
+from kumiai.storage.budget_ledger import (
+    SealedCharge,
+    release_charge,
+    verify_no_charge_is_owed,
+)
 from kumiai.storage.fencing import LIVE_STATES, fence, fenced, held
 from kumiai.storage.records import (
     Lease,
@@ -408,6 +413,7 @@ class RunLeading(RunReports):
         reports: int,
         examples: int,
         metrics: Metrics,
+        charge: SealedCharge | None = None,
         entry: Any = None,
     ) -> None:
         """Publish the closed round's model; the same model again changes nothing.
@@ -421,11 +427,14 @@ class RunLeading(RunReports):
             reports: updates in the sum.
             examples: examples in the sum.
             metrics: weighted means of the updates' training metrics.
+            charge: what the privacy of a private run's model was paid with, and the noised bytes
+                that it is made of; it is released in the same transaction.
             entry: of the audit log, written with it; ``None``: none is kept.
 
         Raises:
             FencedError: another leads.
-            ConflictError: the round is not closed, or another model is published.
+            ConflictError: the round is not closed, or another model is published; or the charge
+                is not sealed with these bytes, or is released; or a private run has no charge.
         """
         async with self._database.transaction("publish_round") as connection:
             run = await fence(connection, lease)
@@ -462,6 +471,7 @@ class RunLeading(RunReports):
                 round=round,
                 data={"reports": reports, "examples": examples, "metrics": dict(metrics)},
             )
+            await _release(connection, lease, round, model_digest, charge)
             if entry is not None:
                 await self._trail.append(connection, entry)
 
@@ -651,6 +661,21 @@ async def _verify_published(
             f"round {number} of run {lease.run_id} must have one model, got {model_digest} "
             f"after {row.model_digest} was published"
         )
+
+
+async def _release(
+    connection: AsyncConnection,
+    lease: Lease,
+    number: int,
+    model_digest: str,
+    charge: SealedCharge | None,
+) -> None:
+    if charge is None:
+        await verify_no_charge_is_owed(connection, lease.run_id)
+        return
+    await release_charge(
+        connection, charge, run_id=lease.run_id, round=number, model_digest=model_digest
+    )
 
 
 async def _verify_next(

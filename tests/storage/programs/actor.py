@@ -13,9 +13,11 @@ from sqlalchemy import text
 
 from kumiai.identity.audit import Act as AuditAct
 from kumiai.identity.audit import Actor, AuditScribe, NewEntry
+from kumiai.privacy.reconciling import KeyedCharge, SiteCopy
 from kumiai.storage import (
     APITokenRepository,
     AuditLog,
+    BudgetRepository,
     Changes,
     DatabaseManager,
     EnrolmentRepository,
@@ -31,6 +33,7 @@ from kumiai.storage.cache.outbox import CacheOutbox
 from kumiai.storage.cache.sql_locks import SQLLocks
 from kumiai.testing.crash import install_from_environment
 from tests.storage.catalogue import Catalogue
+from tests.storage.spending import SITE, budget_for, charge_of, key_of
 
 __all__ = ["ACTS", "main", "prepare"]
 
@@ -38,6 +41,7 @@ Act = Callable[[DatabaseManager], Awaitable[object]]
 
 _DESCRIBED = Changes(description="words", add_tags=["tag"])
 _FINE, _BAD, _PARKED = "fine", "bad", "parked"
+_OLD_CHARGE = key_of(run_id="run-b")
 _SETTINGS = DrainSettings(attempts_max=3)
 
 
@@ -65,6 +69,10 @@ async def prepare(url: str) -> None:
         await sites.invite(NewInvitation(f"hash-{name}", name, "client", "ann", 3600.0))
     await _claim_enrolment(database, "waiting")
     await _create_token(database, "old")
+    budgets = BudgetRepository(database)
+    await budgets.charge(await _lease(database), _OLD_CHARGE, charge_of())
+    async with database.transaction() as connection:
+        await connection.execute(text("DELETE FROM budget_counts WHERE scope <> 'client/a'"))
     await database.close()
 
 
@@ -99,9 +107,22 @@ async def _claim(database: DatabaseManager) -> None:
     await keeper.claim("server", await keeper.read())
 
 
-async def _renew(database: DatabaseManager) -> None:
+async def _lease(database: DatabaseManager) -> Lease:
     run = await Catalogue(database).runs.get("run-b")
-    await Catalogue(database).runs.renew_lease(Lease("run-b", str(run.leader), run.epoch), 60)
+    return Lease("run-b", str(run.leader), run.epoch)
+
+
+async def _renew(database: DatabaseManager) -> None:
+    await Catalogue(database).runs.renew_lease(await _lease(database), 60)
+
+
+async def _charge(database: DatabaseManager) -> None:
+    key = key_of(2, run_id="run-b")
+    await BudgetRepository(database).charge(await _lease(database), key, charge_of())
+
+
+async def _seal(database: DatabaseManager) -> None:
+    await BudgetRepository(database).seal(await _lease(database), _OLD_CHARGE, "noised")
 
 
 def _log(database: DatabaseManager) -> AuditLog:
@@ -162,6 +183,14 @@ ACTS: Final[Mapping[str, Act]] = {
     "revoke_token": lambda database: APITokenRepository(database).revoke("old", by="ann"),
     "note_token_use": lambda database: APITokenRepository(database).note_use("old"),
     "renew_lease": _renew,
+    "charge_budget": _charge,
+    "seal_budget": _seal,
+    "set_budget": lambda database: BudgetRepository(database).set_limit(budget_for(9), by="ann"),
+    "freeze_budgets": lambda database: BudgetRepository(database).freeze("why", by="ann"),
+    "reconcile_budgets": lambda database: BudgetRepository(database).reconcile(
+        [SiteCopy("a", [KeyedCharge(key_of(run_id="run-c"), charge_of(SITE))])], {}, by="ann"
+    ),
+    "rebuild_budgets": lambda database: BudgetRepository(database).check(),
     "update_run": lambda database: Catalogue(database).history.update(
         "run-a", _DESCRIBED, by="ann"
     ),
