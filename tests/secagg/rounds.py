@@ -5,7 +5,7 @@ import secrets
 from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,14 +24,13 @@ from kumiai.secagg.actions import (
     Send,
     Stop,
 )
-from kumiai.secagg.client import ClientRound
 from kumiai.secagg.conversation import Conversation
-from kumiai.secagg.descriptor import Member, Proofs, RoundDescriptor
+from kumiai.secagg.descriptor import Member, Proofs, RoundDescriptor, Scheme
 from kumiai.secagg.messages import Body, Kind, decode_body, read_envelope
 from kumiai.secagg.parameters import Adversary
 from kumiai.secagg.pedersen_proofs import PedersenProofs
 from kumiai.secagg.proofs import UpdateProofs
-from kumiai.secagg.server import ServerRound
+from kumiai.secagg.schemes import client_machine, server_machine
 
 VERIFIER = Ed25519Verifier()
 COORDINATOR = "coordinator"
@@ -114,7 +113,7 @@ class Network:
         proofs: UpdateProofs | None = None if mode is Proofs.OFF else pedersen_proofs()
         self.proofs = proofs
         self.updates = updates_of(self.descriptor)
-        self.server = ServerRound(
+        self.server = server_machine(self.descriptor)(
             self.descriptor,
             COORDINATOR,
             signer=self.signers[COORDINATOR],
@@ -122,7 +121,7 @@ class Network:
             proofs=proofs,
         )
         self.clients = {
-            member.name: ClientRound(
+            member.name: client_machine(self.descriptor)(
                 self.descriptor,
                 member.name,
                 signer=self.signers[member.name],
@@ -251,7 +250,7 @@ class Network:
         return total, weight
 
     def restart_client(self, name: str, counter: int | None = None) -> None:
-        self.clients[name] = ClientRound.restore(
+        self.clients[name] = client_machine(self.descriptor).restore(
             self.descriptor,
             name,
             self.records[name],
@@ -262,7 +261,7 @@ class Network:
         )
 
     def restart_server(self) -> None:
-        self.server = ServerRound.restore(
+        self.server = server_machine(self.descriptor).restore(
             self.descriptor,
             COORDINATOR,
             self.records[COORDINATOR],
@@ -288,6 +287,20 @@ class Network:
         if changed.vector is not None:
             self.uploads[name] = bytes(changed.vector)
             self.from_server(self.server.add_upload(name, blocks_of(self.uploads[name])))
+
+
+def paillier_network(count: int = 4, **changes: Any) -> Network:
+    """Return a round with a Paillier key, short so that it is quick to make."""
+    threshold = changes.pop("threshold", count // 2 + 1)
+    fields: dict[str, Any] = {
+        "scheme": Scheme.PAILLIER,
+        "key_bits": 2048,
+        "adversary": Adversary.SEMI_HONEST,
+        "colluders": 0,
+        "threshold": threshold,
+        "minimum_survivors": max(3, threshold),
+    }
+    return Network(count, **{**fields, **changes})
 
 
 def blocks_of(content: bytes, size: int = 40) -> Callable[[], list[bytes]]:

@@ -5,7 +5,12 @@ import pytest
 from kumiai.core.errors import SecureAggregationError
 from kumiai.secagg.actions import AskUpdate, Send, Stop
 from kumiai.secagg.client import ClientRound
-from kumiai.secagg.client_records import CLIENT_TRANSITIONS, ClientEvent, ClientPhase
+from kumiai.secagg.client_records import (
+    CLIENT_TRANSITIONS,
+    PAILLIER_CLIENT_TRANSITIONS,
+    ClientEvent,
+    ClientPhase,
+)
 from kumiai.secagg.descriptor import Proofs
 from kumiai.secagg.messages import (
     Abandonment,
@@ -24,16 +29,20 @@ VICTIM = "site-0000"
 
 
 def test_every_phase_is_reached_and_left_but_the_last_ones() -> None:
-    reached = set(CLIENT_TRANSITIONS.values())
-    left = {phase for phase, _ in CLIENT_TRANSITIONS}
+    tables = (CLIENT_TRANSITIONS, PAILLIER_CLIENT_TRANSITIONS)
+    reached = {phase for table in tables for phase in table.values()}
+    left = {phase for table in tables for phase, _ in table}
 
     assert reached == set(ClientPhase) - {ClientPhase.NEW}
     assert set(ClientPhase) - left == {ClientPhase.DONE, ClientPhase.STOPPED}
 
 
-def test_no_step_is_taken_twice_on_any_way_through() -> None:
+@pytest.mark.parametrize("table", [CLIENT_TRANSITIONS, PAILLIER_CLIENT_TRANSITIONS])
+def test_no_step_is_taken_twice_on_any_way_through(
+    table: dict[tuple[ClientPhase, ClientEvent], ClientPhase],
+) -> None:
     def ways(phase: ClientPhase, taken: tuple[ClientEvent, ...]) -> list[tuple[ClientEvent, ...]]:
-        steps = [(event, to) for (at, event), to in CLIENT_TRANSITIONS.items() if at is phase]
+        steps = [(event, to) for (at, event), to in table.items() if at is phase]
         return [taken] + [way for event, to in steps for way in ways(to, (*taken, event))]
 
     assert all(len(set(way)) == len(way) for way in ways(ClientPhase.NEW, ()))

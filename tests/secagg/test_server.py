@@ -17,7 +17,12 @@ from kumiai.secagg.messages import (
     Survivors,
 )
 from kumiai.secagg.server import ServerRound
-from kumiai.secagg.server_records import SERVER_TRANSITIONS, ServerEvent, ServerPhase
+from kumiai.secagg.server_records import (
+    PAILLIER_SERVER_TRANSITIONS,
+    SERVER_TRANSITIONS,
+    ServerEvent,
+    ServerPhase,
+)
 from kumiai.secagg.sharing import leaf_of
 from kumiai.secagg.tree import HashTree
 from tests.secagg.rounds import COORDINATOR, VERIFIER, Network, blocks_of, describe, signers_of
@@ -38,12 +43,13 @@ def cheating(network: Network, kind: Kind, body: object, attachment: bytes = b""
 
 def test_every_phase_is_reached_and_left_but_the_last_ones() -> None:
     beginnings = {ServerPhase.ADVERTISING, ServerPhase.ADVERTISING_HIDDEN}
-    reached = {to for (at, _), to in SERVER_TRANSITIONS.items() if to is not at}
-    left = {phase for phase, _ in SERVER_TRANSITIONS}
+    steps = [*SERVER_TRANSITIONS.items(), *PAILLIER_SERVER_TRANSITIONS.items()]
+    reached = {to for (at, _), to in steps if to is not at}
+    left = {phase for (phase, _), _ in steps}
 
     assert reached == set(ServerPhase) - beginnings
     assert set(ServerPhase) - left == {ServerPhase.PUBLISHED, ServerPhase.ABANDONED}
-    assert {event for _, event in SERVER_TRANSITIONS} == set(ServerEvent)
+    assert {event for (_, event), _ in steps} == set(ServerEvent)
 
 
 def test_only_who_may_speak_for_the_coordinator_runs_a_round() -> None:

@@ -24,7 +24,7 @@ from kumiai.secagg.wire import (
     record,
     text,
 )
-from tests.secagg.rounds import VERIFIER, Network, describe, signers_of
+from tests.secagg.rounds import VERIFIER, Network, describe, paillier_network, signers_of
 
 FORMS: list[tuple[Codec[Any], Any, bytes]] = [
     (number(2, "n"), 258, b"\x02\x01"),
@@ -118,9 +118,11 @@ def messages(network: Network) -> list[bytes]:
 
 
 def test_every_kind_of_message_is_written_as_it_was_read(finished: Network) -> None:
+    other = paillier_network(3)
+    other.run()
     kinds = set()
-    for data in messages(finished):
-        envelope = read_envelope(data, finished.descriptor)
+    for network, data in [(each, data) for each in (finished, other) for data in messages(each)]:
+        envelope = read_envelope(data, network.descriptor)
         codec = CODECS[envelope.kind][1]
         kinds.add(envelope.kind)
 

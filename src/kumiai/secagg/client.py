@@ -12,9 +12,9 @@ What it keeps, whatever the coordinator says and however often it is restarted:
 * it takes no step twice, also not from an old copy of its records (the counter tells).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Final
+from typing import ClassVar, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,22 +46,26 @@ from kumiai.secagg.receipts import verify_receipt
 
 __all__ = ["ClientRound"]
 
-_EVENTS: Final = {
-    Kind.ADVERTISEMENTS: ClientEvent.ADVERTISEMENTS,
-    Kind.NONCE_REVEALS: ClientEvent.NONCE_REVEALS,
-    Kind.DELIVERIES: ClientEvent.DELIVERIES,
-    Kind.SURVIVORS: ClientEvent.SURVIVORS,
-    Kind.AGREEMENTS: ClientEvent.AGREEMENTS,
-    Kind.RESULT: ClientEvent.RESULT,
-    Kind.RECEIPT_ISSUE: ClientEvent.RECEIPT_ISSUE,
-    Kind.ABANDONMENT: ClientEvent.ABANDONMENT,
-}
 _NOTHING: Final = np.zeros(0, np.uint8)
 
 
 class ClientRound:
     """One client in one round."""
 
+    _knowledge_class: ClassVar[type[ClientKnowledge]] = ClientKnowledge
+    _transitions: ClassVar[Mapping[tuple[ClientPhase, ClientEvent], ClientPhase]] = (
+        CLIENT_TRANSITIONS
+    )
+    _events: ClassVar[Mapping[Kind, ClientEvent]] = {
+        Kind.ADVERTISEMENTS: ClientEvent.ADVERTISEMENTS,
+        Kind.NONCE_REVEALS: ClientEvent.NONCE_REVEALS,
+        Kind.DELIVERIES: ClientEvent.DELIVERIES,
+        Kind.SURVIVORS: ClientEvent.SURVIVORS,
+        Kind.AGREEMENTS: ClientEvent.AGREEMENTS,
+        Kind.RESULT: ClientEvent.RESULT,
+        Kind.RECEIPT_ISSUE: ClientEvent.RECEIPT_ISSUE,
+        Kind.ABANDONMENT: ClientEvent.ABANDONMENT,
+    }
     __slots__ = (
         "_conversation",
         "_knowledge",
@@ -95,7 +99,9 @@ class ClientRound:
         """
         verify_proofs_fit(descriptor, proofs)
         self._conversation = Conversation(descriptor, verifier)
-        self._knowledge = ClientKnowledge(self._conversation, descriptor.index_of(name), proofs)
+        self._knowledge = self._knowledge_class(
+            self._conversation, descriptor.index_of(name), proofs
+        )
         self._name = name
         self._signer = signer
         self._verifier = verifier
@@ -142,12 +148,17 @@ class ClientRound:
 
     def __repr__(self) -> str:
         """Name the client and how far it is."""
-        return f"ClientRound({self._name!r}, {self._phase.name})"
+        return f"{type(self).__name__}({self._name!r}, {self._phase.name})"
 
     @property
     def phase(self) -> ClientPhase:
         """How far this client is."""
         return self._phase
+
+    @property
+    def sum_size_bytes(self) -> int:
+        """How long the sum is that the coordinator sends to be checked."""
+        return self._knowledge.sum_size_bytes
 
     def begin(self) -> tuple[Action, ...]:
         """Draw keys and advertise them.
@@ -175,7 +186,7 @@ class ClientRound:
                 must not come now; nothing has changed.
         """
         envelope = self._conversation.open_coordinator(message)
-        event = _EVENTS.get(envelope.kind)
+        event = self._events.get(envelope.kind)
         if event is None:
             raise SecureAggregationError(
                 f"message must be for clients, got {envelope.kind.name.lower()}"
@@ -266,7 +277,7 @@ class ClientRound:
 
     def _enter(self, record: ClientRecord) -> None:
         self._steps[record.event] = record
-        self._phase = CLIENT_TRANSITIONS[self._phase, record.event]
+        self._phase = self._transitions[self._phase, record.event]
 
     def _replay(self, record: ClientRecord) -> None:
         """Take a step once more, with what was drawn for it then."""
@@ -277,7 +288,7 @@ class ClientRound:
             case ClientEvent.SUBMIT:
                 self._knowledge.hear_own_input(self._read(record.reply))
             case ClientEvent.RESULT:
-                self._knowledge.hear_own_confirmation(self._read(record.heard))
+                self._knowledge.hear_own_confirmation(self._read(record.heard), record.secret)
             case _:
                 envelope = self._conversation.open_coordinator(record.heard)
                 self._hear(record.event, envelope, _NOTHING, record.secret)
@@ -297,7 +308,7 @@ class ClientRound:
         return (*answer, *self._consequences(record))
 
     def _verify_allowed(self, event: ClientEvent) -> None:
-        if (self._phase, event) not in CLIENT_TRANSITIONS:
+        if (self._phase, event) not in self._transitions:
             raise SecureAggregationError(
                 f"{event.name.lower()} must come when it is awaited, got it while "
                 f"{self._phase.name.lower()}"

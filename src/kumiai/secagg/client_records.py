@@ -8,7 +8,13 @@ from kumiai.core.errors import SecureAggregationError
 from kumiai.secagg.messages import ATTACHMENT_SIZE_MAX
 from kumiai.secagg.wire import Codec, blob, choice, number, record
 
-__all__ = ["CLIENT_TRANSITIONS", "ClientEvent", "ClientPhase", "ClientRecord"]
+__all__ = [
+    "CLIENT_TRANSITIONS",
+    "PAILLIER_CLIENT_TRANSITIONS",
+    "ClientEvent",
+    "ClientPhase",
+    "ClientRecord",
+]
 
 
 class ClientPhase(IntEnum):
@@ -22,20 +28,22 @@ class ClientPhase(IntEnum):
     REVEALED = 4
     """Its part of the seed is out."""
     SHARED = 5
-    """Its secrets are shared."""
+    """Its secrets are shared; or it waits for the dealer of the Paillier key."""
     READY = 6
-    """It holds shares of its neighbours, and waits for its update."""
+    """It holds shares of its neighbours, or the Paillier key, and waits for its update."""
     SUBMITTED = 7
-    """Its masked vector is out."""
+    """Its masked or encrypted vector is out."""
     AGREED = 8
     """It signed who is in the sum."""
     UNMASKED = 9
     """It gave shares away."""
     CONFIRMED = 10
     """It has signed whether the sum is right."""
-    DONE = 11
+    OPENED = 11
+    """It has told the decrypted sum."""
+    DONE = 12
     """It holds its receipt."""
-    STOPPED = 12
+    STOPPED = 13
     """The round ended without a result."""
 
 
@@ -53,6 +61,7 @@ class ClientEvent(IntEnum):
     RESULT = 9
     RECEIPT_ISSUE = 10
     ABANDONMENT = 11
+    CONFIRMATIONS = 12
 
 
 _P, _E = ClientPhase, ClientEvent
@@ -75,6 +84,20 @@ CLIENT_TRANSITIONS: Final[dict[tuple[ClientPhase, ClientEvent], ClientPhase]] = 
     },
 }
 """Every step that there is; whatever is not here is refused."""
+
+PAILLIER_CLIENT_TRANSITIONS: Final[dict[tuple[ClientPhase, ClientEvent], ClientPhase]] = {
+    (_P.NEW, _E.BEGIN): _P.ADVERTISED,
+    (_P.ADVERTISED, _E.ADVERTISEMENTS): _P.SHARED,
+    (_P.SHARED, _E.DELIVERIES): _P.READY,
+    (_P.READY, _E.SUBMIT): _P.SUBMITTED,
+    (_P.SUBMITTED, _E.SURVIVORS): _P.AGREED,
+    (_P.AGREED, _E.RESULT): _P.CONFIRMED,
+    (_P.CONFIRMED, _E.CONFIRMATIONS): _P.OPENED,
+    (_P.CONFIRMED, _E.RECEIPT_ISSUE): _P.DONE,
+    (_P.OPENED, _E.RECEIPT_ISSUE): _P.DONE,
+    **{step: phase for step, phase in CLIENT_TRANSITIONS.items() if step[1] is _E.ABANDONMENT},
+}
+"""The same where a Paillier key takes the place of masks."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -122,6 +122,11 @@ class ClientKnowledge:
         count = proofs.blinding_count(descriptor) if proofs else 0
         self.layout = VectorLayout.of(descriptor, count)
 
+    @property
+    def sum_size_bytes(self) -> int:
+        """How long the sum is that comes to be checked."""
+        return self.layout.size_bytes
+
     def __repr__(self) -> str:
         """Name the client alone."""
         return f"ClientKnowledge({self.conversation.name(self.index)!r})"
@@ -144,6 +149,15 @@ class ClientKnowledge:
     def hear_advertisements(self, envelope: Envelope, drawn: bytes | None) -> Step:
         """Check everybody's keys; answer with shares, or reveal the nonce of a sparse graph."""
         conversation = self.conversation
+        found = self._verified_advertisements(envelope)
+        seen = conversation.seen_digest(found)
+        if conversation.descriptor.degree:
+            self.advertisements, self.seen = found, seen
+            return Step(NonceReveal(self.keys.nonce, seen))
+        return self._share(found, complete_graph(tuple(found)), seen, drawn)
+
+    def _verified_advertisements(self, envelope: Envelope) -> dict[int, Advertisement]:
+        conversation = self.conversation
         listed = decode_body(envelope, Advertisements).envelopes
         opened = conversation.open_all(listed, Advertisement)
         found = {index: body for index, (_, body) in opened.items()}
@@ -156,11 +170,7 @@ class ClientKnowledge:
                 "advertisements must hold this client's own keys, got none or others"
             )
         _verify_keys(found, is_sparse=bool(conversation.descriptor.degree))
-        seen = conversation.seen_digest(found)
-        if conversation.descriptor.degree:
-            self.advertisements, self.seen = found, seen
-            return Step(NonceReveal(self.keys.nonce, seen))
-        return self._share(found, complete_graph(tuple(found)), seen, drawn)
+        return found
 
     def hear_nonce_reveals(self, envelope: Envelope, drawn: bytes | None) -> Step:
         """Check everybody's nonces; the graph follows from them; answer with shares."""
@@ -250,15 +260,8 @@ class ClientKnowledge:
 
     def submit(self, update: NDArray[np.float32], weight: int) -> tuple[Step, NDArray[np.uint8]]:
         """Quantise, commit to, and mask an update; return the answer and the masked vector."""
-        descriptor = self.conversation.descriptor
         vector, scaled = self._quantized(update, weight)
-        made = _NOT_COMMITTED
-        if self._proofs is not None:
-            made = self._proofs.commit(
-                signed(self.layout.words(vector)),
-                descriptor,
-                proof_context(self.conversation, self.index),
-            )
+        made = self._committed(vector)
         masks = self._masks()
         add_masks(self.layout.words(vector), [vector_mask(key, sign) for key, sign in masks])
         hidden = [blinding_mask(key, sign) for key, sign in masks]
@@ -314,6 +317,15 @@ class ClientKnowledge:
         )
         return vector, scaled
 
+    def _committed(self, vector: NDArray[np.uint8]) -> CommittedUpdate:
+        if self._proofs is None:
+            return _NOT_COMMITTED
+        return self._proofs.commit(
+            signed(self.layout.words(vector)),
+            self.conversation.descriptor,
+            proof_context(self.conversation, self.index),
+        )
+
     def _masks(self) -> list[tuple[bytes, Literal[1, -1]]]:
         context, mask_key = self.conversation.context, self.keys.mask_key
         peers = sorted(set(self.graph.neighbours(self.index)) & set(self.sharers))
@@ -355,8 +367,22 @@ class ClientKnowledge:
 
     def hear_agreements(self, envelope: Envelope) -> Step:
         """Check that enough neighbours saw the same; answer with one share of each neighbour."""
+        self._verify_agreements(decode_body(envelope, Agreements).envelopes)
+        survivors = {entry.index for entry in self.survivors}
+        return Step(
+            Unmasking(
+                tuple(
+                    pair.reveal(
+                        author,
+                        SecretKind.SELF_MASK if author in survivors else SecretKind.MASK_KEY,
+                    )
+                    for author, pair in sorted(self.held.items())
+                )
+            )
+        )
+
+    def _verify_agreements(self, listed: tuple[bytes, ...]) -> None:
         descriptor = self.conversation.descriptor
-        listed = decode_body(envelope, Agreements).envelopes
         opened = self.conversation.open_all(listed, Agreement)
         survivors = {entry.index for entry in self.survivors}
         near = survivors & set(self.graph.holders[self.index])
@@ -371,17 +397,6 @@ class ClientKnowledge:
                 f"agreements must be of {descriptor.threshold} of this client's neighbours, "
                 f"got {len(near & set(opened))}"
             )
-        return Step(
-            Unmasking(
-                tuple(
-                    pair.reveal(
-                        author,
-                        SecretKind.SELF_MASK if author in survivors else SecretKind.MASK_KEY,
-                    )
-                    for author, pair in sorted(self.held.items())
-                )
-            )
-        )
 
     # ------------------------------------------------------------- verifying
 
@@ -394,7 +409,18 @@ class ClientKnowledge:
                 f"sum must be {self.layout.size_bytes} bytes with the digest that the coordinator "
                 f"signed, got {vector.nbytes} bytes"
             )
-        opened = conversation.open_all(body.inputs, MaskedInput)
+        is_right = self._is_sum_of(vector, self._verified_inputs(body.inputs))
+        self.sum_digest = body.sum_digest
+        digest = conversation.result_digest(self.agreement, body.sum_digest)
+        return Step(Confirmation(digest, is_right))
+
+    def hear_own_confirmation(self, envelope: Envelope, drawn: bytes) -> None:
+        """Remember from a record which sum was checked then; the sum itself is not kept."""
+        self.sum_digest = decode_body(envelope, Result).sum_digest
+
+    def _verified_inputs(self, listed: tuple[bytes, ...]) -> list[MaskedInput]:
+        conversation = self.conversation
+        opened = conversation.open_all(listed, MaskedInput)
         found = tuple(
             Survivor(index, conversation.input_digest(said.envelope.body))
             for index, (said, _) in opened.items()
@@ -403,15 +429,7 @@ class ClientKnowledge:
             raise SecureAggregationError(
                 "inputs must be those that the survivors agreed to, got others"
             )
-        inputs = [each for _, each in opened.values()]
-        is_right = self._is_sum_of(vector, inputs)
-        self.sum_digest = body.sum_digest
-        digest = conversation.result_digest(self.agreement, body.sum_digest)
-        return Step(Confirmation(digest, is_right))
-
-    def hear_own_confirmation(self, envelope: Envelope) -> None:
-        """Remember from a record which sum was checked then; the sum itself is not kept."""
-        self.sum_digest = decode_body(envelope, Result).sum_digest
+        return [each for _, each in opened.values()]
 
     def _is_sum_of(self, vector: NDArray[np.uint8], inputs: list[MaskedInput]) -> bool:
         total = signed(self.layout.words(vector))

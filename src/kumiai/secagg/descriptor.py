@@ -30,17 +30,24 @@ __all__ = [
     "CLIENT_COUNT_MAX",
     "COMPLETE_COUNT_MAX",
     "DIMENSION_MAX",
+    "KEY_BITS",
+    "PAILLIER_DIMENSION_MAX",
     "PROTOCOL_VERSION",
     "SURVIVORS_LEAST",
     "Member",
     "Proofs",
     "RoundDescriptor",
+    "Scheme",
 ]
 
 PROTOCOL_VERSION: Final = 1
 CLIENT_COUNT_MAX: Final = 4096
 COMPLETE_COUNT_MAX: Final = 200
 DIMENSION_MAX: Final = 1 << 32
+KEY_BITS: Final = (2048, 3072, 4096)
+"""How long a Paillier key may be: 112, 128 and about 150 bits of security."""
+PAILLIER_DIMENSION_MAX: Final = 2_000_000
+"""The decrypted sum comes back in one message; and larger ones would take hours to decrypt."""
 SURVIVORS_LEAST: Final = 3
 """With two, each learns the other's update from the sum."""
 _COORDINATORS_MAX: Final = 16
@@ -49,6 +56,15 @@ _KEY_SIZE_MAX: Final = 512
 _SCALE_MAX: Final = 1 << 16
 _NORM_STEPS_MAX: Final = 2.0**128
 _CONTEXT_DOMAIN: Final = b"kumiai/secagg/round/v1/"
+
+
+class Scheme(Enum):
+    """What hides the updates."""
+
+    MASKING = "masking"
+    """Masks that cancel; against a coordinator that lies and clients that help it."""
+    PAILLIER = "paillier"
+    """A key that the clients share and the coordinator has not; nobody may lie or tell it."""
 
 
 class Proofs(Enum):
@@ -99,6 +115,8 @@ class RoundDescriptor:
         weight_bound: the largest weight that a client may give its update.
         norm_bound: the largest L2 norm of an update.
         proofs: what is proven.
+        scheme: what hides the updates.
+        key_bits: of the Paillier key; 0 with masks.
 
     Raises:
         SecureAggregationError: a field is out of its range, or the fields together cannot give
@@ -122,6 +140,8 @@ class RoundDescriptor:
     weight_bound: int
     norm_bound: float
     proofs: Proofs
+    scheme: Scheme = Scheme.MASKING
+    key_bits: int = 0
 
     def __post_init__(self) -> None:
         """Check every field, then what they mean together."""
@@ -132,6 +152,13 @@ class RoundDescriptor:
         self._verify_counts()
         self._verify_exact()
         self._verify_norm()
+        if self.scheme is Scheme.PAILLIER:
+            self._verify_paillier()
+        else:
+            _verify(
+                self.key_bits == 0,
+                f"key_bits must be 0 with masks, got {self.key_bits}; leave it out",
+            )
         if self.degree:
             self._verify_sparse()
         else:
@@ -268,6 +295,40 @@ class RoundDescriptor:
             f"{weight} with a norm_bound of {self.norm_bound}; lower weight_bound or norm_bound",
         )
 
+    def _verify_paillier(self) -> None:
+        _verify(
+            self.key_bits in KEY_BITS,
+            f"key_bits must be one of {', '.join(map(str, KEY_BITS))}, got {self.key_bits}; use "
+            "3072",
+        )
+        _verify(
+            self.adversary is Adversary.SEMI_HONEST and self.colluders == 0,
+            f"colluders must be 0 with scheme paillier, and the adversary semi-honest, got "
+            f"{self.colluders} and {self.adversary.value}; a client that helps the coordinator "
+            "opens every update with the key that all share: use masking",
+        )
+        _verify(
+            self.degree == 0,
+            f"degree must be 0 with scheme paillier, got {self.degree}; use masking for more than "
+            f"{COMPLETE_COUNT_MAX} clients",
+        )
+        _verify(
+            self.ring_bits == 32,
+            f"ring_bits must be 32 with scheme paillier, got {self.ring_bits}; lower value_bits or "
+            "weight_bound, or use masking",
+        )
+        _verify(
+            self.dimension <= PAILLIER_DIMENSION_MAX,
+            f"dimension must be at most {PAILLIER_DIMENSION_MAX} with scheme paillier, got "
+            f"{self.dimension}; use masking",
+        )
+        needed = self.client_count // 2 + 1
+        _verify(
+            self.threshold >= needed,
+            f"threshold must be at least {needed} with scheme paillier, got {self.threshold}; two "
+            "parts of the clients could each agree to a sum: raise threshold",
+        )
+
     def _verify_complete(self) -> None:
         _verify(
             self.client_count <= COMPLETE_COUNT_MAX,
@@ -360,4 +421,6 @@ _DESCRIPTOR: Final[Codec[RoundDescriptor]] = record(
     weight_bound=number(4, "weight_bound", least=1),
     norm_bound=real("norm_bound"),
     proofs=choice(tuple(Proofs), "proofs"),
+    scheme=choice(tuple(Scheme), "scheme"),
+    key_bits=number(2, "key_bits"),
 )

@@ -11,6 +11,16 @@ Clients answer the coordinator, and the coordinator tells all of them what the o
     Unmasking             one share of each neighbour    -> Result
     Confirmation          signs the checked sum          -> ReceiptIssue
 
+With a Paillier key instead of masks, which one client deals to the others:
+
+    Advertisement         keys for sealing               -> Advertisements
+    KeyDeal               the dealer's: the public key,
+                          sealed copies of the private   -> KeyDelivery
+    MaskedInput           names the encrypted vector     -> Survivors
+    Agreement             signs who is in the sum        -> EncryptedSum
+    Confirmation          signs the decrypted sum        -> Confirmations, to one of them
+    Opening               the decrypted sum              -> ReceiptIssue
+
 Every body travels in an `Envelope`, whose signature covers protocol version, round, sender and
 kind besides. What is too long for a body is attached, and named in the body by its digest.
 """
@@ -26,6 +36,7 @@ from kumiai.secagg.wire import Codec, blob, choice, fixed, increasing, many, num
 __all__ = [
     "ATTACHMENT_SIZE_MAX",
     "CODECS",
+    "KEY_COPIES",
     "SHARE_ENTRIES",
     "SHARE_ENTRY",
     "SURVIVOR",
@@ -36,14 +47,20 @@ __all__ = [
     "Agreements",
     "Body",
     "Confirmation",
+    "Confirmations",
     "Deliveries",
     "Delivery",
+    "EncryptedSum",
     "Envelope",
+    "KeyCopy",
+    "KeyDeal",
+    "KeyDelivery",
     "KeyShares",
     "Kind",
     "MaskedInput",
     "NonceReveal",
     "NonceReveals",
+    "Opening",
     "ReceiptIssue",
     "Result",
     "RevealedShare",
@@ -67,6 +84,7 @@ _BODY_SIZE_MAX: Final = 1 << 28
 _SIGNATURE_SIZE_MAX: Final = 256
 _SIGNATURE_LABEL: Final = "kumiai/secagg/message/v1"
 _NAME_SIZE_MAX: Final = 128
+_KEY_COPY_SIZE_MAX: Final = 1024
 
 
 class Signer(Protocol):
@@ -103,6 +121,11 @@ class Kind(IntEnum):
     CONFIRMATION = 13
     RECEIPT_ISSUE = 14
     ABANDONMENT = 15
+    KEY_DEAL = 16
+    KEY_DELIVERY = 17
+    ENCRYPTED_SUM = 18
+    CONFIRMATIONS = 19
+    OPENING = 20
 
 
 class SecretKind(IntEnum):
@@ -331,6 +354,78 @@ class Abandonment:
     reason: str
 
 
+@dataclass(frozen=True, slots=True)
+class KeyCopy:
+    """The private key, sealed for one holder.
+
+    Attributes:
+        holder: its index.
+        sealed: under the channel keys of dealer and holder.
+    """
+
+    holder: int
+    sealed: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class KeyDeal:
+    """The round's Paillier key from its dealer; the copies of the private one are attached.
+
+    Attributes:
+        public_key: `public_key_to_bytes`.
+        seen: digest of all that was said before.
+    """
+
+    public_key: bytes
+    seen: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class KeyDelivery:
+    """What one holder gets of the dealer.
+
+    Attributes:
+        envelope: the dealer's `KeyDeal`.
+        sealed: the holder's copy of the private key; empty for the dealer itself.
+    """
+
+    envelope: bytes
+    sealed: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class EncryptedSum:
+    """The sum of the ciphertexts, attached, and who is in it.
+
+    Attributes:
+        agreements: of the survivors, as they signed them.
+        inputs: the survivors' `MaskedInput`, as they signed them.
+        sum_digest: BLAKE3 of the summed ciphertexts.
+    """
+
+    agreements: tuple[bytes, ...]
+    inputs: tuple[bytes, ...]
+    sum_digest: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Confirmations:
+    """A quorum's confirmations of one decrypted sum, as they signed them."""
+
+    envelopes: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """The decrypted sum, attached, after a quorum has confirmed it.
+
+    Attributes:
+        sum_digest: BLAKE3 of the sum and the summed blindings.
+    """
+
+    sum_digest: bytes
+
+
 Body = (
     Advertisement
     | Advertisements
@@ -347,6 +442,11 @@ Body = (
     | Confirmation
     | ReceiptIssue
     | Abandonment
+    | KeyDeal
+    | KeyDelivery
+    | EncryptedSum
+    | Confirmations
+    | Opening
 )
 
 _index = number(2, "index", most=CLIENT_COUNT_MAX - 1)
@@ -368,6 +468,12 @@ _DELIVERY: Final[Codec[Delivery]] = record(
     entry=SHARE_ENTRY,
     position=_index,
     path=many(_digest, 16, "path"),
+)
+_KEY_COPY: Final[Codec[KeyCopy]] = record(
+    KeyCopy, holder=_index, sealed=blob(_KEY_COPY_SIZE_MAX, "sealed key")
+)
+KEY_COPIES: Final[Codec[tuple[KeyCopy, ...]]] = increasing(
+    _KEY_COPY, CLIENT_COUNT_MAX, "key copies", key=lambda copy: copy.holder
 )
 SURVIVOR: Final[Codec[Survivor]] = record(Survivor, index=_index, input_digest=_digest)
 _REVEALED: Final[Codec[RevealedShare]] = record(
@@ -445,6 +551,24 @@ CODECS: Final[dict[Kind, tuple[type[Any], Codec[Any]]]] = {
     ),
     Kind.RECEIPT_ISSUE: (ReceiptIssue, record(ReceiptIssue, receipt=blob(1 << 24, "receipt"))),
     Kind.ABANDONMENT: (Abandonment, record(Abandonment, reason=text(1024, "reason"))),
+    Kind.KEY_DEAL: (
+        KeyDeal,
+        record(KeyDeal, public_key=blob(_KEY_COPY_SIZE_MAX, "public key"), seen=_digest),
+    ),
+    Kind.KEY_DELIVERY: (
+        KeyDelivery,
+        record(
+            KeyDelivery,
+            envelope=blob(2 * _KEY_COPY_SIZE_MAX, "envelope"),
+            sealed=blob(_KEY_COPY_SIZE_MAX, "sealed key"),
+        ),
+    ),
+    Kind.ENCRYPTED_SUM: (
+        EncryptedSum,
+        record(EncryptedSum, agreements=_envelopes, inputs=_envelopes, sum_digest=_digest),
+    ),
+    Kind.CONFIRMATIONS: (Confirmations, record(Confirmations, envelopes=_envelopes)),
+    Kind.OPENING: (Opening, record(Opening, sum_digest=_digest)),
 }
 _KINDS: Final = {kind_of_body: kind for kind, (kind_of_body, _) in CODECS.items()}
 

@@ -11,7 +11,10 @@ client one of two secrets, and its sum is taken out of the masks only as a whole
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import Final
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
 
 from kumiai.core.errors import SecureAggregationError
 from kumiai.secagg.actions import Action, Exclude, Outcome, Persist, Publish, Send, Stop
@@ -43,7 +46,7 @@ from kumiai.secagg.messages import (
 )
 from kumiai.secagg.proofs import UpdateProofs
 from kumiai.secagg.receipts import Receipt, RoundEvidence
-from kumiai.secagg.server_knowledge import Answer, MisbehaviourError, ServerKnowledge
+from kumiai.secagg.server_knowledge import MisbehaviourError, ServerKnowledge
 from kumiai.secagg.server_records import (
     SERVER_TRANSITIONS,
     ServerEvent,
@@ -55,20 +58,23 @@ from kumiai.secagg.vectors import Blocks, VectorSum, vector_digest
 
 __all__ = ["ServerRound"]
 
-_EVENTS: Final[Mapping[Kind, tuple[ServerEvent, type[Answer]]]] = {
-    Kind.ADVERTISEMENT: (ServerEvent.ADVERTISEMENT, Advertisement),
-    Kind.NONCE_REVEAL: (ServerEvent.NONCE_REVEAL, NonceReveal),
-    Kind.KEY_SHARES: (ServerEvent.KEY_SHARES, KeyShares),
-    Kind.MASKED_INPUT: (ServerEvent.MASKED_INPUT, MaskedInput),
-    Kind.AGREEMENT: (ServerEvent.AGREEMENT, Agreement),
-    Kind.UNMASKING: (ServerEvent.UNMASKING, Unmasking),
-    Kind.CONFIRMATION: (ServerEvent.CONFIRMATION, Confirmation),
-}
-
 
 class ServerRound:
     """The coordinator in one round."""
 
+    _knowledge_class: ClassVar[type[ServerKnowledge]] = ServerKnowledge
+    _transitions: ClassVar[Mapping[tuple[ServerPhase, ServerEvent], ServerPhase]] = (
+        SERVER_TRANSITIONS
+    )
+    _events: ClassVar[Mapping[Kind, tuple[ServerEvent, type[Any]]]] = {
+        Kind.ADVERTISEMENT: (ServerEvent.ADVERTISEMENT, Advertisement),
+        Kind.NONCE_REVEAL: (ServerEvent.NONCE_REVEAL, NonceReveal),
+        Kind.KEY_SHARES: (ServerEvent.KEY_SHARES, KeyShares),
+        Kind.MASKED_INPUT: (ServerEvent.MASKED_INPUT, MaskedInput),
+        Kind.AGREEMENT: (ServerEvent.AGREEMENT, Agreement),
+        Kind.UNMASKING: (ServerEvent.UNMASKING, Unmasking),
+        Kind.CONFIRMATION: (ServerEvent.CONFIRMATION, Confirmation),
+    }
     __slots__ = (
         "_conversation",
         "_folded",
@@ -107,7 +113,7 @@ class ServerRound:
         if name not in {member.name for member in descriptor.coordinators}:
             raise SecureAggregationError(f"name must be one of the coordinators, got {name!r}")
         self._conversation = Conversation(descriptor, verifier)
-        self._knowledge = ServerKnowledge(self._conversation, proofs)
+        self._knowledge = self._knowledge_class(self._conversation, proofs)
         self._name = name
         self._signer = signer
         self._phase = (
@@ -115,8 +121,8 @@ class ServerRound:
         )
         self._heard: dict[tuple[Kind, int], bytes] = {}
         self._folded: set[int] = set()
-        self._sum = VectorSum(self._knowledge.layout)
         self._is_unmasked = False
+        self._begin_sum()
 
     @classmethod
     def restore(
@@ -149,13 +155,19 @@ class ServerRound:
 
     def __repr__(self) -> str:
         """Say how far it is."""
-        return f"ServerRound({self._conversation.descriptor.round_id.hex()}, {self._phase.name})"
+        round_id = self._conversation.descriptor.round_id.hex()
+        return f"{type(self).__name__}({round_id}, {self._phase.name})"
 
     # ----------------------------------------------------------------- state
 
     @property
     def phase(self) -> ServerPhase:
         """What the round waits for."""
+        return self._phase
+
+    @property
+    def turn(self) -> object:
+        """What is asked of the clients now; what is asked next has a time of its own."""
         return self._phase
 
     @property
@@ -228,7 +240,7 @@ class ServerRound:
                 )
             # Nothing, but after a restart that came between the last answer and the phase's end.
             return self._end_if_complete()
-        event, expected = _event_of(said)
+        event, expected = self._event_of(said)
         self._verify_allowed(event)
         body = decode_body(said.envelope, expected)
         try:
@@ -262,7 +274,7 @@ class ServerRound:
         is_excluded = is_new and index in self._knowledge.excluded
         if index not in self._knowledge.inputs or is_excluded:
             raise SecureAggregationError(f"upload of {sender!r} must follow its masked input")
-        self._sum.add(blocks, self._knowledge.inputs[index][1].vector_digest)
+        self._fold(blocks, self._knowledge.inputs[index][1].vector_digest)
         self._folded.add(index)
         if not is_new:
             self._remove_masks_if_due()
@@ -356,6 +368,20 @@ class ServerRound:
             case _:
                 return ()
 
+    # --------------------------------------------------------------- the sum
+
+    def _begin_sum(self) -> None:
+        self._sum = VectorSum(self._knowledge.layout)
+
+    def _fold(self, blocks: Blocks, digest: bytes) -> None:
+        self._sum.add(blocks, digest)
+
+    def _sum_digest(self) -> bytes:
+        return vector_digest(self._sum.vector())
+
+    def _numbers(self) -> NDArray[np.int64]:
+        return self._sum.numbers()
+
     # ------------------------------------------------------------- the steps
 
     def _missing(self) -> set[int]:
@@ -436,9 +462,7 @@ class ServerRound:
         return [each for each in self._knowledge.confirmed.values() if each[1].digest == digest]
 
     def _result_digest(self) -> bytes:
-        return self._conversation.result_digest(
-            self._knowledge.agreement, vector_digest(self._sum.vector())
-        )
+        return self._conversation.result_digest(self._knowledge.agreement, self._sum_digest())
 
     def _end_if_complete(self) -> tuple[Action, ...]:
         is_over = self._phase >= ServerPhase.PUBLISHED
@@ -521,7 +545,7 @@ class ServerRound:
 
     def _outcome(self) -> Outcome:
         descriptor = self._conversation.descriptor
-        numbers = self._sum.numbers()
+        numbers = self._numbers()
         return Outcome(
             total=numbers[:-1],
             weight=int(numbers[-1]),
@@ -541,7 +565,7 @@ class ServerRound:
             knowledge.seen,
             knowledge.sharers,
             knowledge.entries,
-            vector_digest(self._sum.vector()),
+            self._sum_digest(),
             confirmations,
         ).encode()
         return tuple(
@@ -556,7 +580,7 @@ class ServerRound:
     def _enter(self, event: ServerEvent) -> None:
         if event is ServerEvent.END:
             self._fix()
-        self._phase = SERVER_TRANSITIONS[self._phase, event]
+        self._phase = self._transitions[self._phase, event]
 
     def _fix(self) -> None:
         """Fix what the phase that ends has decided."""
@@ -583,25 +607,24 @@ class ServerRound:
                 self._enter(record.event)
             case _:
                 said = self._conversation.open_client(record.message)
-                body = decode_body(said.envelope, _event_of(said)[1])
+                body = decode_body(said.envelope, self._event_of(said)[1])
                 self._knowledge.hear(said, body, record.attachment, is_known=True)
                 self._heard[said.envelope.kind, said.index] = said.envelope.body
 
     def _verify_allowed(self, event: ServerEvent) -> None:
-        if (self._phase, event) not in SERVER_TRANSITIONS:
+        if (self._phase, event) not in self._transitions:
             raise SecureAggregationError(
                 f"{event.name.lower()} must come when it is awaited, got it while "
                 f"{self._phase.name.lower()}"
             )
 
-
-def _event_of(said: Said) -> tuple[ServerEvent, type[Answer]]:
-    found = _EVENTS.get(said.envelope.kind)
-    if found is None:
-        raise SecureAggregationError(
-            f"message must be for the coordinator, got {said.envelope.kind.name.lower()}"
-        )
-    return found
+    def _event_of(self, said: Said) -> tuple[ServerEvent, type[Any]]:
+        found = self._events.get(said.envelope.kind)
+        if found is None:
+            raise SecureAggregationError(
+                f"message must be for the coordinator, got {said.envelope.kind.name.lower()}"
+            )
+        return found
 
 
 def _data(messages: Mapping[int, tuple[Said, Body]]) -> tuple[bytes, ...]:

@@ -125,6 +125,11 @@ class ServerKnowledge:
         return tuple(sorted(self.dealt))
 
     @property
+    def upload_size_bytes(self) -> int:
+        """How long an upload is."""
+        return self.layout.size_bytes
+
+    @property
     def survivors(self) -> tuple[int, ...]:
         """Whose masked input is in the sum."""
         return tuple(sorted(self.uploaded))
@@ -244,7 +249,7 @@ class ServerKnowledge:
         self.dealt[said.index] = Dealt(said, body, {entry.holder: entry for entry in entries}, tree)
 
     def _hear_input(self, said: Said, body: MaskedInput, proof: bytes, *, is_known: bool) -> None:
-        self._require(said, self.dealt.keys(), "those who shared")
+        self._require(said, self.sharers, "those who shared")
         descriptor = self.conversation.descriptor
         scale = descriptor.roster[said.index].scale
         if proof_digest(proof) != body.proof_digest:
@@ -253,7 +258,7 @@ class ServerKnowledge:
             )
         if body.weight % scale or not 1 <= body.weight // scale <= descriptor.weight_bound:
             raise MisbehaviourError(f"gave its update the weight {body.weight}")
-        if body.vector_size_bytes != self.layout.size_bytes:
+        if body.vector_size_bytes != self.upload_size_bytes:
             raise MisbehaviourError(f"named an upload of {body.vector_size_bytes} bytes")
         near = set(self.graph.neighbours(said.index)) & self.dealt.keys()
         if not set(body.complaints) <= near:

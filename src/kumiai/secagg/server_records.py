@@ -7,7 +7,13 @@ from typing import Final
 from kumiai.secagg.messages import ATTACHMENT_SIZE_MAX
 from kumiai.secagg.wire import Codec, blob, choice, record
 
-__all__ = ["SERVER_TRANSITIONS", "ServerEvent", "ServerPhase", "ServerRecord"]
+__all__ = [
+    "PAILLIER_SERVER_TRANSITIONS",
+    "SERVER_TRANSITIONS",
+    "ServerEvent",
+    "ServerPhase",
+    "ServerRecord",
+]
 
 
 class ServerPhase(IntEnum):
@@ -20,18 +26,20 @@ class ServerPhase(IntEnum):
     REVEALING = 3
     """The nonces."""
     SHARING = 4
-    """Sealed shares."""
+    """Sealed shares; or the dealer's sealed copies of a Paillier key."""
     COLLECTING = 5
-    """Masked inputs and their vectors."""
+    """Masked or encrypted inputs and their vectors."""
     AGREEING = 6
     """Signatures of the list of survivors."""
     UNMASKING = 7
     """Shares that take the masks away."""
     CONFIRMING = 8
     """The clients' word that the sum is right."""
-    PUBLISHED = 9
+    OPENING = 9
+    """The decrypted sum, from one who has confirmed it."""
+    PUBLISHED = 10
     """The sum is out."""
-    ABANDONED = 10
+    ABANDONED = 11
     """There is none."""
 
 
@@ -51,6 +59,10 @@ class ServerEvent(IntEnum):
     ABANDON = 10
     EXCLUSION = 11
     """A client has signed what it must not."""
+    KEY_DEAL = 12
+    OPENING = 13
+    SKIP = 14
+    """A client that was asked for the decrypted sum did not answer in time."""
 
 
 _P, _E = ServerPhase, ServerEvent
@@ -77,6 +89,29 @@ SERVER_TRANSITIONS: Final[dict[tuple[ServerPhase, ServerEvent], ServerPhase]] = 
 }
 """Every step that there is; whatever is not here is refused."""
 
+PAILLIER_SERVER_TRANSITIONS: Final[dict[tuple[ServerPhase, ServerEvent], ServerPhase]] = {
+    (_P.ADVERTISING, _E.ADVERTISEMENT): _P.ADVERTISING,
+    (_P.ADVERTISING, _E.END): _P.SHARING,
+    (_P.SHARING, _E.KEY_DEAL): _P.SHARING,
+    (_P.SHARING, _E.END): _P.COLLECTING,
+    (_P.COLLECTING, _E.MASKED_INPUT): _P.COLLECTING,
+    (_P.COLLECTING, _E.UPLOAD): _P.COLLECTING,
+    (_P.COLLECTING, _E.END): _P.AGREEING,
+    (_P.AGREEING, _E.AGREEMENT): _P.AGREEING,
+    (_P.AGREEING, _E.END): _P.CONFIRMING,
+    (_P.CONFIRMING, _E.CONFIRMATION): _P.CONFIRMING,
+    (_P.CONFIRMING, _E.END): _P.OPENING,
+    (_P.OPENING, _E.OPENING): _P.OPENING,
+    (_P.OPENING, _E.SKIP): _P.OPENING,
+    (_P.OPENING, _E.END): _P.PUBLISHED,
+    **{
+        step: phase
+        for step, phase in SERVER_TRANSITIONS.items()
+        if step[1] in {_E.ABANDON, _E.EXCLUSION}
+    },
+}
+"""The same where a Paillier key takes the place of masks."""
+
 
 @dataclass(frozen=True, slots=True)
 class ServerRecord:
@@ -84,8 +119,8 @@ class ServerRecord:
 
     Attributes:
         event: what happened.
-        message: that it came with; of an upload or an exclusion, the client's name; of an
-            abandoning, why.
+        message: that it came with; of an upload, an exclusion or a skip, the client's name; of
+            an abandoning, why.
         attachment: of the message; of an exclusion, why.
     """
 
