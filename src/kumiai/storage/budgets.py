@@ -186,6 +186,22 @@ class BudgetRepository:
         self._seen = ledger.head
         return _record_of({EntryKind.CHARGED: written})
 
+    async def verify_affordable(self, charge: Charge) -> None:
+        """Check that a charge would be accepted now; nothing is written.
+
+        Raises:
+            BudgetExhaustedError: a budget does not allow it.
+            ConfigError: an event is none.
+            ConflictError: the ledger is frozen.
+        """
+        verify_charge(charge)
+        async with self._database.reading() as connection:
+            ledger = BudgetLedger(connection, *await _end(connection))
+            ledger.verify_open()
+            limits = await ledger.limits_of(charge.scopes)
+            paid = await ledger.counts_of(limits)
+            verify_affordable(charge, limits, paid, day_of(await ledger.now_us()))
+
     async def seal(self, lease: Lease, key: ChargeKey, digest: str) -> SealedCharge:
         """Fix the noised bytes of a release; the same again changes nothing.
 
@@ -219,6 +235,23 @@ class BudgetRepository:
                 )
         self._seen = ledger.head
         return SealedCharge(key, digest)
+
+    @property
+    def seen(self) -> LedgerHead:
+        """Where the ledger ended when this process last charged, sealed, opened or reconciled."""
+        return self._seen
+
+    async def adopted_attempts(self, run_id: str, round: int) -> int:  # noqa: A002
+        """Return the last attempt at a round's release that only a site told of; 0: there is none.
+
+        A key up to there pays for nothing that is made here.
+        """
+        statement = select(_ENTRIES.c.charge_key).where(
+            _ENTRIES.c.run_id == run_id, _ENTRIES.c.kind == EntryKind.ADOPTED.value
+        )
+        async with self._database.reading() as connection:
+            keys = [ChargeKey.parse(row.charge_key) for row in await connection.execute(statement)]
+        return max((key.attempt for key in keys if key.round == round), default=0)
 
     async def find_newest(self, run_id: str, round: int) -> ChargeRecord | None:  # noqa: A002
         """Return the newest charge of a round, with what became of it."""
@@ -299,10 +332,7 @@ class BudgetRepository:
     async def state(self) -> LedgerState:
         """Return where the ledger ends, and whether it is frozen."""
         async with self._database.reading() as connection:
-            row = (await connection.execute(select(_HEAD))).one_or_none()
-        if row is None:
-            return LedgerState(LedgerHead(), None)
-        return LedgerState(LedgerHead(row.size, bytes(row.chain)), row.frozen)
+            return LedgerState(*await _end(connection))
 
     async def entries(self, start: int = 0) -> list[LedgerEntry]:
         """Return the entries from a place on, a few thousand at most, in order."""
@@ -486,6 +516,13 @@ def _record_of(entries: Mapping[EntryKind, LedgerEntry]) -> ChargeRecord:
         digest=None if seal is None else seal.content["digest"],
         model=None if release is None else release.content["model"],
     )
+
+
+async def _end(connection: AsyncConnection) -> tuple[LedgerHead, str | None]:
+    row = (await connection.execute(select(_HEAD))).one_or_none()
+    if row is None:
+        return LedgerHead(), None
+    return LedgerHead(row.size, bytes(row.chain)), row.frozen
 
 
 async def _batch(connection: AsyncConnection, start: int) -> Sequence[Row[Any, Any]]:

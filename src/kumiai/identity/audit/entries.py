@@ -62,7 +62,6 @@ class Act(StrEnum):
     BUDGETS_FROZEN = "budgets.frozen"
     BUDGETS_RECONCILED = "budgets.reconciled"
     BUDGET_CHARGED = "budget.charged"
-    BUDGET_EXHAUSTED = "budget.exhausted"
     BUDGET_SET = "budget.set"
     CERTIFICATE_ISSUED = "certificate.issued"
     CERTIFICATE_REVOKED = "certificate.revoked"

@@ -1,0 +1,163 @@
+"""Who pays for a private round, and this coordinator's own memory of the ledger.
+
+    charge ─► (the noise is drawn, the sum becomes known) ─► seal ─► publish
+
+A file beside the database holds how far the ledger was at this coordinator's last charge: a
+ledger that does not continue it came back from a backup, and is frozen until it is reconciled.
+"""
+
+import asyncio
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Final
+
+from kumiai.core.digest import digest_of
+from kumiai.core.errors import BudgetExhaustedError, IntegrityError, NotFoundError
+from kumiai.identity import Role, files
+from kumiai.identity.audit import Act, Actor, AuditSink, NewEntry, Outcome
+from kumiai.privacy import Event, event_to_json
+from kumiai.privacy.ledger import (
+    BudgetScope,
+    Charge,
+    ChargeKey,
+    Guarantee,
+    LedgerHead,
+    ScopeKind,
+    Unit,
+)
+from kumiai.storage import BudgetRepository, Lease, RunRecord, SealedCharge
+
+__all__ = ["WITNESS_FILE", "BudgetDesk", "charge_of_round"]
+
+WITNESS_FILE: Final = "budget-witness.json"
+
+
+def charge_of_round(run: RunRecord, unit: str, event: Event, clients: Iterable[str]) -> Charge:
+    """Return what a round costs: each client, its data for this study, and the model pay alike.
+
+    Sites do not share records, so none of them pays for another; the model pays each round once.
+
+    Args:
+        run: whose round it is.
+        unit: what the noise hides, ``record`` or ``client``.
+        event: the release.
+        clients: whose data may be in it.
+    """
+    scopes = [BudgetScope(ScopeKind.MODEL, run.name)]
+    for client in clients:
+        scopes.append(BudgetScope(ScopeKind.CLIENT, client))
+        scopes.append(BudgetScope(ScopeKind.DATASET, f"{client}/{run.app}"))
+    return Charge.alike(Guarantee(Unit(unit), event.adjacency), scopes, {event_to_json(event): 1})
+
+
+class BudgetDesk:
+    """Charges the rounds that this coordinator leads."""
+
+    def __init__(
+        self, budgets: BudgetRepository, folder: Path, coordinator_id: str, audit: AuditSink
+    ) -> None:
+        """Charge to this ledger.
+
+        Args:
+            budgets: the ledger.
+            folder: keeps the witness; the data directory, not the database.
+            coordinator_id: this replica's lasting name.
+            audit: is told of what was refused.
+        """
+        self._budgets = budgets
+        self._path = folder / WITNESS_FILE
+        self._me = Actor(Role.COORDINATOR.value, coordinator_id)
+        self._audit = audit
+
+    async def open(self) -> str | None:
+        """Compare the ledger with what was seen of it; return why it is frozen, if it is.
+
+        Raises:
+            IntegrityError: the witness's file is damaged.
+            StorageError: the database or the file failed.
+        """
+        witness = await asyncio.to_thread(self._witness)
+        frozen = await self._budgets.freeze_unless_continued(
+            witness,
+            by=self._me.name,
+            entry=NewEntry(Act.BUDGETS_FROZEN, self._me, "budgets/ledger"),
+        )
+        if frozen is None:
+            await self._keep()
+        return frozen
+
+    async def verify_affordable(self, charge: Charge) -> None:
+        """Check that the budgets allow a round, before anybody works for it.
+
+        Raises:
+            BudgetExhaustedError: one does not.
+            ConflictError: the ledger is frozen.
+        """
+        await self._budgets.verify_affordable(charge)
+
+    async def charge(self, lease: Lease, *, round: int, attempt: int, charge: Charge) -> ChargeKey:  # noqa: A002
+        """Pay for an attempt at a round's release; paying again for it changes nothing.
+
+        Args:
+            lease: held.
+            round: of the run.
+            attempt: from 1; one with other noise is another attempt.
+            charge: who pays what.
+
+        Raises:
+            BudgetExhaustedError: a budget does not allow it; nothing was charged.
+            ConflictError: the ledger is frozen.
+            FencedError: another leads.
+            StorageError: the database or the witness's file failed.
+        """
+        adopted = await self._budgets.adopted_attempts(lease.run_id, round)
+        key = ChargeKey(lease.run_id, round, adopted + attempt)
+        subject = f"run/{lease.run_id}"
+        detail = {"round": round, "attempt": key.attempt, "scopes": len(charge.scopes)}
+        try:
+            await self._budgets.charge(
+                lease,
+                key,
+                charge,
+                entry=NewEntry(Act.BUDGET_CHARGED, self._me, subject, detail=detail),
+            )
+        except BudgetExhaustedError:
+            self._audit.record(Act.BUDGET_CHARGED, subject, Outcome.REFUSED, self._me, detail)
+            raise
+        await self._keep()
+        return key
+
+    async def seal(self, lease: Lease, key: ChargeKey, noised: bytes | memoryview) -> SealedCharge:
+        """Fix what was paid for; the same bytes again change nothing.
+
+        Raises:
+            ConflictError: other bytes were sealed with this charge.
+            FencedError: another leads.
+            StorageError: the database failed.
+        """
+        digest = await asyncio.to_thread(digest_of, [noised])
+        return await self._budgets.seal(lease, key, digest)
+
+    async def _keep(self) -> None:
+        await asyncio.to_thread(self._save, self._budgets.seen)
+
+    def _save(self, head: LedgerHead) -> None:
+        told = {"size": head.size, "chain": head.chain.hex()}
+        files.write_atomic(self._path, json.dumps(told).encode(), mode=0o600)
+
+    def _witness(self) -> LedgerHead | None:
+        try:
+            content = files.read_file(self._path, "budget ledger's witness")
+        except NotFoundError:
+            return None
+        try:
+            match json.loads(content):
+                case {"size": int(size), "chain": str(chain)} if size >= 0:
+                    return LedgerHead(size, bytes.fromhex(chain))
+        except ValueError:
+            pass
+        raise IntegrityError(
+            f"{self._path} must hold how far the budget ledger was, got a damaged file; restore "
+            "it from a backup, or delete it and reconcile the ledger with the sites' ones"
+        )
