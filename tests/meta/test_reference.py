@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import typer
@@ -62,20 +62,25 @@ def shown(value: object) -> str:
             return json.dumps(value)
 
 
+def table_of(annotation: Any) -> type[BaseModel] | None:
+    """Return the table that a field is, also one that may be left out."""
+    for kind in (annotation, *get_args(annotation)):
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            return kind
+    return None
+
+
 def defaults(model: type[BaseModel]) -> dict[str, str]:
     return {
         name: "" if field.is_required() else shown(field.default)
         for name, field in model.model_fields.items()
-        if not (isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel))
+        if table_of(field.annotation) is None
     }
 
 
 def tables(model: type[BaseModel]) -> dict[str, dict[str, str]]:
-    return {
-        name: defaults(field.annotation)
-        for name, field in model.model_fields.items()
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
-    }
+    found = {name: table_of(field.annotation) for name, field in model.model_fields.items()}
+    return {name: defaults(table) for name, table in found.items() if table is not None}
 
 
 @pytest.mark.parametrize("table", tables(Settings))

@@ -52,6 +52,17 @@ def test_a_hidden_sum_trains_the_same_model(verification: str) -> None:
     assert [each.reports for each in result.history[1:]] == [5, 5]
 
 
+@pytest.mark.parametrize("verification", ["sum", "off"])
+def test_a_sum_of_encrypted_updates_trains_the_same_model(verification: str) -> None:
+    settings = {"mode": "paillier", "key_bits": 2048, "verification": verification}
+
+    result = simulate(adding_app(), job(settings), sites=4)
+
+    mean = np.average(np.arange(4) / 4, weights=np.arange(1.0, 5.0))
+    np.testing.assert_allclose(result.weights["w"], np.full(50, 2 * mean), atol=4 * STEP)
+    assert [each.reports for each in result.history[1:]] == [4, 4]
+
+
 def test_the_norm_of_each_update_can_be_proven() -> None:
     settings = {"verification": "norm", "norm_bound": 10.0}
 

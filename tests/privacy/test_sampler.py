@@ -1,7 +1,6 @@
 """Noise has its law to the last bit, and no process ever repeats another's."""
 
 import math
-import multiprocessing
 from fractions import Fraction
 from itertools import pairwise
 from statistics import NormalDist
@@ -11,14 +10,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from kumiai.privacy import sampler
 from kumiai.privacy.keystream import Keystream
 from kumiai.privacy.laws import DiscreteGaussian, Law, Poisson
 from kumiai.privacy.sampler import (
     _Candidates,
-    _discrete_gaussian_with,
     _draw,
-    _skellam_with,
     discrete_gaussian,
     skellam,
     skellam_again,
@@ -72,7 +68,7 @@ def p_value_of_normal(numbers: NDArray[Any], deviation: float) -> float:
 def test_discrete_gaussian_numbers_come_as_often_as_they_should(
     variance: Fraction, limit: int
 ) -> None:
-    numbers = _discrete_gaussian_with(keystream(), COUNT, variance)
+    numbers = discrete_gaussian(keystream(), COUNT, variance)
 
     weights = {x: gaussian_weight(x, variance) for x in range(-600, 601)}
     total = math.fsum(weights.values())
@@ -84,7 +80,7 @@ def test_discrete_gaussian_numbers_come_as_often_as_they_should(
 
 @pytest.mark.parametrize(("variance", "limit"), [(2, 5), (18, 15), (800, 80)])
 def test_skellam_numbers_come_as_often_as_they_should(variance: int, limit: int) -> None:
-    numbers = _skellam_with(keystream(), COUNT, variance)
+    numbers = skellam(keystream(), COUNT, variance)
 
     weights = {x: bessel(abs(x), variance) for x in range(-limit - 150, limit + 151)}
     expected = [weights[x] for x in range(-limit, limit + 1)]
@@ -115,22 +111,22 @@ def test_poisson_numbers_come_as_often_as_they_should(rate: int) -> None:
 
 @pytest.mark.parametrize("power", [26, 34, 60, 80])
 def test_wide_discrete_gaussian_numbers_fill_all_cells_of_a_normal_law(power: int) -> None:
-    numbers = _discrete_gaussian_with(keystream(), COUNT, Fraction(1 << power))
+    numbers = discrete_gaussian(keystream(), COUNT, Fraction(1 << power))
 
     assert p_value_of_normal(numbers, 2.0 ** (power / 2)) > P_VALUE_MIN
 
 
 @pytest.mark.parametrize("power", [26, 34, 51])
 def test_wide_skellam_numbers_fill_all_cells_of_a_normal_law(power: int) -> None:
-    numbers = _skellam_with(keystream(), COUNT, 1 << power)
+    numbers = skellam(keystream(), COUNT, 1 << power)
 
     assert p_value_of_normal(numbers, 2.0 ** (power / 2)) > P_VALUE_MIN
 
 
 @pytest.mark.parametrize("divisor", [2, 7, 1021])
 def test_the_remainders_of_wide_noise_are_uniform(divisor: int) -> None:
-    gaussian = _discrete_gaussian_with(keystream(), COUNT, LARGE)
-    difference = _skellam_with(keystream(1), COUNT, 1 << 34)
+    gaussian = discrete_gaussian(keystream(), COUNT, LARGE)
+    difference = skellam(keystream(1), COUNT, 1 << 34)
 
     for numbers in (gaussian, difference):
         counts = np.bincount(numbers % divisor, minlength=divisor).tolist()
@@ -139,7 +135,7 @@ def test_the_remainders_of_wide_noise_are_uniform(divisor: int) -> None:
 
 @pytest.mark.parametrize("variance", [Fraction(3), Fraction(1 << 20), LARGE])
 def test_the_variance_of_discrete_gaussian_noise_is_its_parameter(variance: Fraction) -> None:
-    numbers = _discrete_gaussian_with(keystream(), COUNT, variance).astype(float)
+    numbers = discrete_gaussian(keystream(), COUNT, variance).astype(float)
 
     # Half the noise would be off by 280 of these deviations.
     assert abs(numbers.var() / float(variance) - 1) < 5 * math.sqrt(2 / COUNT)
@@ -148,8 +144,7 @@ def test_the_variance_of_discrete_gaussian_noise_is_its_parameter(variance: Frac
 
 def test_sums_of_skellam_shares_have_the_law_of_one() -> None:
     shares = [
-        _skellam_with(keystream(number), COUNT, variance)
-        for number, variance in enumerate((2, 4, 12))
+        skellam(keystream(number), COUNT, variance) for number, variance in enumerate((2, 4, 12))
     ]
 
     total = sum(shares, np.zeros(COUNT, np.int64))
@@ -160,7 +155,7 @@ def test_sums_of_skellam_shares_have_the_law_of_one() -> None:
 
 
 def test_neighbouring_numbers_have_nothing_to_do_with_each_other() -> None:
-    numbers = _discrete_gaussian_with(keystream(), COUNT, LARGE) / math.sqrt(LARGE)
+    numbers = discrete_gaussian(keystream(), COUNT, LARGE) / math.sqrt(LARGE)
 
     for lag in (1, 2, 16_384):
         correlation = float(np.mean(numbers[lag:] * numbers[:-lag]))
@@ -168,8 +163,8 @@ def test_neighbouring_numbers_have_nothing_to_do_with_each_other() -> None:
 
 
 def test_a_known_key_gives_known_noise() -> None:
-    gaussian = _discrete_gaussian_with(Keystream(KEY), 5, Fraction(1 << 32))
-    difference = _skellam_with(Keystream(KEY), 5, 1 << 32)
+    gaussian = discrete_gaussian(Keystream(KEY), 5, Fraction(1 << 32))
+    difference = skellam(Keystream(KEY), 5, 1 << 32)
 
     assert gaussian.tolist() == [-33997, -2135, -55728, 18409, -18989]
     assert difference.tolist() == [-27954, 7751, -112083, 2009, 27775]
@@ -295,51 +290,18 @@ def test_tails_and_refused_candidates_go_the_exact_way_within_a_block(law: Law, 
 
 @pytest.mark.parametrize("size", [0, 1, 5, 16_383, 16_384, 16_385, 100_000])
 def test_there_are_as_many_numbers_as_were_asked_for(size: int) -> None:
-    assert discrete_gaussian(size, LARGE).shape == (size,)
-    assert skellam(size, 1 << 32).shape == (size,)
+    assert discrete_gaussian(Keystream.fresh(), size, LARGE).shape == (size,)
+    assert skellam(Keystream.fresh(), size, 1 << 32).shape == (size,)
 
 
 def test_a_negative_size_is_refused() -> None:
     with pytest.raises(ValueError, match="size must be at least 0, got -1"):
-        discrete_gaussian(-1, Fraction(4))
+        discrete_gaussian(keystream(), -1, Fraction(4))
 
 
 def test_an_odd_variance_is_refused_for_skellam_noise() -> None:
     with pytest.raises(ValueError, match="variance must be an even number, got 3"):
-        skellam(4, 3)
-
-
-# --------------------------------------------------------------------------------------- processes
-
-
-def test_no_release_repeats_another() -> None:
-    first, second = discrete_gaussian(1000, LARGE), discrete_gaussian(1000, LARGE)
-
-    assert np.mean(first == second) < 0.01
-
-
-def _noise(connection: Any) -> None:
-    connection.send((discrete_gaussian(1000, LARGE).tolist(), skellam(1000, 1 << 32).tolist()))
-
-
-def test_a_forked_process_never_repeats_its_parents_noise() -> None:
-    discrete_gaussian(1000, LARGE), skellam(1000, 1 << 32)
-    context = multiprocessing.get_context("fork")
-    pipes = [context.Pipe(duplex=False) for _ in range(4)]
-    children = [context.Process(target=_noise, args=(sender,)) for _, sender in pipes]
-
-    for child in children:
-        child.start()
-    answers = [receiver.recv() for receiver, _ in pipes]
-    for child in children:
-        child.join()
-
-    answers.append((discrete_gaussian(1000, LARGE).tolist(), skellam(1000, 1 << 32).tolist()))
-    for kind in (0, 1):
-        found = np.array([answer[kind] for answer in answers])
-        for left in range(len(found)):
-            for right in range(left):
-                assert np.mean(found[left] == found[right]) < 0.01
+        skellam(keystream(), 4, 3)
 
 
 def test_noise_that_must_be_sent_again_is_the_same_for_its_key_alone() -> None:
@@ -347,10 +309,3 @@ def test_noise_that_must_be_sent_again_is_the_same_for_its_key_alone() -> None:
 
     assert skellam_again(KEY, 1000, 1 << 32).tolist() == noise.tolist()
     assert np.mean(skellam_again(KEY[::-1], 1000, 1 << 32) == noise) < 0.01
-
-
-def test_the_public_functions_take_no_keystream() -> None:
-    with pytest.raises(TypeError):
-        sampler.discrete_gaussian(keystream(), 4, LARGE)  # type: ignore[arg-type, call-arg]
-    with pytest.raises(TypeError):
-        sampler.skellam(4, 2, keystream=keystream())  # type: ignore[call-arg]

@@ -35,6 +35,12 @@ from kumiai.secagg.schemes import client_machine, server_machine
 VERIFIER = Ed25519Verifier()
 COORDINATOR = "coordinator"
 DIMENSION = 37
+PAILLIER: dict[str, Any] = {
+    "scheme": Scheme.PAILLIER,
+    "key_bits": 2048,
+    "adversary": Adversary.SEMI_HONEST,
+    "colluders": 0,
+}
 T = TypeVar("T")
 
 
@@ -292,14 +298,7 @@ class Network:
 def paillier_network(count: int = 4, **changes: Any) -> Network:
     """Return a round with a Paillier key, short so that it is quick to make."""
     threshold = changes.pop("threshold", count // 2 + 1)
-    fields: dict[str, Any] = {
-        "scheme": Scheme.PAILLIER,
-        "key_bits": 2048,
-        "adversary": Adversary.SEMI_HONEST,
-        "colluders": 0,
-        "threshold": threshold,
-        "minimum_survivors": max(3, threshold),
-    }
+    fields = {**PAILLIER, "threshold": threshold, "minimum_survivors": max(3, threshold)}
     return Network(count, **{**fields, **changes})
 
 

@@ -44,6 +44,17 @@ NORM = {"proofs": Proofs.NORM, "ring_bits": 64, "weight_bound": 1 << 20}
         ({"degree": 3}, "degree must be even and below the 10 clients, got 3"),
         ({"degree": 10}, "degree must be even and below the 10 clients, got 10"),
         ({"degree": 4, "threshold": 5}, "threshold must be at most degree 4, got 5"),
+        ({"noise_variance": 3}, "noise_variance must be an even number, got 3"),
+        ({"noise_variance": 1 << 52}, "noise_variance must be 0 to"),
+        ({"noise_variance": 2, "weight_bound": 2}, "weight_bound must be 1 in a round with noise"),
+        (
+            {"noise_variance": 2, "weight_bound": 1, "proofs": Proofs.NORM, "ring_bits": 64},
+            "proofs must be sum or off in a round with noise",
+        ),
+        (
+            {"noise_variance": 1 << 50, "weight_bound": 1},
+            "ring_bits must be at least 34, got 32: 30 bits of value_bits and noise",
+        ),
         ({"degree": 8}, "must keep the chance of seeing more than the sum below 2"),
     ],
 )

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from kumiai.core.errors import SecureAggregationError
 from kumiai.secagg.descriptor import RoundDescriptor
-from kumiai.secagg.quantizing import quantize, signed, words_dtype
+from kumiai.secagg.quantizing import Numbers, quantize, signed, words_dtype
 from tests.secagg.rounds import describe, signers_of
 
 SIGNERS = signers_of(4)
@@ -18,10 +18,14 @@ KEY = bytes(range(32))
 
 
 def quantized(
-    update: NDArray[np.float32], descriptor: RoundDescriptor, weight: int = 1, key: bytes = KEY
+    update: Numbers,
+    descriptor: RoundDescriptor,
+    weight: int = 1,
+    key: bytes = KEY,
+    noise_key: bytes = KEY,
 ) -> NDArray[np.int64]:
     words = np.empty(update.size + 1, words_dtype(descriptor.ring_bits))
-    quantize(words, update, weight, key=key, descriptor=descriptor)
+    quantize(words, update, weight, key=key, noise_key=noise_key, descriptor=descriptor)
     return signed(words)
 
 
@@ -113,5 +117,60 @@ def test_numbers_too_small_for_a_step_are_mostly_zero_and_harmless() -> None:
     "update", [np.zeros(4, np.float32), np.zeros(3, np.float64), np.zeros((3, 1), np.float32)]
 )
 def test_an_update_of_another_form_is_refused(update: NDArray[np.float32]) -> None:
-    with pytest.raises(SecureAggregationError, match=r"update must be float32 of shape \(3,\)"):
+    with pytest.raises(SecureAggregationError, match=r"must be float32 or int64 of shape \(3,\)"):
         quantized(update, described(3))
+
+
+@pytest.mark.parametrize("ring_bits", [32, 64])
+def test_steps_are_taken_as_they_are(ring_bits: int) -> None:
+    descriptor = described(4, ring_bits=ring_bits)
+    steps = np.array([0, -1, descriptor.levels, -descriptor.levels])
+
+    assert quantized(steps, descriptor, 3).tolist() == [*(steps * 3).tolist(), 3]
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_more_steps_than_the_round_has_levels_are_refused(sign: int) -> None:
+    descriptor = described(2)
+    with pytest.raises(SecureAggregationError, match="at most 32767 steps a number, got 32768"):
+        quantized(np.array([0, sign * (descriptor.levels + 1)]), descriptor)
+
+
+NOISED = {"weight_bound": 1, "value_bits": 8}
+
+
+@pytest.mark.parametrize("ring_bits", [32, 64])
+def test_a_client_adds_its_share_of_the_noise_to_every_number(ring_bits: int) -> None:
+    descriptor = described(50_000, noise_variance=1_000, ring_bits=ring_bits, **NOISED)
+    steps = np.full(50_000, -100)
+
+    noise = quantized(steps, descriptor)[:-1] - steps
+
+    assert abs(noise.mean()) < 6 * np.sqrt(1_000 / noise.size)
+    # The deviation of a sample's variance: that of Skellam noise is 2 v^2 + v.
+    assert abs(noise.var() - 1_000) < 6 * np.sqrt((2 * 1_000**2 + 1_000) / noise.size)
+
+
+def test_the_noise_is_the_same_with_the_same_key_and_another_one_with_another() -> None:
+    descriptor = described(1_000, noise_variance=1_000, **NOISED)
+    steps = np.zeros(1_000, np.int64)
+
+    once = quantized(steps, descriptor)
+
+    assert (once == quantized(steps, descriptor)).all()
+    assert (once != quantized(steps, descriptor, noise_key=bytes(32))).mean() > 0.9
+    # What is rounded at random is noised with randomness of its own.
+    real = quantized(np.zeros(1_000, np.float32), descriptor, key=bytes(32))
+    assert (once == real).all()
+
+
+def test_noise_beyond_what_happens_is_cut() -> None:
+    descriptor = described(4, noise_variance=2, **NOISED)
+    narrow = replace(descriptor, noise_variance=0)
+    assert descriptor.noised_levels == narrow.levels + 17
+    assert narrow.noised_levels == narrow.levels == 127
+    assert (descriptor.noised_bits, narrow.noised_bits) == (9, 8)
+
+    numbers = quantized(np.full(4, 127), descriptor)[:-1]
+
+    assert abs(numbers).max() <= descriptor.noised_levels

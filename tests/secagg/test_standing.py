@@ -1,16 +1,17 @@
 """Whoever looks at the records sees what the coordinator's machine knows."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from kumiai.core.errors import SecureAggregationError
 from kumiai.secagg.actions import Action, Send
 from kumiai.secagg.descriptor import Proofs
-from kumiai.secagg.messages import Kind, MaskedInput
+from kumiai.secagg.messages import KeyDeal, Kind, MaskedInput
 from kumiai.secagg.server_records import ServerPhase
 from kumiai.secagg.standing import Standing, standing_of
-from tests.secagg.rounds import COORDINATOR, Network
+from tests.secagg.rounds import COORDINATOR, PAILLIER, Network
 
 SPARSE = {"degree": 30, "threshold": 22, "colluders": 1, "minimum_survivors": 38}
 
@@ -43,6 +44,49 @@ def test_the_records_say_where_the_round_stands_at_every_step(changes: dict[str,
     seen = {ServerPhase.REVEALING, ServerPhase.ADVERTISING_HIDDEN} & network.phases
     assert bool(seen) is bool(changes)
     assert network.standing == Standing(ServerPhase.PUBLISHED, (), ())
+
+
+class WatchedWithKey(Watched):
+    """The same with a Paillier key."""
+
+    def __init__(self, **changes: Any) -> None:
+        super().__init__(4, **PAILLIER, **changes)
+
+
+def test_the_records_say_where_a_round_with_a_key_stands_at_every_step() -> None:
+    network = WatchedWithKey(mode=Proofs.SUM)
+    network.updates.pop("site-0001")
+    network.run()
+
+    assert network.outcome is not None
+    assert {ServerPhase.SHARING, ServerPhase.OPENING} < network.phases
+    assert network.standing == Standing(ServerPhase.PUBLISHED, (), ())
+
+
+@pytest.mark.parametrize("kind", [Kind.KEY_DEAL, Kind.OPENING])
+def test_the_records_say_who_is_asked_in_vain(kind: Kind) -> None:
+    network = WatchedWithKey()
+    network.to_server = lambda _, send: None if network.kind_of(send) is kind else send
+
+    network.run()
+
+    assert network.standing == Standing(ServerPhase.ABANDONED, (), ())
+
+
+def test_whoever_deals_no_key_is_not_awaited_any_more() -> None:
+    network = WatchedWithKey()
+
+    def change(name: str, send: Send) -> Send:
+        if network.kind_of(send) is Kind.KEY_DEAL:
+            return Send(network.lie(KeyDeal(b"", bytes(32)), name), send.attachment)
+        return send
+
+    network.to_server = change
+    network.run()
+
+    assert list(network.standing.excluded.values()) == [
+        "says that it has seen other advertisements"
+    ]
 
 
 def test_whoever_is_silent_is_awaited_and_who_lied_is_not() -> None:

@@ -20,6 +20,7 @@ __all__ = [
     "CohortSpec",
     "EvaluationSpec",
     "JobSpec",
+    "PrivacySpec",
     "RunSpec",
     "SecureAggregationSpec",
     "StrategySpec",
@@ -141,8 +142,9 @@ class EvaluationSpec(_Table):
 class SecureAggregationSpec(_Table):
     """Whether the coordinator sees updates, or their sum alone."""
 
-    mode: Literal["none", "masking"] = "none"
-    """``masking``: the coordinator learns the sum of a round's updates and no single one."""
+    mode: Literal["none", "masking", "paillier"] = "none"
+    """``masking``: the coordinator learns the sum of a round's updates and no single one;
+    ``paillier``: the same while it follows the protocol and no client helps it."""
     verification: Literal["sum", "norm", "off"] = "sum"
     """``sum``: every client checks the sum against what all committed to; ``norm``: and each update
     is proven to keep ``norm_bound``; ``off``: neither, against an honest coordinator alone."""
@@ -162,6 +164,29 @@ class SecureAggregationSpec(_Table):
     """How many clients are needed to unmask; ``None``: the fewest that ``colluders`` allows."""
     phase_seconds: Annotated[float, Field(gt=0, le=86400)] = 30.0
     """How long each exchange of messages before and after the training waits for a client."""
+    key_bits: Literal[2048, 3072, 4096] | None = None
+    """How long the key of ``paillier`` is; ``None``: 3072."""
+
+    @model_validator(mode="after")
+    def _fits_the_mode(self) -> Self:
+        if self.mode != "paillier":
+            if self.key_bits is not None:
+                raise ValueError(
+                    f'key_bits must be left out with mode = "{self.mode}", got {self.key_bits}; it '
+                    'is for mode = "paillier"'
+                )
+            return self
+        if self.colluders:
+            raise ValueError(
+                f'colluders must be 0 with mode = "paillier", got {self.colluders}: a client that '
+                'helps the coordinator opens every update; use mode = "masking"'
+            )
+        if self.ring_bits != 32:
+            raise ValueError(
+                f'ring_bits must be 32 with mode = "paillier", got {self.ring_bits}; raise '
+                'examples_per_weight, or use mode = "masking"'
+            )
+        return self
 
     @model_validator(mode="after")
     def _norm_has_a_bound(self) -> Self:
@@ -178,6 +203,50 @@ class SecureAggregationSpec(_Table):
         return self.mode != "none"
 
 
+class PrivacySpec(_Table):
+    """Differential privacy: what is hidden, how far, and what it may cost.
+
+    Every site adds its share of the noise before its update is masked; nobody ever has a sum
+    without noise.
+    """
+
+    unit: Literal["record", "client"]
+    """Whose part is hidden: each record's of a site, or all of a client's. There is no default:
+    the two promise different things."""
+    clip: Annotated[float, Field(gt=0, le=1e6)]
+    """The L2 norm to which each record's gradient, or each client's update, is cut."""
+    delta: Annotated[float, Field(gt=0, lt=1)]
+    """The epsilon is stated at this delta; below one over the number of units."""
+    epsilon: Annotated[float, Field(gt=0, le=1000)] | None = None
+    """What all rounds together may cost; the noise follows from it."""
+    noise_multiplier: Annotated[float, Field(gt=0, le=1e6)] | None = None
+    """The standard deviation of the noise, divided by the clip; instead of ``epsilon``."""
+    records: Annotated[int, Field(ge=1, le=10**9)] | None = None
+    """How many records all sites have, by public knowledge: the sum is divided by it; for
+    ``unit = "record"``."""
+    records_per_site: Annotated[int, Field(ge=1, le=10**9)] | None = None
+    """No site has more; ``None``: as many as ``records``."""
+
+    @model_validator(mode="after")
+    def _is_one_promise(self) -> Self:
+        if (self.epsilon is None) is (self.noise_multiplier is None):
+            raise ValueError(
+                f"epsilon must be given or else noise_multiplier, got {self.epsilon} and "
+                f"{self.noise_multiplier}"
+            )
+        if (self.unit == "record") is (self.records is None):
+            raise ValueError(
+                f'records must be given with unit = "record" and with no other, got '
+                f"{self.records} with {self.unit!r}"
+            )
+        if self.records_per_site is not None and self.records_per_site > (self.records or 0):
+            raise ValueError(
+                f"records_per_site must be at most records ({self.records}), got "
+                f"{self.records_per_site}"
+            )
+        return self
+
+
 class JobSpec(_Table):
     """A whole job."""
 
@@ -186,10 +255,33 @@ class JobSpec(_Table):
     strategy: StrategySpec = StrategySpec()
     evaluation: EvaluationSpec = EvaluationSpec()
     secure_aggregation: SecureAggregationSpec = SecureAggregationSpec()
+    privacy: PrivacySpec | None = None
+    """``None``: no noise; what a model tells about those whose data it saw has no bound."""
     train: dict[str, TrainValue] = {}
     """Handed to the study as ``context.config``."""
     examples_max: Annotated[int, Field(ge=1, lt=2**53)] = 1_000_000_000
     """An update that claims more training examples than this is refused."""
+
+    @model_validator(mode="after")
+    def _nothing_leaks_beside_the_noise(self) -> Self:
+        if self.privacy is None:
+            return self
+        if self.secure_aggregation.mode == "none":
+            raise ValueError(
+                'secure_aggregation.mode must be "masking" with privacy, got "none": each site '
+                "adds only a share of the noise"
+            )
+        if self.secure_aggregation.verification == "norm":
+            raise ValueError(
+                'secure_aggregation.verification must be "sum" or "off" with privacy, got "norm": '
+                "noise makes an update larger than its bound"
+            )
+        if self.evaluation.every > 0:
+            raise ValueError(
+                f"evaluation.every must be 0 with privacy, got {self.evaluation.every}: what sites "
+                "measure on their data would leave them without noise; evaluate at the coordinator"
+            )
+        return self
 
     @field_validator("train", mode="before")
     @classmethod

@@ -23,15 +23,15 @@ import numpy as np
 import structlog
 from numpy.typing import NDArray
 
-from kumiai.core.arrays import NamedArrays, layout_of
+from kumiai.core.arrays import NamedArrays
 from kumiai.core.clock import SystemClock
 from kumiai.core.codec import decode, encode
 from kumiai.core.error_kinds import ERRORS_BY_KIND
 from kumiai.core.errors import ConfigError, KumiaiError
 from kumiai.core.ids import new_id
 from kumiai.crypto.signatures import Ed25519Signer, Ed25519Verifier
-from kumiai.learning import delta_of, flattened
-from kumiai.node.client.secure.weighing import weight_of
+from kumiai.learning import delta_of
+from kumiai.node.contributions import Contribution, contribution_of
 from kumiai.node.coordinator.aggregation import Aggregator
 from kumiai.node.coordinator.engine import RoundEngine
 from kumiai.node.coordinator.evaluations import EvaluationIntake
@@ -439,8 +439,8 @@ class _Done:
     metrics: Mapping[str, float] | None = None
     buffers: Sequence[memoryview] = ()
     failure: str | None = None
-    vector: NDArray[np.float32] | None = None
-    """The update to be hidden; then there are no buffers."""
+    contribution: Contribution | None = None
+    """What is to be hidden; then there are no buffers."""
 
 
 class _VirtualClients:
@@ -542,13 +542,13 @@ class _VirtualClients:
             if order.key.kind == "evaluate":
                 evaluation = run_evaluate(self._app, base, context)
                 return _Done(order, evaluation.examples, evaluation.metrics)
+            if order.examples_per_weight is not None:
+                made = contribution_of(self._app, base, context, order.privacy)
+                return _Done(order, made.examples, made.metrics, contribution=made)
             update = run_train(self._app, base, context)
         except KumiaiError as error:
             return _Done(order, failure=str(error))
         delta = delta_of(update.weights, base)
-        if order.examples_per_weight is not None:
-            vector = flattened(delta, layout_of(base))
-            return _Done(order, update.examples, update.metrics, vector=vector)
         return _Done(order, update.examples, update.metrics, encode(delta))
 
     async def _settle(self, done: _Done) -> None:
@@ -560,20 +560,20 @@ class _VirtualClients:
 
     async def _hidden(self, done: _Done) -> _Done:
         """Return the update masked, if it is to be."""
-        order, vector = done.order, done.vector
-        if vector is None or order.examples_per_weight is None:
+        order, made = done.order, done.contribution
+        if made is None or order.examples_per_weight is None:
             return done
         per_weight, key = order.examples_per_weight, order.key
         try:
             masked = await self._rounds.mask(
                 key.client_id,
                 (key.run_id, key.round, order.attempt),
-                vector,
-                lambda descriptor: weight_of(done.examples, per_weight, descriptor.weight_bound),
+                made.vector,
+                lambda descriptor: made.weight_in(descriptor, per_weight),
             )
         except KumiaiError as error:
-            return replace(done, failure=str(error), vector=None)
-        return replace(done, buffers=[masked.data], vector=None)
+            return replace(done, failure=str(error), contribution=None)
+        return replace(done, buffers=[masked.data], contribution=None)
 
     async def _answer(self, done: _Done) -> None:
         key = done.order.key

@@ -21,7 +21,16 @@ from kumiai.node.coordinator.secure.sums import VouchedMember
 from kumiai.node.secure_proofs import proofs_of
 from kumiai.node.wire import kumiai_pb2 as pb
 from kumiai.node.wire.secure_parts import RoundKey
-from kumiai.secagg import Action, AskUpdate, ClientRound, RoundDescriptor, Send, Stop
+from kumiai.secagg import (
+    Action,
+    AskUpdate,
+    ClientRound,
+    Numbers,
+    RoundDescriptor,
+    Send,
+    Stop,
+    client_machine,
+)
 from kumiai.storage import BlobStore, SecureRoundRecord
 
 __all__ = ["VirtualRounds"]
@@ -78,7 +87,7 @@ class VirtualRounds:
         self,
         name: str,
         key: RoundKey,
-        update: NDArray[np.float32],
+        update: Numbers,
         weight: Callable[[RoundDescriptor], int],
     ) -> NDArray[np.uint8]:
         """Hide a client's update once its round asks for it; return the masked vector.
@@ -101,7 +110,7 @@ class VirtualRounds:
         if (name, key) in self._members:
             return
         descriptor = RoundDescriptor.decode(opening.descriptor)
-        machine = ClientRound(
+        machine = client_machine(descriptor)(
             descriptor,
             name,
             signer=self._signer(name),

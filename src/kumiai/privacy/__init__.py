@@ -3,6 +3,7 @@
 Pure and synchronous: events, numbers and arrays in, numbers out; no files, clocks, logs or threads.
 """
 
+from kumiai.privacy.calibration import calibrate_noise
 from kumiai.privacy.conversion import delta_of, epsilon_of
 from kumiai.privacy.events import (
     Adjacency,
@@ -17,8 +18,11 @@ from kumiai.privacy.events import (
     TreeEvent,
     event_from_json,
     event_to_json,
+    l1_norm_max_of,
 )
 from kumiai.privacy.rdp import DEFAULT_ORDERS, rdp_of
+from kumiai.privacy.records import RecordSum, l2_norm_max_in_steps
+from kumiai.privacy.sampler import skellam_again
 
 __all__ = [
     "DEFAULT_ORDERS",
@@ -29,12 +33,17 @@ __all__ = [
     "GaussianEvent",
     "MatrixEvent",
     "PoissonGaussianEvent",
+    "RecordSum",
     "Sampling",
     "SkellamEvent",
     "TreeEvent",
+    "calibrate_noise",
     "delta_of",
     "epsilon_of",
     "event_from_json",
     "event_to_json",
+    "l1_norm_max_of",
+    "l2_norm_max_in_steps",
     "rdp_of",
+    "skellam_again",
 ]

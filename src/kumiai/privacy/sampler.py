@@ -34,32 +34,39 @@ _SLOT_SHIFT: Final = np.uint64(_WORD_BITS - SLOT_BITS)
 _COIN_MASK: Final = np.uint64((1 << (_WORD_BITS - 1 - SLOT_BITS)) - 1)
 
 
-def discrete_gaussian(size: int, variance: Fraction) -> Integers:
-    """Return independent discrete Gaussian numbers under a fresh key.
+def discrete_gaussian(keystream: Keystream, size: int, variance: Fraction) -> Integers:
+    """Return independent discrete Gaussian numbers.
 
     Args:
+        keystream: in production a fresh one, used for nothing else.
         size: how many.
         variance: the parameter, 1/4 to 2^80.
 
     Raises:
         ValueError: an argument is out of its range.
     """
-    return _discrete_gaussian_with(Keystream.fresh(), size, variance)
+    return _draw(keystream, DiscreteGaussian(variance), size)
 
 
-def skellam(size: int, variance: int) -> Integers:
-    """Return independent Skellam numbers of mean 0 under a fresh key.
+def skellam(keystream: Keystream, size: int, variance: int) -> Integers:
+    """Return independent Skellam numbers of mean 0.
 
     Sums of them are Skellam numbers whose variance is the sum of the variances.
 
     Args:
+        keystream: in production a fresh one, used for nothing else.
         size: how many.
         variance: an even number, 2 to 2^51: each number is the difference of two Poisson numbers.
 
     Raises:
         ValueError: an argument is out of its range.
     """
-    return _skellam_with(Keystream.fresh(), size, variance)
+    if variance % 2:
+        raise ValueError(f"variance must be an even number, got {variance}")
+    law = Poisson(variance // 2)
+    difference = _draw(keystream, law, size)
+    difference -= _draw(keystream, law, size)
+    return difference
 
 
 def skellam_again(key: bytes, size: int, variance: int) -> Integers:
@@ -74,20 +81,7 @@ def skellam_again(key: bytes, size: int, variance: int) -> Integers:
     Raises:
         ValueError: an argument is out of its range.
     """
-    return _skellam_with(Keystream(key), size, variance)
-
-
-def _discrete_gaussian_with(keystream: Keystream, size: int, variance: Fraction) -> Integers:
-    return _draw(keystream, DiscreteGaussian(variance), size)
-
-
-def _skellam_with(keystream: Keystream, size: int, variance: int) -> Integers:
-    if variance % 2:
-        raise ValueError(f"variance must be an even number, got {variance}")
-    law = Poisson(variance // 2)
-    difference = _draw(keystream, law, size)
-    difference -= _draw(keystream, law, size)
-    return difference
+    return skellam(Keystream(key), size, variance)
 
 
 def _draw(keystream: Keystream, law: Law, size: int) -> Integers:

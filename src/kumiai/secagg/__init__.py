@@ -20,14 +20,16 @@ from kumiai.secagg.actions import (
 from kumiai.secagg.buffering import BufferGroup, BufferPolicy, GroupBuffer
 from kumiai.secagg.client import ClientRound
 from kumiai.secagg.client_records import ClientPhase
-from kumiai.secagg.descriptor import Member, Proofs, RoundDescriptor
+from kumiai.secagg.descriptor import Member, Proofs, RoundDescriptor, Scheme
 from kumiai.secagg.messages import Signer, Verifier
 from kumiai.secagg.parameters import Adversary, GraphParameters, smallest_graph
 from kumiai.secagg.pedersen_proofs import PedersenProofs
 from kumiai.secagg.proofs import CommittedUpdate, UpdateProofs
 from kumiai.secagg.protocol import LocalResult, SecureAggregationProtocol
+from kumiai.secagg.quantizing import Numbers
 from kumiai.secagg.receipts import ReceiptFacts, verify_receipt
 from kumiai.secagg.reruns import plan_rerun, suspects
+from kumiai.secagg.schemes import client_machine, server_machine
 from kumiai.secagg.server import ServerRound
 from kumiai.secagg.server_records import ServerPhase
 from kumiai.secagg.standing import Standing, standing_of
@@ -50,6 +52,7 @@ __all__ = [
     "KeepReceipt",
     "LocalResult",
     "Member",
+    "Numbers",
     "Outcome",
     "PedersenProofs",
     "Persist",
@@ -57,6 +60,7 @@ __all__ = [
     "Publish",
     "ReceiptFacts",
     "RoundDescriptor",
+    "Scheme",
     "SecureAggregationProtocol",
     "Send",
     "ServerPhase",
@@ -66,7 +70,9 @@ __all__ = [
     "Stop",
     "UpdateProofs",
     "Verifier",
+    "client_machine",
     "plan_rerun",
+    "server_machine",
     "smallest_graph",
     "standing_of",
     "suspects",

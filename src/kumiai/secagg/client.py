@@ -42,6 +42,7 @@ from kumiai.secagg.messages import (
     read_envelope,
 )
 from kumiai.secagg.proofs import UpdateProofs
+from kumiai.secagg.quantizing import Numbers
 from kumiai.secagg.receipts import verify_receipt
 
 __all__ = ["ClientRound"]
@@ -197,11 +198,11 @@ class ClientRound:
         content = np.frombuffer(vector, np.uint8) if len(vector) else _NOTHING
         return self._take(event, self._hear(event, envelope, content, None), heard=message)
 
-    def submit(self, update: NDArray[np.float32], weight: int) -> tuple[Action, ...]:
+    def submit(self, update: Numbers, weight: int) -> tuple[Action, ...]:
         """Mask the update and send it; the same one again after a restart.
 
         Args:
-            update: shape (dimension,), float32, finite.
+            update: shape (dimension,); float32, finite, or int64: whole steps of the round.
             weight: 1 to the round's weight bound, public.
 
         Raises:

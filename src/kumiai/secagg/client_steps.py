@@ -42,7 +42,7 @@ from kumiai.secagg.messages import (
     encode_body,
 )
 from kumiai.secagg.proofs import CommittedUpdate, UpdateProofs
-from kumiai.secagg.quantizing import quantize, signed
+from kumiai.secagg.quantizing import Numbers, quantize, signed
 from kumiai.secagg.round_keys import (
     SEED_SIZE_BYTES,
     RoundKeys,
@@ -258,7 +258,7 @@ class ClientKnowledge:
 
     # ------------------------------------------------------------------ input
 
-    def submit(self, update: NDArray[np.float32], weight: int) -> tuple[Step, NDArray[np.uint8]]:
+    def submit(self, update: Numbers, weight: int) -> tuple[Step, NDArray[np.uint8]]:
         """Quantise, commit to, and mask an update; return the answer and the masked vector."""
         vector, scaled = self._quantized(update, weight)
         made = self._committed(vector)
@@ -276,9 +276,7 @@ class ClientKnowledge:
         )
         return Step(self.input, made.proof, vector[self.layout.ring_size_bytes :].tobytes()), vector
 
-    def submitted_again(
-        self, update: NDArray[np.float32], weight: int, drawn: bytes
-    ) -> NDArray[np.uint8]:
+    def submitted_again(self, update: Numbers, weight: int, drawn: bytes) -> NDArray[np.uint8]:
         """Return the same masked vector once more.
 
         Raises:
@@ -299,7 +297,7 @@ class ClientKnowledge:
         """Remember from a record what was submitted."""
         self.input = decode_body(envelope, MaskedInput)
 
-    def _quantized(self, update: NDArray[np.float32], weight: int) -> tuple[NDArray[np.uint8], int]:
+    def _quantized(self, update: Numbers, weight: int) -> tuple[NDArray[np.uint8], int]:
         descriptor = self.conversation.descriptor
         if not 1 <= weight <= descriptor.weight_bound:
             raise SecureAggregationError(
@@ -313,6 +311,7 @@ class ClientKnowledge:
             update,
             scaled,
             key=self.keys.rounding,
+            noise_key=self.keys.noise,
             descriptor=descriptor,
         )
         return vector, scaled

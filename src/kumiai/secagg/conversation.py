@@ -21,7 +21,7 @@ from kumiai.secagg.messages import (
 )
 from kumiai.secagg.parameters import Adversary
 
-__all__ = ["Conversation", "Said"]
+__all__ = ["Conversation", "Said", "seen_digest"]
 
 T = TypeVar("T")
 _DOMAIN: Final = b"kumiai/secagg/transcript/v1/"
@@ -40,6 +40,23 @@ class Said:
     index: int
     envelope: Envelope
     data: bytes
+
+
+def seen_digest(context: bytes, *phases: Mapping[int, bytes]) -> bytes:
+    """Return what stands for all encoded bodies of the phases before, by client."""
+    parts = [
+        index.to_bytes(2, "little") + body
+        for bodies in phases
+        for index, body in sorted(bodies.items())
+    ]
+    return _digest(context, "seen", len(phases).to_bytes(1, "little"), *parts)
+
+
+def _digest(context: bytes, name: str, *parts: bytes) -> bytes:
+    hasher = hashlib.sha256(_DOMAIN + context)
+    for part in (name.encode(), *parts):
+        hasher.update(len(part).to_bytes(8, "little") + part)
+    return hasher.digest()
 
 
 class Conversation:
@@ -119,19 +136,14 @@ class Conversation:
 
     def digest(self, name: str, *parts: bytes) -> bytes:
         """Return what stands for some parts of the round under a name."""
-        hasher = hashlib.sha256(_DOMAIN + self.context)
-        for part in (name.encode(), *parts):
-            hasher.update(len(part).to_bytes(8, "little") + part)
-        return hasher.digest()
+        return _digest(self.context, name, *parts)
 
     def seen_digest(self, *phases: Mapping[int, Body]) -> bytes:
         """Return what stands for all bodies of the phases before, by client."""
-        parts = [
-            index.to_bytes(2, "little") + encode_body(body)
-            for bodies in phases
-            for index, body in sorted(bodies.items())
-        ]
-        return self.digest("seen", len(phases).to_bytes(1, "little"), *parts)
+        return seen_digest(
+            self.context,
+            *({index: encode_body(body) for index, body in bodies.items()} for bodies in phases),
+        )
 
     def agreement_digest(
         self, seen: bytes, sharers: Sequence[int], survivors: Sequence[Survivor]

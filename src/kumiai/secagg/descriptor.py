@@ -55,6 +55,9 @@ _NAME_SIZE_MAX: Final = 128
 _KEY_SIZE_MAX: Final = 512
 _SCALE_MAX: Final = 1 << 16
 _NORM_STEPS_MAX: Final = 2.0**128
+_NOISE_VARIANCE_MAX: Final = 1 << 51
+_NOISE_DEVIATIONS: Final = 12
+"""Noise beyond so many standard deviations does not happen; Gaussian noise: 2^-108."""
 _CONTEXT_DOMAIN: Final = b"kumiai/secagg/round/v1/"
 
 
@@ -115,6 +118,8 @@ class RoundDescriptor:
         weight_bound: the largest weight that a client may give its update.
         norm_bound: the largest L2 norm of an update.
         proofs: what is proven.
+        noise_variance: of the Skellam noise that each client adds to each number, in squared steps,
+            an even number; 0: none.
         scheme: what hides the updates.
         key_bits: of the Paillier key; 0 with masks.
 
@@ -140,6 +145,7 @@ class RoundDescriptor:
     weight_bound: int
     norm_bound: float
     proofs: Proofs
+    noise_variance: int = 0
     scheme: Scheme = Scheme.MASKING
     key_bits: int = 0
 
@@ -152,6 +158,7 @@ class RoundDescriptor:
         self._verify_counts()
         self._verify_exact()
         self._verify_norm()
+        self._verify_noise()
         if self.scheme is Scheme.PAILLIER:
             self._verify_paillier()
         else:
@@ -180,6 +187,16 @@ class RoundDescriptor:
     def levels(self) -> int:
         """The largest quantised number; `clip` is quantised to it."""
         return (1 << (self.value_bits - 1)) - 1
+
+    @property
+    def noised_levels(self) -> int:
+        """The largest number that a client sends: a quantised one with its noise."""
+        return self.levels + math.ceil(_NOISE_DEVIATIONS * math.sqrt(self.noise_variance))
+
+    @property
+    def noised_bits(self) -> int:
+        """How many bits such a number has, its sign among them."""
+        return self.noised_levels.bit_length() + 1
 
     @property
     def bound_squared(self) -> int:
@@ -258,15 +275,35 @@ class RoundDescriptor:
 
     def _verify_exact(self) -> None:
         weight = self.weight_bound * sum(member.scale for member in self.roster)
-        needed = self.value_bits + (weight - 1).bit_length()
+        bits = self.noised_bits
+        needed = bits + (weight - 1).bit_length()
         _verify(
             self.ring_bits in {32, 64}, f"ring_bits must be 32 or 64, got {self.ring_bits}; use 32"
         )
         _verify(
             self.ring_bits >= needed,
-            f"ring_bits must be at least {needed}, got {self.ring_bits}: {self.value_bits} bits of "
-            f"value_bits and {needed - self.value_bits} for weights of up to {weight} in all; "
+            f"ring_bits must be at least {needed}, got {self.ring_bits}: {bits} bits of "
+            f"value_bits and noise, and {needed - bits} for weights of up to {weight} in all; "
             "lower value_bits or weight_bound, or use 64",
+        )
+
+    def _verify_noise(self) -> None:
+        _verify(
+            self.noise_variance % 2 == 0,
+            f"noise_variance must be an even number, got {self.noise_variance}; add one",
+        )
+        if not self.noise_variance:
+            return
+        scale = max(member.scale for member in self.roster)
+        _verify(
+            self.weight_bound == 1 and scale == 1,
+            f"weight_bound must be 1 in a round with noise, and every scale, got "
+            f"{self.weight_bound} and {scale}; a weight would multiply the noise",
+        )
+        _verify(
+            self.proofs is not Proofs.NORM,
+            "proofs must be sum or off in a round with noise, got norm: an update with noise in it "
+            "is larger than its bound",
         )
 
     @property
@@ -308,9 +345,9 @@ class RoundDescriptor:
             "opens every update with the key that all share: use masking",
         )
         _verify(
-            self.degree == 0,
-            f"degree must be 0 with scheme paillier, got {self.degree}; use masking for more than "
-            f"{COMPLETE_COUNT_MAX} clients",
+            self.degree == 0 and self.client_count <= COMPLETE_COUNT_MAX,
+            f"roster must have at most {COMPLETE_COUNT_MAX} clients with scheme paillier, and "
+            f"degree be 0, got {self.client_count} and {self.degree}; use masking",
         )
         _verify(
             self.ring_bits == 32,
@@ -421,6 +458,7 @@ _DESCRIPTOR: Final[Codec[RoundDescriptor]] = record(
     weight_bound=number(4, "weight_bound", least=1),
     norm_bound=real("norm_bound"),
     proofs=choice(tuple(Proofs), "proofs"),
+    noise_variance=number(8, "noise_variance", most=_NOISE_VARIANCE_MAX),
     scheme=choice(tuple(Scheme), "scheme"),
     key_bits=number(2, "key_bits"),
 )

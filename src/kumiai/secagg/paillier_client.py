@@ -46,6 +46,7 @@ from kumiai.secagg.messages import (
     decode_body,
 )
 from kumiai.secagg.paillier_vectors import CipherLayout, decrypt_sum, encrypt_vector
+from kumiai.secagg.quantizing import Numbers
 from kumiai.secagg.round_keys import place_context, share_key
 from kumiai.secagg.vectors import vector_digest
 
@@ -82,8 +83,8 @@ class PaillierClientKnowledge(ClientKnowledge):
 
     @property
     def sum_size_bytes(self) -> int:
-        """How long the encrypted sum is."""
-        return self._cipher.size_bytes
+        """How long the encrypted sum is; 0 before the key is known."""
+        return self._cipher.size_bytes if hasattr(self, "_cipher") else 0
 
     # ------------------------------------------------------------------ keys
 
@@ -145,7 +146,7 @@ class PaillierClientKnowledge(ClientKnowledge):
 
     # ------------------------------------------------------------------ input
 
-    def submit(self, update: NDArray[np.float32], weight: int) -> tuple[Step, NDArray[np.uint8]]:
+    def submit(self, update: Numbers, weight: int) -> tuple[Step, NDArray[np.uint8]]:
         """Quantise, commit to, and encrypt an update; return the answer and the ciphertexts.
 
         The ciphertexts are kept: encrypted again, the same update would have another digest.
@@ -165,9 +166,7 @@ class PaillierClientKnowledge(ClientKnowledge):
         )
         return Step(self.input, made.proof, plain + content.tobytes()), content
 
-    def submitted_again(
-        self, update: NDArray[np.float32], weight: int, drawn: bytes
-    ) -> NDArray[np.uint8]:
+    def submitted_again(self, update: Numbers, weight: int, drawn: bytes) -> NDArray[np.uint8]:
         """Return the same ciphertexts once more.
 
         Raises:

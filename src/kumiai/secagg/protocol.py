@@ -4,22 +4,21 @@ from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-import numpy as np
-from numpy.typing import NDArray
-
 from kumiai.core.errors import SecureAggregationError
 from kumiai.secagg.actions import Action, AskUpdate, KeepReceipt, Outcome, Publish, Send, Stop
 from kumiai.secagg.client import ClientRound
 from kumiai.secagg.descriptor import RoundDescriptor
 from kumiai.secagg.messages import Signer, Verifier
 from kumiai.secagg.proofs import UpdateProofs
+from kumiai.secagg.quantizing import Numbers
+from kumiai.secagg.schemes import client_machine, server_machine
 from kumiai.secagg.server import ServerRound
 from kumiai.secagg.server_records import ServerPhase
 from kumiai.secagg.vectors import Blocks
 
 __all__ = ["LocalResult", "SecureAggregationProtocol"]
 
-Updates = Mapping[str, tuple[NDArray[np.float32], int]]
+Updates = Mapping[str, tuple[Numbers, int]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +57,7 @@ class SecureAggregationProtocol:
         Raises:
             SecureAggregationError: the client is not in the roster.
         """
-        return ClientRound(
+        return client_machine(descriptor)(
             descriptor, name, signer=signer, verifier=self._verifier, proofs=self._proofs
         )
 
@@ -68,7 +67,7 @@ class SecureAggregationProtocol:
         Raises:
             SecureAggregationError: ``name`` is not one of the round's coordinators.
         """
-        return ServerRound(
+        return server_machine(descriptor)(
             descriptor, name, signer=signer, verifier=self._verifier, proofs=self._proofs
         )
 

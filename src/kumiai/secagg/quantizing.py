@@ -4,6 +4,10 @@ A number is clipped, scaled to ``levels`` steps, and rounded at random to one of
 numbers, so that its expectation stays; the rounding's randomness is a stream of AES-256-CTR, the
 same whenever the same update is quantised with the same key. Weights multiply the whole numbers,
 and follow them as one more word.
+
+Where a round asks for noise, every client adds its share of it here, to whole numbers, before
+anything is masked: what leaves is noised, and the same again after a restart. Shares are Skellam
+noise, so that those of the survivors add up to Skellam noise whose variance is the sum.
 """
 
 from typing import Final
@@ -13,13 +17,18 @@ from numpy.typing import NDArray
 
 from kumiai.core.errors import SecureAggregationError
 from kumiai.crypto.masks import Words, add_mask
+from kumiai.privacy import skellam_again
 from kumiai.secagg.descriptor import RoundDescriptor
 
-__all__ = ["quantize", "signed", "words_dtype"]
+__all__ = ["Numbers", "quantize", "signed", "words_dtype"]
+
+Numbers = NDArray[np.float32] | NDArray[np.int64]
+"""An update: real numbers to be quantised, or whole ones that count steps already."""
 
 _BLOCK_COUNT: Final = 1 << 16
 """Numbers at once: what belongs to them stays in the processor's cache."""
 _WORD: Final = 2.0**-32
+_DTYPES: Final = (np.dtype(np.float32), np.dtype(np.int64))
 
 
 def words_dtype(ring_bits: int) -> np.dtype[np.uint32] | np.dtype[np.uint64]:
@@ -34,29 +43,66 @@ def signed(words: Words) -> NDArray[np.int64]:
 
 def quantize(
     words: Words,
-    update: NDArray[np.float32],
+    update: Numbers,
     weight: int,
     *,
     key: bytes,
+    noise_key: bytes,
     descriptor: RoundDescriptor,
 ) -> None:
     """Write a weighted, quantised update and its weight, ready to be masked.
 
     Args:
         words: where to; shape (dimension + 1,), the ring's words.
-        update: shape (dimension,), finite; clipped to the round's norm bound, then to its clip.
+        update: shape (dimension,); float32, finite: clipped to the round's norm bound, then to its
+            clip; or int64: steps, of at most the round's levels.
         weight: 1 to the round's weight bound; the client's public scale is already in it.
         key: 32 bytes for the rounding.
+        noise_key: 32 bytes for the noise, if the round has any.
         descriptor: the round.
 
     Raises:
-        SecureAggregationError: the update has another shape, or numbers that are not finite.
+        SecureAggregationError: the update has another shape or type, or numbers that are not finite
+            or too large.
     """
-    if update.shape != (descriptor.dimension,) or update.dtype != np.float32:
+    if update.shape != (descriptor.dimension,) or update.dtype not in _DTYPES:
         raise SecureAggregationError(
-            f"update must be float32 of shape ({descriptor.dimension},), got {update.dtype} of "
-            f"{update.shape}"
+            f"update must be float32 or int64 of shape ({descriptor.dimension},), got "
+            f"{update.dtype} of {update.shape}"
         )
+    if update.dtype == np.int64:
+        _copy_steps(words, update.astype(np.int64, copy=False), weight, descriptor.levels)
+    else:
+        _round(words, update.astype(np.float32, copy=False), weight, key, descriptor)
+    if descriptor.noise_variance:
+        _add_noise(words, noise_key, descriptor)
+    words[-1] = weight
+
+
+def _copy_steps(words: Words, update: NDArray[np.int64], weight: int, levels: int) -> None:
+    largest = max(int(update.max()), -int(update.min()))
+    if largest > levels:
+        raise SecureAggregationError(
+            f"update must be of at most {levels} steps a number, got {largest}"
+        )
+    words[:-1] = (update * weight).view(np.uint64)
+
+
+def _add_noise(words: Words, key: bytes, descriptor: RoundDescriptor) -> None:
+    numbers = signed(words[:-1])
+    numbers += skellam_again(key, numbers.size, descriptor.noise_variance)
+    # What lies beyond is as good as impossible, and cutting what is noised already tells nothing.
+    np.clip(numbers, -descriptor.noised_levels, descriptor.noised_levels, out=numbers)
+    words[:-1] = numbers.view(np.uint64)
+
+
+def _round(
+    words: Words,
+    update: NDArray[np.float32],
+    weight: int,
+    key: bytes,
+    descriptor: RoundDescriptor,
+) -> None:
     norm = _norm(update)
     if not np.isfinite(norm):
         raise SecureAggregationError("update must be finite, got NaN or infinity; train again")
@@ -65,7 +111,6 @@ def quantize(
     if squared > descriptor.bound_squared:
         # Towards zero no number grows, so that the norm keeps the bound whatever the chance.
         _fill(words, update, weight, factor=factor, key=None, descriptor=descriptor)
-    words[-1] = weight
 
 
 def _norm(update: NDArray[np.float32]) -> float:

@@ -39,6 +39,7 @@ class RoundKeys:
         "channel",
         "mask_key",
         "mask_secret",
+        "noise",
         "nonce",
         "rounding",
         "self_mask",
@@ -63,6 +64,7 @@ class RoundKeys:
         self.channel = AgreementKey(derive(seed, label="channel", context=context))
         self.nonce = derive(seed, label="nonce", context=context)
         self.rounding = derive(seed, label="rounding", context=context)
+        self.noise = derive(seed, label="noise", context=context)
 
     def __repr__(self) -> str:
         """Name nothing."""

@@ -8,13 +8,13 @@ from kumiai.core.errors import ConfigError
 from kumiai.crypto.norm_statement import NormStatement
 from kumiai.node.coordinator.secure.planning import RoundNames, new_descriptor
 from kumiai.node.job import parse_job
-from kumiai.secagg import Member, RoundDescriptor
+from kumiai.secagg import Adversary, Member, RoundDescriptor, Scheme
 
 MEMBERS = [Member(f"site-{number}", bytes([number]) * 32) for number in range(1, 13)]
 
 
 def planned(count: int = 4, *, dimension: int = 1000, **secure: Any) -> RoundDescriptor:
-    job = parse_job({"run": {"app": "digits"}, "secure_aggregation": {"mode": "masking", **secure}})
+    job = parse_job({"run": {"app": "digits"}, "secure_aggregation": {"mode": "masking"} | secure})
     return new_descriptor(
         job,
         RoundNames("run-a", 1, bytes(16)),
@@ -37,6 +37,43 @@ def test_weights_stay_so_small_that_a_norm_can_be_proven() -> None:
         dimension=found.dimension, bound_squared=found.bound_squared, weight=found.weight_bound
     )
     assert 1 < found.weight_bound == found.provable_weight < 2**31 - 1
+
+
+def test_a_round_with_a_key_trusts_its_coordinator_and_has_no_colluders() -> None:
+    found = planned(10, mode="paillier")
+
+    assert found.scheme is Scheme.PAILLIER
+    assert found.adversary is Adversary.SEMI_HONEST
+    assert (found.colluders, found.threshold, found.key_bits) == (0, 6, 3072)
+    assert planned(10, mode="paillier", key_bits=2048).key_bits == 2048
+
+
+@pytest.mark.parametrize(
+    ("planning", "problem"),
+    [
+        ({"dimension": 2_000_001}, "dimension must be at most 2000000 with scheme paillier"),
+        ({"threshold": 2}, "threshold must be at least 3 with scheme paillier, got 2"),
+    ],
+)
+def test_a_key_is_refused_where_it_does_not_fit(planning: dict[str, Any], problem: str) -> None:
+    with pytest.raises(ConfigError, match=problem):
+        planned(mode="paillier", **planning)
+
+
+def test_more_clients_than_can_share_a_key_are_refused() -> None:
+    names = [f"site-{number:03}" for number in range(201)]
+    members = [Member(name, number.to_bytes(32, "little")) for number, name in enumerate(names, 1)]
+    job = parse_job({"run": {"app": "digits"}, "secure_aggregation": {"mode": "paillier"}})
+
+    with pytest.raises(ConfigError, match="roster must have at most 200 clients"):
+        new_descriptor(
+            job,
+            RoundNames("run-a", 1, bytes(16)),
+            roster=members,
+            coordinator=Member("coordinator", bytes(32)),
+            dimension=10,
+            min_reports=201,
+        )
 
 
 def test_a_bound_that_cannot_be_proven_is_refused_before_the_round() -> None:

@@ -18,6 +18,7 @@ from kumiai.node.study import (
     Update,
     initial_model,
     run_evaluate,
+    run_gradients,
     run_train,
 )
 from kumiai.node.study.execution import failure_of
@@ -276,3 +277,58 @@ def test_an_error_in_compiled_code_alone_has_no_line() -> None:
 
     with pytest.raises(StudyError, match="model of app 'toy' failed with TypeError"):
         initial_model(app, {})
+
+
+def gradients_of(function: Callable[..., Any]) -> list[np.ndarray[Any, Any]]:
+    app = new_app()
+    app.gradients(function)
+    return list(run_gradients(app, frozen(MODEL), app.context("s")))
+
+
+def test_gradients_become_rows_in_the_order_of_the_names() -> None:
+    def gradients(weights: dict[str, Any], context: Context) -> dict[str, Any]:
+        w = np.arange(12, dtype=np.float32).reshape(2, 2, 3)
+        return {"w": w, "steps": np.array([7.0, 8.0])}
+
+    (rows,) = gradients_of(gradients)
+
+    assert rows.tolist() == [[7, 0, 1, 2, 3, 4, 5], [8, 6, 7, 8, 9, 10, 11]]
+    assert rows.dtype == np.float64
+
+
+def test_gradients_come_in_batches_and_what_has_none_is_zero() -> None:
+    def gradients(weights: dict[str, Any], context: Context) -> Any:
+        assert not weights["w"].flags.writeable
+        yield {"w": np.ones((2, 2, 3))}
+        yield {"steps": np.ones(1)}
+
+    first, second = gradients_of(gradients)
+
+    assert first.tolist() == [[0, 1, 1, 1, 1, 1, 1]] * 2
+    assert second.tolist() == [[1, 0, 0, 0, 0, 0, 0]]
+
+
+@pytest.mark.parametrize(
+    ("found", "problem"),
+    [
+        (3, "must return a mapping of arrays, or yield them, got int"),
+        ([3], "gradients must be a mapping from names to numpy arrays, got int"),
+        ({"v": np.ones((2, 3))}, "gradients must be of the model's arrays, got 'v'"),
+        ({"w": np.ones((2, 6))}, r"gradients\['w'\] must be floats of shape \(2, 2, 3\)"),
+        ({"w": np.ones((2, 2, 3), int)}, r"gradients\['w'\] must be floats"),
+        ({"w": np.ones((2, 2, 3)), "steps": np.ones(3)}, "the same number of records"),
+        ({"steps": np.ones(())}, "the same number of records"),
+    ],
+)
+def test_gradients_of_another_form_are_refused(found: Any, problem: str) -> None:
+    with pytest.raises(StudyError, match=problem):
+        gradients_of(lambda weights, context: found)
+
+
+def test_gradients_that_fail_amid_their_batches_are_the_study_s_failure() -> None:
+    def gradients(weights: dict[str, Any], context: Context) -> Any:
+        yield {"w": np.ones((1, 2, 3))}
+        raise ZeroDivisionError("no records")
+
+    with pytest.raises(StudyError, match=r"gradients of app .toy. failed.*ZeroDivisionError"):
+        gradients_of(gradients)

@@ -35,6 +35,9 @@ def demo(
         float, typer.Option(help="How unevenly the digits lie; smaller is more uneven.")
     ] = 0.3,
     seed: Annotated[int, typer.Option(help="Everything random derives from it.")] = 7,
+    dp: Annotated[
+        bool, typer.Option("--dp", help="Hide every record with noise; for heart.")
+    ] = False,
     exit_at_end: Annotated[
         bool, typer.Option("--exit", help="End after the last table, on a terminal too.")
     ] = False,
@@ -58,6 +61,7 @@ def demo(
             rounds=rounds,
             dirichlet=dirichlet,
             seed=seed,
+            dp=dp,
             exit=exit_at_end,
             json=as_json or invocation.output is not OutputFormat.TABLE,
             kill=not no_kill,

@@ -16,26 +16,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-import numpy as np
 import structlog
-from numpy.typing import NDArray
 
 from kumiai.core import failpoints
-from kumiai.core.arrays import layout_of
 from kumiai.core.codec import decode
 from kumiai.core.errors import ConfigError, KumiaiError
-from kumiai.learning import delta_of, flattened
 from kumiai.node.client.deltas import DeltaUpload
 from kumiai.node.client.secure.site import SecureSite
-from kumiai.node.client.secure.weighing import weight_of
 from kumiai.node.client.transfer import BlobTransfer, ModelFile, PutReport, Upload
+from kumiai.node.contributions import Contribution, contribution_of
+from kumiai.node.noised_rounds import PrivateTerms
 from kumiai.node.study import (
     App,
     Context,
     Evaluation,
     Site,
     TaskCancelledError,
-    Update,
     run_evaluate,
     run_train,
 )
@@ -52,6 +48,7 @@ _ANSWERS_REMEMBERED = 256
 _MODELS_KEPT = 2
 _REASON_CHARACTERS_MAX = 2_000
 _PROGRESS_STEP = 0.05
+_UNITS = {pb.PRIVACY_UNIT_RECORD: "record", pb.PRIVACY_UNIT_CLIENT: "client"}
 _KIND_NAMES = {pb.TASK_KIND_TRAIN: "train", pb.TASK_KIND_EVALUATE: "evaluate"}
 
 
@@ -67,6 +64,15 @@ class _Task:
     def key(self) -> _Key:
         key = self.message.key
         return (key.run_id, key.round, key.kind)
+
+
+@dataclass(frozen=True, slots=True)
+class _OpenUpdate:
+    """An update that goes as it is."""
+
+    upload: DeltaUpload
+    examples: int
+    metrics: Mapping[str, float]
 
 
 class TaskRunner:
@@ -228,22 +234,28 @@ class TaskRunner:
     ) -> pb.ClientMessage | None:
         loop = asyncio.get_running_loop()
 
-        def compute() -> tuple[Update, DeltaUpload | NDArray[np.float32]]:
-            base = _open_model(model)
-            update = run_train(app, base, self._context(task, app, loop))
-            failpoints.reach("client.train.done")
+        def compute() -> Contribution | _OpenUpdate:
+            base, context = _open_model(model), self._context(task, app, loop)
             if task.message.HasField("secure"):
-                return update, flattened(delta_of(update.weights, base), layout_of(base))
-            return update, DeltaUpload.prepare(update.weights, base, chunk_bytes=CHUNK_BYTES)
+                made: Contribution | _OpenUpdate = contribution_of(
+                    app, base, context, _terms_of(task.message.secure)
+                )
+            else:
+                update = run_train(app, base, context)
+                upload = DeltaUpload.prepare(update.weights, base, chunk_bytes=CHUNK_BYTES)
+                made = _OpenUpdate(upload, update.examples, update.metrics)
+            failpoints.reach("client.train.done")
+            return made
 
         attempt = task.attempt
-        update, made = await self._compute(task, compute)
+        update = await self._compute(task, compute)
         if task.cancelled.is_set():
             return None
-        if isinstance(made, DeltaUpload):
-            upload: Upload = made
-        else:
-            upload = await self._masked(task, attempt, update, made)
+        upload: Upload = (
+            update.upload
+            if isinstance(update, _OpenUpdate)
+            else await self._masked(task, attempt, update)
+        )
         self._tell(task, pb.TASK_PHASE_UPLOADING)
         report = PutReport(
             run_id=task.message.key.run_id,
@@ -261,19 +273,17 @@ class TaskRunner:
             log.warning("update not accepted", reason=result.reason)
         return None
 
-    async def _masked(
-        self, task: _Task, attempt: int, update: Update, vector: NDArray[np.float32]
-    ) -> Upload:
+    async def _masked(self, task: _Task, attempt: int, contribution: Contribution) -> Upload:
         """Return the update hidden; its round asks for it when all keys are there."""
         if self._secure is None:
             raise ConfigError("this site takes no part in secure aggregation")
         per_weight = task.message.secure.examples_per_weight
 
         def weight(descriptor: RoundDescriptor) -> int:
-            return weight_of(update.examples, per_weight, descriptor.weight_bound)
+            return contribution.weight_in(descriptor, per_weight)
 
         key = (task.message.key.run_id, task.message.key.round, attempt)
-        return await self._secure.mask(key, vector, weight, until=lambda: task.until)
+        return await self._secure.mask(key, contribution.vector, weight, until=lambda: task.until)
 
     async def _evaluate(self, task: _Task, app: App, model: ModelFile) -> pb.ClientMessage:
         loop = asyncio.get_running_loop()
@@ -332,6 +342,15 @@ class TaskRunner:
         for path in (*old, *self._models.glob(".*.part")):
             with contextlib.suppress(OSError):  # what can not be deleted is tried again next time
                 path.unlink()
+
+
+def _terms_of(secure: pb.SecureTask) -> PrivateTerms | None:
+    if not secure.HasField("privacy"):
+        return None
+    asked = secure.privacy
+    if asked.unit not in _UNITS:
+        raise ConfigError("privacy.unit of the task must be record or client, got another one")
+    return PrivateTerms(_UNITS[asked.unit], asked.clip, asked.step)
 
 
 def _open_model(model: ModelFile) -> Mapping[str, Any]:

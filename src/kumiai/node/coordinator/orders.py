@@ -10,6 +10,7 @@ from typing import Protocol
 
 from kumiai.core.errors import ConfigError, NotFoundError
 from kumiai.core.ids import verify_name
+from kumiai.node.noised_rounds import PrivateTerms
 from kumiai.storage import AssignmentKind
 
 __all__ = ["ClientDirectory", "TaskKey", "TaskOrder", "verify_named_task"]
@@ -64,6 +65,8 @@ class TaskOrder:
     chunk_bytes: int = 0
     examples_per_weight: int | None = None
     """For a masked update: 0 where all weigh the same; ``None``: the update goes as it is."""
+    privacy: PrivateTerms | None = None
+    """How contributions are clipped and counted before noise is added; ``None``: there is none."""
 
 
 class ClientDirectory(Protocol):

@@ -49,6 +49,7 @@ from kumiai.node.coordinator.secure.driving import (
     StopAskedError,
 )
 from kumiai.node.job import JobSpec, parse_job
+from kumiai.node.noised_rounds import mean_of
 from kumiai.storage import (
     AssignmentRecord,
     Lease,
@@ -353,7 +354,7 @@ class RunDriver:
             if outcome is None:
                 return
             updates = [each for each in updates if each.client_id in outcome.survivors]
-            mean = outcome.mean()
+            mean = mean_of(outcome, job.privacy, invited=self._secure.invited_count)
         new = await self._engine.aggregator.aggregate(
             run,
             job,

@@ -24,6 +24,7 @@ _KINDS: dict[AssignmentKind, pb.TaskKind] = {
     "train": pb.TASK_KIND_TRAIN,
     "evaluate": pb.TASK_KIND_EVALUATE,
 }
+_UNITS = {"record": pb.PRIVACY_UNIT_RECORD, "client": pb.PRIVACY_UNIT_CLIENT}
 
 
 def key_to_wire(key: TaskKey) -> pb.TaskKey:
@@ -45,12 +46,22 @@ def order_to_wire(order: TaskOrder) -> pb.ServerMessage:
             deadline_seconds=order.deadline_seconds,
             attempt=order.attempt,
             chunk_bytes=order.chunk_bytes,
-            secure=(
-                None
-                if order.examples_per_weight is None
-                else pb.SecureTask(examples_per_weight=order.examples_per_weight)
-            ),
+            secure=_secure_task(order),
         )
+    )
+
+
+def _secure_task(order: TaskOrder) -> pb.SecureTask | None:
+    if order.examples_per_weight is None:
+        return None
+    terms = order.privacy
+    return pb.SecureTask(
+        examples_per_weight=order.examples_per_weight,
+        privacy=(
+            None
+            if terms is None
+            else pb.PrivateTask(unit=_UNITS[terms.unit], clip=terms.clip, step=terms.step)
+        ),
     )
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from kumiai.core.errors import NotFoundError
 from kumiai.node.coordinator.orders import TaskKey, TaskOrder
 from kumiai.node.job import JobSpec, parse_job
+from kumiai.node.noised_rounds import PrivateTerms, terms_of
 from kumiai.node.wire.channel import CHUNK_BYTES, chunk_bytes_for
 from kumiai.storage import AssignmentRecord, ModelRecord, RunRecord, RunRepository
 
@@ -59,6 +60,7 @@ class TaskWriter:
                 attempt=assignment.attempt,
                 chunk_bytes=terms[assignment.round, assignment.kind].chunk_bytes,
                 examples_per_weight=_examples_per_weight(job, assignment),
+                privacy=_privacy(job, assignment),
             )
             for assignment in sorted(assignments, key=lambda each: (each.kind, each.client_id))
         ]
@@ -99,5 +101,11 @@ def _model_round(assignment: AssignmentRecord) -> int:
 def _examples_per_weight(job: JobSpec, assignment: AssignmentRecord) -> int | None:
     if not job.secure_aggregation.is_on or assignment.kind != "train":
         return None
-    is_uniform = job.strategy.weighting == "uniform"
+    is_uniform = job.strategy.weighting == "uniform" or job.privacy is not None
     return 0 if is_uniform else job.secure_aggregation.examples_per_weight
+
+
+def _privacy(job: JobSpec, assignment: AssignmentRecord) -> PrivateTerms | None:
+    if job.privacy is None or assignment.kind != "train":
+        return None
+    return terms_of(job, job.privacy)

@@ -8,7 +8,7 @@ from typing import Any
 
 from kumiai.core.errors import ConfigError
 from kumiai.node.datasets.files import load_heart
-from kumiai.node.job import JobSpec, parse_job
+from kumiai.node.job import JobSpec, SecureAggregationSpec, parse_job
 
 __all__ = ["DemoOptions", "DemoPlan", "new_plan"]
 
@@ -18,6 +18,9 @@ _SUM_LEAST = 3
 _CLIENTS_MAX = 50
 _ROUNDS_MAX = 10_000
 _GRACE_SECONDS = 30.0
+_DP_EPSILON, _DP_DELTA = 1.7, 1e-4
+_DP_LEARNING_RATE = 2.5
+_NO_NOISE = 1e-6
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +32,8 @@ class DemoOptions:
         clients: how many sites; ``None``: five for digits, for heart its four hospitals.
         rounds: how many, >= 1.
         dirichlet: how unevenly the digits lie: the smaller, the more; heart's are what they are.
-        seed: everything random derives from it; >= 0.
+        seed: everything random derives from it, but for noise; >= 0.
+        dp: whether noise hides every record; for heart, at three sites or more.
         exit: whether to end after the last table although a terminal looks on.
         json: whether to print one JSON document and nothing else.
         kill: whether to kill a client in the middle of a round.
@@ -42,6 +46,7 @@ class DemoOptions:
     rounds: int = 20
     dirichlet: float = 0.3
     seed: int = 7
+    dp: bool = False
     exit: bool = False
     json: bool = False
     kill: bool = True
@@ -57,6 +62,7 @@ class DemoPlan:
         app: reference of the study.
         sites: client to the ``data`` table of its settings.
         job: as it will be submitted.
+        open_job: the same without noise, to compare with; ``None``: the job has none.
         victim: the client that is killed; ``None``: nobody.
         kill_after_round: it is killed in a round after this one.
         out: receives the model.
@@ -65,6 +71,7 @@ class DemoPlan:
     app: str
     sites: Mapping[str, Mapping[str, Any]]
     job: JobSpec
+    open_job: JobSpec | None
     victim: str | None
     kill_after_round: int
     out: Path
@@ -82,10 +89,12 @@ def new_plan(options: DemoOptions) -> DemoPlan:
     out = (options.out or Path("demo-model.safetensors")).absolute()
     if not out.parent.is_dir():
         raise ConfigError(f"out must be in a folder that exists, got {out}")
+    job = _job(options, len(sites))
     return DemoPlan(
         app=f"kumiai.node.studies.{options.study}",
         sites=sites,
-        job=_job(options, len(sites)),
+        job=job,
+        open_job=_open_job(job),
         victim=names[len(names) // 2] if options.kill else None,
         # A round lasts a twentieth of a second: of a short run only the beginning is sure.
         kill_after_round=options.rounds // 3 if options.rounds >= 10 else 0,
@@ -100,6 +109,11 @@ def _verify(options: DemoOptions) -> None:
     if options.clients is not None and not 1 <= options.clients <= most:
         raise ConfigError(
             f"clients must be 1 to {most} for the study {options.study}, got {options.clients}"
+        )
+    if options.dp and (options.study != "heart" or (options.clients or most) < _SUM_LEAST):
+        raise ConfigError(
+            f"dp must be used with the study heart at {_SUM_LEAST} sites or more, got "
+            f"{options.study} at {options.clients or most}"
         )
     if not 1 <= options.rounds <= _ROUNDS_MAX:
         raise ConfigError(f"rounds must be 1 to {_ROUNDS_MAX}, got {options.rounds}")
@@ -146,5 +160,39 @@ def _job(options: DemoOptions, clients: int) -> JobSpec:
                 "deadline_seconds": 4 * _GRACE_SECONDS,
             },
             "secure_aggregation": {"mode": "masking" if is_hidden else "none"},
+            **(_private_tables(clients) if options.dp else {}),
+        }
+    )
+
+
+def _private_tables(clients: int) -> dict[str, Any]:
+    """Return what makes the run private: gradient descent on sums of patients, with noise."""
+    hospitals = load_heart()
+    # How many patients each hospital reported is published; so nothing is told by dividing by it.
+    sizes = [int((hospitals.site == index).sum()) for index in range(len(hospitals.sites))]
+    is_natural = clients == len(sizes)
+    return {
+        "strategy": {"name": "fedavgm", "momentum": 0.0, "learning_rate": _DP_LEARNING_RATE},
+        "evaluation": {"every": 0},
+        "privacy": {
+            "unit": "record",
+            "clip": 1.0,
+            "epsilon": _DP_EPSILON,
+            "delta": _DP_DELTA,
+            "records": sum(sizes),
+            "records_per_site": max(sizes) if is_natural else sum(sizes),
+        },
+    }
+
+
+def _open_job(job: JobSpec) -> JobSpec | None:
+    """Return a private job with next to no noise, to be simulated; ``None``: it has none anyway."""
+    if job.privacy is None:
+        return None
+    quiet = {"epsilon": None, "noise_multiplier": _NO_NOISE}
+    return job.model_copy(
+        update={
+            "privacy": job.privacy.model_copy(update=quiet),
+            "secure_aggregation": SecureAggregationSpec(mode="masking", verification="off"),
         }
     )

@@ -37,6 +37,7 @@ class RunPicture:
 
     Attributes:
         rounds_total: how many rounds it will have.
+        is_private: whether sites measure nothing that leaves them.
         lines: the rounds so far.
         phases: what each attached client does.
         out: client to why it is out, as the one who put it out tells.
@@ -45,6 +46,7 @@ class RunPicture:
     """
 
     rounds_total: int
+    is_private: bool = False
     lines: dict[int, RoundLine] = field(default_factory=dict)
     phases: Mapping[str, str] = field(default_factory=dict)
     out: dict[str, str] = field(default_factory=dict)
@@ -60,6 +62,12 @@ class RunPicture:
     def has_ended(self) -> bool:
         """Whether the run has come to its end, good or bad."""
         return self.state in _ENDED
+
+    def is_told(self, line: RoundLine) -> bool:
+        """Return whether all that can be known of a round is known."""
+        if self.is_private:
+            return line.is_published or line.round == 0
+        return line.accuracy is not None
 
     def line(self, number: int) -> RoundLine:
         """Return the round's line; an empty one if nothing is known of it yet."""

@@ -8,7 +8,7 @@ from typing import Any
 from kumiai.node.demo.picture import RoundLine
 from kumiai.node.studies import Baselines
 
-__all__ = ["Comeback", "DemoResult"]
+__all__ = ["Comeback", "DemoResult", "PrivateFacts"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +36,27 @@ class Comeback:
 
 
 @dataclass(frozen=True, slots=True)
+class PrivateFacts:
+    """What a private run promised, and what it cost.
+
+    Attributes:
+        unit: whose part is hidden.
+        epsilon: what all rounds cost.
+        delta: at this delta.
+        noise_multiplier: the noise's standard deviation over the clip.
+        accuracy: of the last model, measured here: sites tell no numbers in a private run.
+        accuracy_without: of the same study trained for as many rounds without noise.
+    """
+
+    unit: str
+    epsilon: float
+    delta: float
+    noise_multiplier: float
+    accuracy: float
+    accuracy_without: float
+
+
+@dataclass(frozen=True, slots=True)
 class DemoResult:
     """The whole outcome.
 
@@ -48,6 +69,7 @@ class DemoResult:
         model: where it lies.
         start_seconds: until all clients were attached.
         run_seconds: from the job's submission to its end.
+        privacy: ``None`` if no noise was added.
     """
 
     study: str
@@ -58,10 +80,13 @@ class DemoResult:
     model: Path
     start_seconds: float
     run_seconds: float
+    privacy: PrivateFacts | None = None
 
     @property
     def federated(self) -> float:
         """The last model's accuracy on all sites' held-out rows, 0 to 1."""
+        if self.privacy is not None:
+            return self.privacy.accuracy
         return self.history[-1].accuracy or 0.0
 
     def document(self) -> Mapping[str, Any]:
@@ -79,6 +104,7 @@ class DemoResult:
             },
             "local_only": dict(yardsticks.local),
             "killed": comeback and {**asdict(comeback), "took_part": comeback.took_part},
+            "privacy": self.privacy and asdict(self.privacy),
             "model": str(self.model),
             "start_seconds": round(self.start_seconds, 3),
             "run_seconds": round(self.run_seconds, 3),

@@ -91,18 +91,19 @@ class PlainScreen:
 
     def show(self, picture: RunPicture) -> None:
         """Print a line for each round whose model has been evaluated since."""
-        while (line := picture.lines.get(self._shown + 1)) and line.accuracy is not None:
+        while (line := picture.lines.get(self._shown + 1)) and picture.is_told(line):
             self._shown = line.round
+            measured = f", loss {_number(line.loss)}, accuracy {_percent(line.accuracy)}"
             self._print(
-                f"round {line.round:>3} of {picture.rounds_total}: {_stand(line) + ',':17} "
-                f"loss {_number(line.loss)}, accuracy {_percent(line.accuracy)}"
+                f"round {line.round:>3} of {picture.rounds_total}: {_stand(line)}"
+                f"{'' if line.accuracy is None else measured}"
             )
 
     def result(self, result: DemoResult) -> None:
         """Print the comparison."""
         self._print("\nmeasured on the held-out rows of all sites:")
-        for name, value, remark in _comparison(result):
-            self._print(f"  {name:12} {value:>7}  {remark}")
+        for name, value, remark in (*_comparison(result), *_privacy(result)):
+            self._print(f"  {name:13} {value:>7}  {remark}")
         self._print(_timing(result))
 
     def say(self, lines: Iterable[str]) -> None:
@@ -152,7 +153,7 @@ class TerminalScreen:
         table.add_column("trained")
         table.add_column("accuracy", justify="right")
         table.add_column("", style="dim")
-        for name, value, remark in _comparison(result):
+        for name, value, remark in (*_comparison(result), *_privacy(result)):
             style = "bold green" if name == "federated" else ""
             table.add_row(name, value, remark, style=style)
         self._console.print(table)
@@ -206,6 +207,20 @@ def _comparison(result: DemoResult) -> Iterable[tuple[str, str, str]]:
         ),
         ("federated", _percent(result.federated), "one model, no row has left its site"),
         ("pooled", _percent(result.yardsticks.pooled), "one model from all rows in one place"),
+    )
+
+
+def _privacy(result: DemoResult) -> Iterable[tuple[str, str, str]]:
+    facts = result.privacy
+    if facts is None:
+        return ()
+    return (
+        ("without noise", _percent(facts.accuracy_without), "the same steps, simulated"),
+        (
+            "epsilon",
+            f"{facts.epsilon:.2f}",
+            f"at delta {facts.delta:g}, for each {facts.unit}, over all rounds",
+        ),
     )
 
 

@@ -7,15 +7,19 @@ import threading
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from kumiai.core.arrays import NamedArrays
+from kumiai.core.arrays import NamedArrays, layout_of
 from kumiai.core.clock import Clock
+from kumiai.core.codec import decode
 from kumiai.core.errors import KumiaiError, StorageError
+from kumiai.learning import dimension_of
 from kumiai.node.demo.options import DemoPlan
 from kumiai.node.demo.picture import RunPicture
-from kumiai.node.demo.result import Comeback, DemoResult
+from kumiai.node.demo.result import Comeback, DemoResult, PrivateFacts
 from kumiai.node.demo.screens import Screen
 from kumiai.node.local.federation import LocalFederation
-from kumiai.node.studies import STUDIES, Baselines, baselines
+from kumiai.node.noised_rounds import plan_of
+from kumiai.node.simulation import simulate
+from kumiai.node.studies import STUDIES, Baselines, baselines, measured_everywhere
 from kumiai.node.study import Site, initial_model
 
 __all__ = ["DemoStory"]
@@ -39,7 +43,7 @@ class DemoStory:
         self._screen = screen
         self._clock = clock
         self._app = STUDIES[plan.job.run.app]
-        self._picture = RunPicture(plan.job.run.rounds)
+        self._picture = RunPicture(plan.job.run.rounds, is_private=plan.job.privacy is not None)
         self._changed = asyncio.Event()
 
     async def tell(self) -> DemoResult:
@@ -50,6 +54,7 @@ class DemoStory:
         """
         began = self._clock.monotonic()
         yardsticks = _in_daemon_thread(self._yardsticks)
+        without = _in_daemon_thread(self._without_noise)
         await self._federation.start(on_step=self._screen.step)
         started = self._clock.monotonic()
         model = await asyncio.to_thread(
@@ -57,7 +62,7 @@ class DemoStory:
         )
         run_id, comeback = await self._run(model)
         ended = self._clock.monotonic()
-        await self._export(run_id)
+        content = await self._export(run_id)
         self._screen.step("comparing with each site alone, and with all data in one place")
         lines = self._picture.lines
         return DemoResult(
@@ -69,6 +74,7 @@ class DemoStory:
             model=self._plan.out,
             start_seconds=started - began,
             run_seconds=ended - started,
+            privacy=self._private_facts(content, await without),
         )
 
     def _yardsticks(self) -> Baselines:
@@ -76,6 +82,32 @@ class DemoStory:
         job = self._plan.job
         return baselines(
             self._app, sites, rounds=job.run.rounds, config=job.train, seed=job.run.seed
+        )
+
+    def _without_noise(self) -> float | None:
+        """Return what the study reaches when nothing is hidden; ``None``: nobody asks."""
+        if self._plan.open_job is None:
+            return None
+        trained = simulate(self._app, self._plan.open_job, sites=self._plan.sites)
+        return self._measured(trained.weights)
+
+    def _measured(self, weights: NamedArrays) -> float:
+        sites = [Site(name, options) for name, options in self._plan.sites.items()]
+        return measured_everywhere(self._app, sites, weights, config=self._plan.job.train)
+
+    def _private_facts(self, content: bytes, without: float | None) -> PrivateFacts | None:
+        job, privacy = self._plan.job, self._plan.job.privacy
+        if privacy is None or without is None:
+            return None
+        weights = decode(content).arrays
+        plan = plan_of(job, privacy, dimension_of(layout_of(weights)))
+        return PrivateFacts(
+            unit=privacy.unit,
+            epsilon=plan.epsilon(),
+            delta=privacy.delta,
+            noise_multiplier=plan.noise_multiplier,
+            accuracy=self._measured(weights),
+            accuracy_without=without,
         )
 
     async def _run(self, model: NamedArrays) -> tuple[str, Comeback | None]:
@@ -206,13 +238,14 @@ class DemoStory:
             await asyncio.sleep(_LOOK_SECONDS)
         return None
 
-    async def _export(self, run_id: str) -> None:
+    async def _export(self, run_id: str) -> bytes:
         out, content = self._plan.out, await self._federation.api.model(run_id)
         try:
             await asyncio.to_thread(out.write_bytes, content)
         except OSError as error:
             raise StorageError(f"model can not be written to {out}: {error.strerror}") from error
         self._screen.step(f"model written to {out.name}, {len(content):,} bytes")
+        return content
 
 
 def _in_daemon_thread(function: Callable[[], _T]) -> asyncio.Future[_T]:

@@ -6,8 +6,8 @@ is compared with.
 """
 
 from kumiai.node.studies import digits, heart, rand
-from kumiai.node.studies.baselines import Baselines, baselines
+from kumiai.node.studies.baselines import Baselines, baselines, measured_everywhere
 
-__all__ = ["STUDIES", "Baselines", "baselines"]
+__all__ = ["STUDIES", "Baselines", "baselines", "measured_everywhere"]
 
 STUDIES = {app.name: app for app in (digits.app, heart.app, rand.app)}

@@ -15,7 +15,7 @@ from kumiai.core.arrays import NamedArrays
 from kumiai.node.datasets import SiteData
 from kumiai.node.study import App, Context, Site, initial_model, run_evaluate, run_train
 
-__all__ = ["Baselines", "baselines"]
+__all__ = ["Baselines", "baselines", "measured_everywhere"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +74,35 @@ def baselines(
     return Baselines(metric, local, pooled)
 
 
+def measured_everywhere(
+    app: App,
+    sites: Sequence[Site],
+    weights: NamedArrays,
+    *,
+    config: Mapping[str, Any],
+    metric: str = "accuracy",
+) -> float:
+    """Return a model's metric on every site's held-out rows, weighted by their number.
+
+    Args:
+        app: a study whose loader returns ``SiteData``.
+        sites: all sites of the federation.
+        weights: the model.
+        config: the job's ``train`` table.
+        metric: one that the study's ``evaluate`` returns.
+
+    Raises:
+        StudyError: the study failed.
+        ValueError: no site returned ``metric``.
+    """
+    results = [run_evaluate(app, weights, app.context(site, config=config)) for site in sites]
+    pairs = [(r.examples, r.metrics[metric]) for r in results if metric in r.metrics]
+    if not pairs:
+        raise ValueError(f"metric must be one that the study returns, got {metric!r}")
+    examples, values = zip(*pairs, strict=True)
+    return float(np.average(values, weights=examples))
+
+
 @dataclass(frozen=True, slots=True)
 class _Trainer:
     app: App
@@ -96,18 +125,9 @@ class _Trainer:
                 seed=int(words[0]),
             )
             weights = run_train(self.app, weights, context).weights
-        return self._everywhere(weights)
-
-    def _everywhere(self, weights: NamedArrays) -> float:
-        results = [
-            run_evaluate(self.app, weights, self.app.context(site, config=self.config))
-            for site in self.sites
-        ]
-        pairs = [(r.examples, r.metrics[self.metric]) for r in results if self.metric in r.metrics]
-        if not pairs:
-            raise ValueError(f"metric must be one that the study returns, got {self.metric!r}")
-        examples, values = zip(*pairs, strict=True)
-        return float(np.average(values, weights=examples))
+        return measured_everywhere(
+            self.app, self.sites, weights, config=self.config, metric=self.metric
+        )
 
 
 def _together(parts: Sequence[SiteData]) -> SiteData:

@@ -58,6 +58,12 @@ def train(weights: dict[str, Any], context: km.Context) -> km.Update:
     return logistic.train(weights, context, epochs=2, batch_size=16, rate=0.02)
 
 
+@app.gradients
+def gradients(weights: dict[str, Any], context: km.Context) -> dict[str, Any]:
+    """Return each patient's gradient, for runs that hide every patient."""
+    return logistic.gradients(weights, context)
+
+
 @app.evaluate
 def evaluate(weights: dict[str, Any], context: km.Context) -> km.Evaluation:
     """Return loss, accuracy and AUC on the hospital's held-out patients."""

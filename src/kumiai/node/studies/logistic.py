@@ -14,7 +14,7 @@ import numpy as np
 
 import kumiai as km
 
-__all__ = ["evaluate", "model", "standardized", "train"]
+__all__ = ["evaluate", "gradients", "model", "standardized", "train"]
 
 
 def standardized(
@@ -81,6 +81,13 @@ def train(
                 weights[name] -= rate * (gradient + mu * (weights[name] - base[name]))
         context.report((epoch + 1) / epochs, f"epoch {epoch + 1} of {epochs}")
     return km.Update(weights, len(y), {"loss": _loss(_probability(weights, x), y)})
+
+
+def gradients(weights: Mapping[str, Any], context: km.Context) -> dict[str, Any]:
+    """Return the gradient of each patient's or family's loss."""
+    x, y = context.data.x_train, context.data.y_train.astype(np.float32)
+    error = _probability(weights, x) - y
+    return {"weight": error[:, None] * x, "bias": error[:, None]}
 
 
 def evaluate(weights: dict[str, Any], context: km.Context) -> km.Evaluation:

@@ -57,6 +57,12 @@ def train(weights: dict[str, Any], context: km.Context) -> km.Update:
     return logistic.train(weights, context, epochs=1, batch_size=64, rate=0.05)
 
 
+@app.gradients
+def gradients(weights: dict[str, Any], context: km.Context) -> dict[str, Any]:
+    """Return each person's gradient, for runs that hide every person."""
+    return logistic.gradients(weights, context)
+
+
 @app.evaluate
 def evaluate(weights: dict[str, Any], context: km.Context) -> km.Evaluation:
     """Return loss, accuracy and AUC on the site's held-out people."""

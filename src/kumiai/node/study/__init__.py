@@ -10,7 +10,7 @@ simulation call ``execution`` from a worker thread.
 from kumiai.node.study.app import App
 from kumiai.node.study.context import Context
 from kumiai.node.study.errors import StudyError, TaskCancelledError
-from kumiai.node.study.execution import initial_model, run_evaluate, run_train
+from kumiai.node.study.execution import initial_model, run_evaluate, run_gradients, run_train
 from kumiai.node.study.loading import load_app
 from kumiai.node.study.outcome import Evaluation, Update
 from kumiai.node.study.site import Site
@@ -26,5 +26,6 @@ __all__ = [
     "initial_model",
     "load_app",
     "run_evaluate",
+    "run_gradients",
     "run_train",
 ]

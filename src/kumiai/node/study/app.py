@@ -3,7 +3,7 @@
 import inspect
 import json
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
 from kumiai.core.arrays import NamedArrays
@@ -13,11 +13,19 @@ from kumiai.node.study.context import Context
 from kumiai.node.study.outcome import Evaluation, Update
 from kumiai.node.study.site import Site
 
-__all__ = ["App", "DataLoader", "EvaluateFunction", "ModelFunction", "TrainFunction"]
+__all__ = [
+    "App",
+    "DataLoader",
+    "EvaluateFunction",
+    "GradientsFunction",
+    "ModelFunction",
+    "TrainFunction",
+]
 
 ModelFunction = Callable[[Mapping[str, Any]], NamedArrays]
 TrainFunction = Callable[[dict[str, Any], Context], Update]
 EvaluateFunction = Callable[[dict[str, Any], Context], Evaluation]
+GradientsFunction = Callable[[dict[str, Any], Context], NamedArrays | Iterable[NamedArrays]]
 DataLoader = Callable[[Site], Any]
 
 _F = TypeVar("_F", bound=Callable[..., Any])
@@ -25,6 +33,7 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 _PARAMETERS = {
     "data": ("site",),
     "evaluate": ("weights", "context"),
+    "gradients": ("weights", "context"),
     "model": ("config",),
     "train": ("weights", "context"),
 }
@@ -54,6 +63,9 @@ class App:
       ``config["seed"]``. It runs once, where the job is submitted, and never at a site.
     * ``train(weights, context)`` gets a dict of writable arrays that it may change in place.
     * ``evaluate(weights, context)`` gets the same as read-only arrays.
+    * ``gradients(weights, context)`` is for runs that hide each record: it gets the model and gives
+      every record's gradient of the loss, as arrays of the model's names whose first axis is the
+      record; all at once, or in batches as a generator. It may leave arrays out that have none.
     * ``data(site)`` gets a ``Site`` and returns whatever the study likes to find in
       ``context.data``; it runs once per site and process.
     """
@@ -71,7 +83,7 @@ class App:
             name: what jobs call it, see ``kumiai.core.ids.verify_name``.
             data: the loader; wins over a ``data`` method of ``study``.
             study: an object, or a class that is called without arguments, with methods ``model``,
-                ``train`` and perhaps ``evaluate`` and ``data``.
+                ``train`` and perhaps ``evaluate``, ``gradients`` and ``data``.
 
         Raises:
             ConfigError: the name is no valid name, or ``study`` lacks a method.
@@ -99,6 +111,10 @@ class App:
         """Make ``function(weights, context)`` the one that evaluates at a site."""
         return self._register("evaluate", function)
 
+    def gradients(self, function: _F) -> _F:
+        """Make ``function(weights, context)`` the one that gives each record's gradient."""
+        return self._register("gradients", function)
+
     @property
     def model_function(self) -> ModelFunction:
         """The function that builds the initial model."""
@@ -108,6 +124,11 @@ class App:
     def train_function(self) -> TrainFunction:
         """The function that trains."""
         return self._function("train")
+
+    @property
+    def gradients_function(self) -> GradientsFunction:
+        """The function that gives each record's gradient."""
+        return self._function("gradients")
 
     @property
     def evaluate_function(self) -> EvaluateFunction | None:

@@ -5,23 +5,32 @@ Nothing is logged here: a ``StudyError`` carries the traceback as its cause, and
 called logs it at the site. What leaves the site is the message alone.
 """
 
+import math
 import sysconfig
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
-from kumiai.core.arrays import BFLOAT16, NamedArrays, layout_of, verify_layout
+from kumiai.core.arrays import BFLOAT16, Layout, NamedArrays, layout_of, verify_layout
 from kumiai.core.errors import UpdateRejectedError
 from kumiai.node.study.app import App
 from kumiai.node.study.context import Context
 from kumiai.node.study.errors import StudyError, TaskCancelledError
 from kumiai.node.study.outcome import Evaluation, Update, verify_arrays
 
-__all__ = ["ERROR_TEXT_LENGTH_MAX", "failure_of", "initial_model", "run_evaluate", "run_train"]
+__all__ = [
+    "ERROR_TEXT_LENGTH_MAX",
+    "failure_of",
+    "initial_model",
+    "run_evaluate",
+    "run_gradients",
+    "run_train",
+]
 
 ERROR_TEXT_LENGTH_MAX = 500
 
@@ -88,6 +97,74 @@ def run_train(app: App, weights: NamedArrays, context: Context) -> Update:
     return replace(
         update, weights={name: np.asarray(update.weights[name], order="C") for name in weights}
     )
+
+
+def run_gradients(
+    app: App, weights: NamedArrays, context: Context
+) -> Iterator[NDArray[np.float64]]:
+    """Let the study compute each record's gradient, and yield them as rows.
+
+    Args:
+        app: the study.
+        weights: the model; the study sees it read-only.
+        context: the task.
+
+    Yields:
+        Batches of shape (records, numbers of the model), the model's arrays one after the other by
+        name; zero where the study gives none.
+
+    Raises:
+        StudyError: the study raised, or returned something else.
+        TaskCancelledError: the study stopped because the task was withdrawn.
+        ConfigError: the app has no ``gradients`` function.
+    """
+    given = {name: array.view() for name, array in weights.items()}
+    for array in given.values():
+        array.flags.writeable = False
+    layout = layout_of(weights)
+    found = _call(app, "gradients", app.gradients_function, given, context)
+    if isinstance(found, Mapping):
+        found = [found]
+    if not isinstance(found, Iterable):
+        raise StudyError(
+            f"gradients of app {app.name!r} must return a mapping of arrays, or yield them, got "
+            f"{type(found).__name__}"
+        )
+    batches = iter(found)
+    while True:
+        # A generator computes here, and may raise here.
+        batch = _call(app, "gradients", next, batches, None)
+        if batch is None:
+            return
+        try:
+            yield _rows_of(verify_arrays("gradients", batch), layout)
+        except (TypeError, ValueError) as error:
+            raise StudyError(f"gradients of app {app.name!r}: {error}") from None
+
+
+def _rows_of(gradients: NamedArrays, layout: Layout) -> NDArray[np.float64]:
+    if unknown := sorted(set(gradients) - set(layout)):
+        raise ValueError(f"gradients must be of the model's arrays, got {unknown[0]!r}")
+    counts = {array.shape[0] if array.ndim else -1 for array in gradients.values()}
+    if len(counts) != 1 or -1 in counts:
+        raise ValueError(
+            "gradients must have the same number of records in every array, as its first axis"
+        )
+    count = counts.pop()
+    columns = []
+    for name in sorted(layout):
+        shape = layout[name].shape
+        if name not in gradients:
+            columns.append(np.zeros((count, math.prod(shape))))
+            continue
+        array = gradients[name]
+        if array.shape[1:] != shape or array.dtype.kind != "f":
+            raise ValueError(
+                f"gradients[{name!r}] must be floats of shape {(count, *shape)}, got "
+                f"{array.dtype} of {array.shape}"
+            )
+        columns.append(array.reshape(count, -1).astype(np.float64))
+    return np.concatenate(columns, axis=1)
 
 
 def run_evaluate(app: App, weights: NamedArrays, context: Context) -> Evaluation:

@@ -12,6 +12,12 @@ class TaskKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     TASK_KIND_TRAIN: _ClassVar[TaskKind]
     TASK_KIND_EVALUATE: _ClassVar[TaskKind]
 
+class PrivacyUnit(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    PRIVACY_UNIT_UNSPECIFIED: _ClassVar[PrivacyUnit]
+    PRIVACY_UNIT_RECORD: _ClassVar[PrivacyUnit]
+    PRIVACY_UNIT_CLIENT: _ClassVar[PrivacyUnit]
+
 class TaskPhase(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     TASK_PHASE_UNSPECIFIED: _ClassVar[TaskPhase]
@@ -29,6 +35,9 @@ class PutOutcome(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
 TASK_KIND_UNSPECIFIED: TaskKind
 TASK_KIND_TRAIN: TaskKind
 TASK_KIND_EVALUATE: TaskKind
+PRIVACY_UNIT_UNSPECIFIED: PrivacyUnit
+PRIVACY_UNIT_RECORD: PrivacyUnit
+PRIVACY_UNIT_CLIENT: PrivacyUnit
 TASK_PHASE_UNSPECIFIED: TaskPhase
 TASK_PHASE_FETCHING: TaskPhase
 TASK_PHASE_COMPUTING: TaskPhase
@@ -244,10 +253,22 @@ class Task(_message.Message):
     def __init__(self, key: _Optional[_Union[TaskKey, _Mapping]] = ..., app: _Optional[str] = ..., rounds_total: _Optional[int] = ..., model_digest: _Optional[str] = ..., model_size_bytes: _Optional[int] = ..., config_json: _Optional[str] = ..., seed: _Optional[int] = ..., deadline_seconds: _Optional[float] = ..., attempt: _Optional[int] = ..., chunk_bytes: _Optional[int] = ..., secure: _Optional[_Union[SecureTask, _Mapping]] = ...) -> None: ...
 
 class SecureTask(_message.Message):
-    __slots__ = ("examples_per_weight",)
+    __slots__ = ("examples_per_weight", "privacy")
     EXAMPLES_PER_WEIGHT_FIELD_NUMBER: _ClassVar[int]
+    PRIVACY_FIELD_NUMBER: _ClassVar[int]
     examples_per_weight: int
-    def __init__(self, examples_per_weight: _Optional[int] = ...) -> None: ...
+    privacy: PrivateTask
+    def __init__(self, examples_per_weight: _Optional[int] = ..., privacy: _Optional[_Union[PrivateTask, _Mapping]] = ...) -> None: ...
+
+class PrivateTask(_message.Message):
+    __slots__ = ("unit", "clip", "step")
+    UNIT_FIELD_NUMBER: _ClassVar[int]
+    CLIP_FIELD_NUMBER: _ClassVar[int]
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    unit: PrivacyUnit
+    clip: float
+    step: float
+    def __init__(self, unit: _Optional[_Union[PrivacyUnit, str]] = ..., clip: _Optional[float] = ..., step: _Optional[float] = ...) -> None: ...
 
 class Cancel(_message.Message):
     __slots__ = ("key", "reason")

@@ -13,7 +13,6 @@ from typing import Final, Protocol, TypeVar
 import numpy as np
 import structlog
 from google.protobuf.message import DecodeError
-from numpy.typing import NDArray
 
 from kumiai.core import failpoints
 from kumiai.core.digest import Buffer, digest_of
@@ -32,10 +31,12 @@ from kumiai.secagg import (
     ClientPhase,
     ClientRound,
     KeepReceipt,
+    Numbers,
     Persist,
     RoundDescriptor,
     Send,
     Stop,
+    client_machine,
 )
 
 __all__ = ["MaskedUpload", "SecureSite", "SumFetcher"]
@@ -158,7 +159,7 @@ class SecureSite:
     async def mask(
         self,
         key: RoundKey,
-        update: NDArray[np.float32],
+        update: Numbers,
         weight: Callable[[RoundDescriptor], int],
         *,
         until: Callable[[], float],
@@ -167,7 +168,7 @@ class SecureSite:
 
         Args:
             key: of the round.
-            update: shape (dimension,), float32.
+            update: shape (dimension,); float32, or int64 in whole steps of the round.
             weight: what it counts, given the round.
             until: the event loop's time at which to give up; it may move.
 
@@ -187,7 +188,9 @@ class SecureSite:
             await self._do(found, actions)
         return MaskedUpload(await _in_thread(_digest_of, vector), vector.nbytes, vector)
 
-    async def _tell_clipped(self, descriptor: RoundDescriptor, update: NDArray[np.float32]) -> None:
+    async def _tell_clipped(self, descriptor: RoundDescriptor, update: Numbers) -> None:
+        if descriptor.noise_variance:  # clipped on purpose, to its norm
+            return
         count = await _in_thread(lambda: int(np.count_nonzero(np.abs(update) > descriptor.clip)))
         if count:
             self._log.warning(
@@ -210,7 +213,7 @@ class SecureSite:
             return  # the opening that it follows was refused
         message, vector = content.message, b""
         if message.vector_digest:
-            _verify_size(message.vector_size_bytes, found.descriptor)
+            _verify_size(message.vector_size_bytes, found.machine.sum_size_bytes)
             vector = await self._sums.fetch_sum(
                 key[0],
                 key[1],
@@ -258,11 +261,11 @@ class SecureSite:
             )
         verifier, proofs = Ed25519Verifier(), proofs_of(descriptor)
         if not records and not journal.counter:
-            machine = ClientRound(
+            machine = client_machine(descriptor)(
                 descriptor, self._terms.name, signer=self._signer, verifier=verifier, proofs=proofs
             )
             return _Round(key, descriptor, machine, journal, 0), machine.begin()
-        machine = ClientRound.restore(
+        machine = client_machine(descriptor).restore(
             descriptor,
             self._terms.name,
             records,
@@ -355,10 +358,9 @@ class SecureSite:
         raise DeadlineError(f"round {key[1]} did not ask for the update in time")
 
 
-def _verify_size(size_bytes: int, descriptor: RoundDescriptor) -> None:
-    """Check that a sum may be as long as the coordinator says: the words, and the blindings."""
-    words = descriptor.upload_words * descriptor.ring_bits // 8
-    if size_bytes > (most := words + words // 64 + 4096):
+def _verify_size(size_bytes: int, most: int) -> None:
+    """Check that a sum may be as long as the coordinator says."""
+    if size_bytes > most:
         raise SecureAggregationError(
             f"sum of the round must be at most {most} bytes, got {size_bytes}"
         )

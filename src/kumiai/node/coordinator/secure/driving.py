@@ -47,17 +47,17 @@ class StopAskedError(Exception):
     """Somebody asked the run to stop."""
 
 
-class _Phase:
-    """How long the present phase lasts already."""
+class _Turn:
+    """How long the clients have had already for what they are asked."""
 
-    def __init__(self, now: Callable[[], float], phase: ServerPhase) -> None:
+    def __init__(self, now: Callable[[], float], turn: object) -> None:
         self._now = now
-        self._phase = phase
+        self._turn = turn
         self._began = now()
 
-    def seconds(self, phase: ServerPhase) -> float:
-        if phase is not self._phase:
-            self._phase, self._began = phase, self._now()
+    def seconds(self, turn: object) -> float:
+        if turn != self._turn:
+            self._turn, self._began = turn, self._now()
         return self._now() - self._began
 
 
@@ -91,6 +91,11 @@ class SecureRoundDriver:
         self._sum: SecureSum | None = None
         self._log = structlog.get_logger("kumiai.rounds").bind(run=lease.run_id)
 
+    @property
+    def invited_count(self) -> int:
+        """How many clients the present attempt asked; 0 between attempts."""
+        return 0 if self._sum is None else len(self._sum.roster)
+
     def able(self, clients: Collection[str]) -> list[str]:
         """Return those of the clients that can take part in a secure round."""
         return self._secure.able(clients)
@@ -109,7 +114,7 @@ class SecureRoundDriver:
         if found is None:
             return
         await found.announce(found.roster)
-        phase = _Phase(self._engine.clock.monotonic, found.phase)
+        turn = _Turn(self._engine.clock.monotonic, found.turn)
         while True:
             await self._hear(found)
             await found.add(await runs.updates(self._run_id, number))
@@ -122,7 +127,7 @@ class SecureRoundDriver:
             progress = await runs.progress(self._run_id, number)
             if progress.stop_requested:
                 raise StopAskedError
-            is_late = phase.seconds(found.phase) >= job.secure_aggregation.phase_seconds
+            is_late = turn.seconds(found.turn) >= job.secure_aggregation.phase_seconds
             if found.phase in _EXCHANGING and (
                 is_late or not await self._is_awaited(found, number)
             ):
@@ -149,12 +154,12 @@ class SecureRoundDriver:
                 await found.end_phase()
             else:
                 await found.announce(found.roster)
-        phase = _Phase(self._engine.clock.monotonic, found.phase)
+        turn = _Turn(self._engine.clock.monotonic, found.turn)
         while not found.is_over:
             await self._hear(found)
             if (await self._engine.runs.get(self._run_id)).stop_requested:
                 raise StopAskedError
-            if phase.seconds(found.phase) >= job.secure_aggregation.phase_seconds:
+            if turn.seconds(found.turn) >= job.secure_aggregation.phase_seconds:
                 await found.end_phase()
             elif not found.is_over:
                 await self._engine.signals.wait(self._run_id, self._engine.times.look_seconds)

@@ -2,16 +2,18 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Any, Final
 
 from kumiai.core.errors import ConfigError, SecureAggregationError
 from kumiai.node.job import JobSpec, SecureAggregationSpec
-from kumiai.secagg import Adversary, Member, Proofs, RoundDescriptor, smallest_graph
+from kumiai.node.noised_rounds import NoisePlan, plan_of
+from kumiai.secagg import Adversary, Member, Proofs, RoundDescriptor, Scheme, smallest_graph
 
 __all__ = ["RoundNames", "new_descriptor", "survivors_least"]
 
 _COMPLETE_COUNT_MAX: Final = 200
 _SURVIVORS_LEAST: Final = 3
+_KEY_BITS: Final = 3072
 _WEIGHT_MAX: Final = 2**31 - 1
 _NO_NORM_BOUND: Final = 1e9
 
@@ -62,7 +64,6 @@ def new_descriptor(
             minimum_survivors=min(
                 count, max(survivors_least(spec, count), 0 if degree else threshold, min_reports)
             ),
-            adversary=Adversary.MALICIOUS,
             colluders=colluders,
             degree=degree,
             dimension=dimension,
@@ -72,10 +73,28 @@ def new_descriptor(
             weight_bound=1,
             norm_bound=_NO_NORM_BOUND if spec.norm_bound is None else spec.norm_bound,
             proofs=Proofs(spec.verification),
+            **_scheme(spec),
         )
+        if job.privacy is not None:
+            return _noised(plan_of(job, job.privacy, dimension), descriptor)
         return replace(descriptor, weight_bound=_weight_bound(job, descriptor))
     except (SecureAggregationError, ValueError) as error:
         raise ConfigError(f"secure_aggregation must fit {count} clients: {error}") from error
+
+
+def _noised(plan: NoisePlan, descriptor: RoundDescriptor) -> RoundDescriptor:
+    """Return the round with the noise that keeps the plan, in a ring that has room for it."""
+    sure = descriptor.minimum_survivors - descriptor.colluders
+    fields: dict[str, Any] = {
+        "clip": plan.coordinate_clip,
+        "norm_bound": plan.terms.clip if plan.terms.unit == "client" else _NO_NORM_BOUND,
+        "value_bits": plan.value_bits,
+        "noise_variance": plan.variance_of_each(sure),
+    }
+    try:
+        return replace(descriptor, ring_bits=32, **fields)
+    except SecureAggregationError:
+        return replace(descriptor, ring_bits=64, **fields)
 
 
 def survivors_least(spec: SecureAggregationSpec, count: int) -> int:
@@ -83,14 +102,26 @@ def survivors_least(spec: SecureAggregationSpec, count: int) -> int:
     return max(_SURVIVORS_LEAST, _colluders(spec, count) + 2)
 
 
+def _scheme(spec: SecureAggregationSpec) -> dict[str, Any]:
+    if spec.mode != "paillier":
+        return {"scheme": Scheme.MASKING, "adversary": Adversary.MALICIOUS}
+    return {
+        "scheme": Scheme.PAILLIER,
+        "adversary": Adversary.SEMI_HONEST,
+        "key_bits": spec.key_bits or _KEY_BITS,
+    }
+
+
 def _colluders(spec: SecureAggregationSpec, count: int) -> int:
+    if spec.mode == "paillier":
+        return 0
     return count // 5 if spec.colluders is None else spec.colluders
 
 
 def _graph(
     spec: SecureAggregationSpec, count: int, colluders: int, min_reports: int
 ) -> tuple[int, int]:
-    if count <= _COMPLETE_COUNT_MAX:
+    if count <= _COMPLETE_COUNT_MAX or spec.mode == "paillier":
         return 0, spec.threshold or (count + colluders) // 2 + 1
     # As parts, a little above, so that rounding gives the counts again.
     graph = smallest_graph(

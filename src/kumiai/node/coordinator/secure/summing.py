@@ -138,6 +138,11 @@ class SecureSum:
         return self._server.phase
 
     @property
+    def turn(self) -> object:
+        """What is asked of the clients now; what is asked next has a time of its own."""
+        return self._server.turn
+
+    @property
     def awaited(self) -> frozenset[str]:
         """Whose answers may still come in this phase."""
         return frozenset(self._server.awaited)

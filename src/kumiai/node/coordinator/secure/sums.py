@@ -14,7 +14,15 @@ from kumiai.node.coordinator.secure.planning import RoundNames, new_descriptor
 from kumiai.node.coordinator.secure.summing import SecureSum, SumParts
 from kumiai.node.job import JobSpec
 from kumiai.node.wire import kumiai_pb2 as pb
-from kumiai.secagg import Member, RoundDescriptor, ServerRound, Signer, UpdateProofs, Verifier
+from kumiai.secagg import (
+    Member,
+    RoundDescriptor,
+    ServerRound,
+    Signer,
+    UpdateProofs,
+    Verifier,
+    server_machine,
+)
 from kumiai.storage import Lease, RoundRecord, SecureRoundRecord
 
 __all__ = ["OwnKey", "SecureSums", "VouchedMember", "VouchedMembers"]
@@ -152,7 +160,7 @@ class SecureSums:
                     f"round must be led on with the key that began it, got another of "
                     f"{own.member.name!r}"
                 )
-            return ServerRound.restore(
+            return server_machine(descriptor).restore(
                 descriptor,
                 own.member.name,
                 records,

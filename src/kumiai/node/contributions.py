@@ -1,0 +1,74 @@
+"""What a site contributes to a sum, before it is hidden: by a client process or a virtual one."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import structlog
+
+from kumiai.core.arrays import NamedArrays, layout_of
+from kumiai.learning import delta_of, dimension_of, flattened
+from kumiai.node.client.secure.weighing import weight_of
+from kumiai.node.noised_rounds import PrivateTerms, event_of_round
+from kumiai.node.study import App, Context, run_gradients, run_train
+from kumiai.privacy import RecordSum
+from kumiai.secagg import Numbers, RoundDescriptor
+
+__all__ = ["Contribution", "contribution_of"]
+
+
+@dataclass(frozen=True, slots=True)
+class Contribution:
+    """A vector that is to be hidden, and what may be said beside it.
+
+    Attributes:
+        vector: shape (numbers of the model,): the update, or a sum of records in whole steps.
+        examples: how many it stands for; 1 where that is private.
+        metrics: what the study measured; none where that is private.
+    """
+
+    vector: Numbers = field(repr=False)
+    examples: int
+    metrics: Mapping[str, float]
+    privacy: PrivateTerms | None = None
+
+    def weight_in(self, descriptor: RoundDescriptor, examples_per_weight: int) -> int:
+        """Return what it weighs in a round, which is checked to keep what was promised.
+
+        Raises:
+            ConfigError: it weighs too much, or the round is not as private as the task.
+        """
+        if self.privacy is None:
+            return weight_of(self.examples, examples_per_weight, descriptor.weight_bound)
+        event_of_round(descriptor, self.privacy)
+        return 1
+
+
+def contribution_of(
+    app: App, base: NamedArrays, context: Context, privacy: PrivateTerms | None
+) -> Contribution:
+    """Let the study do its part.
+
+    Args:
+        app: the study.
+        base: the model that the round began with.
+        context: the task.
+        privacy: how contributions are clipped and counted; ``None``: nothing is private.
+
+    Raises:
+        StudyError, UpdateRejectedError, TaskCancelledError, ConfigError: as the study's functions.
+    """
+    layout = layout_of(base)
+    if privacy is not None and privacy.unit == "record":
+        total = RecordSum(dimension_of(layout), clip=privacy.clip, step=privacy.step)
+        for rows in run_gradients(app, base, context):
+            context.check_cancelled()
+            total.add(rows)
+        if total.dropped:
+            log = structlog.get_logger("kumiai.client")
+            log.warning("gradients of records are not finite and count as zero", app=app.name)
+        return Contribution(total.total(), 1, {}, privacy)
+    update = run_train(app, base, context)
+    vector = flattened(delta_of(update.weights, base), layout)
+    if privacy is not None:
+        return Contribution(vector, 1, {}, privacy)
+    return Contribution(vector, update.examples, update.metrics)

@@ -1,0 +1,223 @@
+"""What noise a private run needs, and what a round of it costs: the same for both ends.
+
+The coordinator plans with it; a site checks with it what it is asked to take part in. Noise counts
+only as far as it surely is in the sum: that of the fewest survivors a round may have, less those
+who may work for a lying coordinator, who know their own shares.
+"""
+
+import math
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kumiai.core.errors import ConfigError
+from kumiai.node.job import JobSpec, PrivacySpec
+from kumiai.privacy import (
+    DEFAULT_ORDERS,
+    SkellamEvent,
+    calibrate_noise,
+    epsilon_of,
+    l1_norm_max_of,
+    l2_norm_max_in_steps,
+    rdp_of,
+)
+from kumiai.secagg import Outcome, RoundDescriptor
+
+__all__ = ["NoisePlan", "PrivateTerms", "event_of_round", "mean_of", "plan_of", "terms_of"]
+
+_RECORD_VALUE_BITS: Final = 24
+_VARIANCE_MAX: Final = 1 << 51
+
+
+@dataclass(frozen=True, slots=True)
+class PrivateTerms:
+    """How a contribution is clipped and counted.
+
+    Attributes:
+        unit: whose contribution it is, ``record`` or ``client``.
+        clip: its largest L2 norm.
+        step: what one whole number stands for.
+    """
+
+    unit: str
+    clip: float
+    step: float
+
+
+@dataclass(frozen=True, slots=True)
+class NoisePlan:
+    """How a private run counts and hides.
+
+    Attributes:
+        terms: of each contribution.
+        coordinate_clip: the largest magnitude of a number that a site sends.
+        value_bits: how finely such a number is counted.
+        dimension: how many numbers a model has.
+        rounds: how many a run has.
+        noise_multiplier: the standard deviation of all noise, over the L2 norm of a contribution.
+        delta: at which the epsilon is stated.
+    """
+
+    terms: PrivateTerms
+    coordinate_clip: float
+    value_bits: int
+    dimension: int
+    rounds: int
+    noise_multiplier: float
+    delta: float
+
+    @property
+    def l2_norm_max(self) -> float:
+        """The bound of one contribution's L2 norm, in steps."""
+        return l2_norm_max_in_steps(self.terms.clip, self.terms.step, self.dimension)
+
+    @property
+    def variance(self) -> float:
+        """Of the noise in each number of the sum, in squared steps."""
+        return (self.noise_multiplier * self.l2_norm_max) ** 2
+
+    def variance_of_each(self, sure_count: int) -> int:
+        """Return the noise of each site, so that so many of them add up to all: an even number.
+
+        Raises:
+            ConfigError: there is nobody to add it, or it is too much to count.
+        """
+        if sure_count < 1:
+            raise ConfigError(
+                "privacy needs noise from one honest site at least; lower "
+                "secure_aggregation.colluders, or raise cohort.min_reports"
+            )
+        each = 2 * math.ceil(self.variance / sure_count / 2)
+        if each > _VARIANCE_MAX:
+            raise ConfigError(
+                f"privacy.noise_multiplier must be less, got {self.noise_multiplier:g}: its noise "
+                "is too large to count; lower secure_aggregation.value_bits"
+            )
+        return each
+
+    def event(self) -> SkellamEvent:
+        """Return what a round costs at least that much noise."""
+        return _event(float(math.ceil(self.variance)), self.l2_norm_max, self.dimension)
+
+    def epsilon(self) -> float:
+        """Return what all rounds cost, each released once."""
+        return epsilon_of(DEFAULT_ORDERS, self.rounds * rdp_of(self.event()), self.delta)
+
+    def signal_to_noise(self, units: int) -> float:
+        """Return how the largest possible sum of contributions compares with the noise, as norms.
+
+        Args:
+            units: how many contributions there are.
+        """
+        return units / (self.noise_multiplier * math.sqrt(self.dimension))
+
+
+def plan_of(job: JobSpec, privacy: PrivacySpec, dimension: int) -> NoisePlan:
+    """Return the plan of a job.
+
+    Args:
+        job: the job.
+        privacy: its table.
+        dimension: how many numbers the model has.
+
+    Raises:
+        ConfigError: no noise can keep the epsilon.
+    """
+    largest, value_bits = _counting_of(job, privacy)
+    plan = NoisePlan(
+        terms=terms_of(job, privacy),
+        coordinate_clip=largest,
+        value_bits=value_bits,
+        dimension=dimension,
+        rounds=job.run.rounds,
+        noise_multiplier=privacy.noise_multiplier or 1.0,
+        delta=privacy.delta,
+    )
+    return plan if privacy.epsilon is None else _calibrated(plan, privacy.epsilon)
+
+
+def terms_of(job: JobSpec, privacy: PrivacySpec) -> PrivateTerms:
+    """Return how sites clip and count their contributions."""
+    largest, value_bits = _counting_of(job, privacy)
+    return PrivateTerms(privacy.unit, privacy.clip, largest / ((1 << (value_bits - 1)) - 1))
+
+
+def _counting_of(job: JobSpec, privacy: PrivacySpec) -> tuple[float, int]:
+    """Return the largest number that a site sends, and how many bits count it."""
+    if privacy.unit == "client":
+        return privacy.clip, job.secure_aggregation.value_bits
+    return privacy.clip * (privacy.records_per_site or privacy.records or 1), _RECORD_VALUE_BITS
+
+
+@lru_cache(maxsize=64)
+def _calibrated(plan: NoisePlan, epsilon: float) -> NoisePlan:
+    bound = plan.l2_norm_max
+    try:
+        multiplier = calibrate_noise(
+            lambda z: _event(math.ceil((z * bound) ** 2), bound, plan.dimension),
+            steps=plan.rounds,
+            target_epsilon=epsilon,
+            target_delta=plan.delta,
+        )
+    except ValueError as error:
+        raise ConfigError(f"privacy.epsilon cannot be kept: {error}") from error
+    return replace(plan, noise_multiplier=multiplier)
+
+
+def _event(variance: float, l2_norm_max: float, dimension: int) -> SkellamEvent:
+    return SkellamEvent(
+        variance=variance,
+        l2_norm_max=l2_norm_max,
+        l1_norm_max=l1_norm_max_of(l2_norm_max, dimension),
+    )
+
+
+def event_of_round(descriptor: RoundDescriptor, terms: PrivateTerms) -> SkellamEvent:
+    """Return what a round costs, as whoever takes part in it can work out.
+
+    Args:
+        descriptor: the round.
+        terms: by which this site clipped and counted.
+
+    Raises:
+        ConfigError: the round counts otherwise, or has no noise that surely is in its sum.
+    """
+    step = descriptor.clip / descriptor.levels
+    if step != terms.step:
+        raise ConfigError(
+            f"step of the round must be that of the task, {terms.step!r}, got {step!r}; this site "
+            "takes no part in it"
+        )
+    if terms.unit == "client" and descriptor.norm_bound > terms.clip:
+        raise ConfigError(
+            f"norm_bound of the round must be at most the task's clip {terms.clip!r}, got "
+            f"{descriptor.norm_bound!r}; this site takes no part in it"
+        )
+    sure = descriptor.minimum_survivors - descriptor.colluders
+    if descriptor.noise_variance == 0 or sure < 1:
+        raise ConfigError(
+            "round must have noise of one honest site at least, got none; this site takes no part "
+            "in it"
+        )
+    bound = l2_norm_max_in_steps(terms.clip, step, descriptor.dimension)
+    return _event(float(sure * descriptor.noise_variance), bound, descriptor.dimension)
+
+
+def mean_of(outcome: Outcome, privacy: PrivacySpec | None, *, invited: int) -> NDArray[np.float32]:
+    """Return what a sum moves the model by, shape (dimension,), float32.
+
+    With privacy the sum is divided by a number that everybody knows, never by how many came: that
+    would tell of those who did not. A sum of gradients points uphill, so that it is taken off.
+
+    Args:
+        outcome: the sum.
+        privacy: the job's table, if it has one.
+        invited: how many clients were asked.
+    """
+    if privacy is None:
+        return outcome.mean()
+    divisor = invited if privacy.records is None else -privacy.records
+    return (outcome.total * (outcome.step / divisor)).astype(np.float32)

@@ -1,0 +1,166 @@
+"""Private runs of virtual clients: noise on every sum, and nothing told beside it."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pytest
+
+import kumiai as km
+from kumiai.core.errors import ConfigError, KumiaiError
+from kumiai.node.job import parse_job
+from kumiai.node.noised_rounds import plan_of
+from kumiai.node.simulation import simulate
+
+SIZE = 4_000
+
+
+def app(records: int = 50) -> km.App:
+    """Return a study in which each record pulls every number by one, far more than any clip."""
+    app = km.App("pulling", data=lambda site: records)
+
+    @app.model
+    def model(config: Mapping[str, Any]) -> dict[str, np.ndarray[Any, Any]]:
+        return {"w": np.zeros(SIZE, np.float32)}
+
+    @app.train
+    def train(weights: dict[str, np.ndarray[Any, Any]], context: km.Context) -> km.Update:
+        weights["w"] -= 1
+        return km.Update(weights, examples=context.data, metrics={"loss": 123.0})
+
+    @app.gradients
+    def gradients(weights: dict[str, Any], context: km.Context) -> Any:
+        for start in range(0, context.data, 20):
+            count = min(20, context.data - start)
+            yield {"w": np.ones((count, SIZE), np.float32)}
+
+    return app
+
+
+def job(privacy: Mapping[str, Any], *, rounds: int = 1, **secure: Any) -> Any:
+    return parse_job(
+        {
+            "run": {"app": "pulling", "rounds": rounds},
+            "cohort": {"size": 4, "min_reports": 3},
+            "evaluation": {"every": 0},
+            "secure_aggregation": {"mode": "masking", "colluders": 0, **secure},
+            "privacy": {"clip": 2.0, "delta": 1e-5, **privacy},
+        }
+    )
+
+
+RECORD = {"unit": "record", "records": 200, "records_per_site": 50, "noise_multiplier": 3.0}
+CLIENT = {"unit": "client", "noise_multiplier": 0.5}
+
+
+def moved_of(asked: Any) -> np.ndarray[Any, Any]:
+    return np.asarray(simulate(app(), asked, sites=4).weights["w"], np.float64)
+
+
+@pytest.mark.parametrize("verification", ["sum", "off"])
+def test_records_move_the_model_by_their_clip_and_noise_lies_on_it(verification: str) -> None:
+    asked = job(RECORD, verification=verification)
+
+    moved = moved_of(asked)
+
+    # 200 records of norm 2 each, over 200: downhill.
+    assert moved.mean() == pytest.approx(-2 / math.sqrt(SIZE), abs=6 * 0.035 / math.sqrt(SIZE))
+    # Planned for three survivors, and all four came.
+    expected = 3.0 * 2.0 / 200 * math.sqrt(4 / 3)
+    bound = 1 + 0.5 * math.sqrt(SIZE) * plan_of(asked, asked.privacy, SIZE).terms.step / 2.0
+    assert moved.std() == pytest.approx(expected * bound, rel=0.06)
+
+
+def test_clients_move_the_model_by_their_clip_and_noise_lies_on_it() -> None:
+    asked = job(CLIENT)
+
+    moved = moved_of(asked)
+
+    assert moved.mean() == pytest.approx(-2 / math.sqrt(SIZE), abs=6 * 0.3 / math.sqrt(SIZE))
+    bound = 1 + 0.5 * math.sqrt(SIZE) * plan_of(asked, asked.privacy, SIZE).terms.step / 2.0
+    assert moved.std() == pytest.approx(0.5 * 2.0 / 4 * math.sqrt(4 / 3) * bound, rel=0.06)
+
+
+def test_two_rounds_have_noise_of_their_own() -> None:
+    once = moved_of(job(RECORD))
+    again = moved_of(job(RECORD))
+
+    assert abs(np.corrcoef(once, again)[0, 1]) < 6 / math.sqrt(SIZE)
+
+
+@pytest.mark.parametrize("privacy", [RECORD, CLIENT])
+def test_nothing_of_the_data_is_told_beside_the_sum(privacy: Mapping[str, Any]) -> None:
+    result = simulate(app(), job(privacy), sites=4)
+
+    assert result.history[1].reports == 4
+    assert "loss" not in result.history[1].metrics
+
+
+def test_a_study_without_gradients_says_what_it_lacks() -> None:
+    plain = km.App("pulling")
+    plain.model(lambda config: {"w": np.zeros(3, np.float32)})
+    plain.train(lambda weights, context: km.Update(weights, 1))
+
+    with pytest.raises(KumiaiError, match="must have a function gradients"):
+        simulate(plain, job(RECORD), sites=4)
+
+
+def test_the_epsilon_that_is_asked_for_is_what_all_rounds_cost() -> None:
+    fields = {key: value for key, value in RECORD.items() if key != "noise_multiplier"}
+    asked = job({**fields, "epsilon": 2.0}, rounds=25)
+    plan = plan_of(asked, asked.privacy, SIZE)
+
+    assert plan.epsilon() <= 2.0
+    assert plan.epsilon() == pytest.approx(2.0, rel=1e-3)
+    looser = job({**fields, "epsilon": 2.0}, rounds=24)
+    assert plan_of(looser, looser.privacy, SIZE).noise_multiplier < plan.noise_multiplier
+
+
+def test_what_no_noise_can_keep_is_refused() -> None:
+    fields = {key: value for key, value in CLIENT.items() if key != "noise_multiplier"}
+    asked = job({**fields, "epsilon": 1e-9, "delta": 1e-300})
+
+    with pytest.raises(ConfigError, match=r"privacy\.epsilon cannot be kept"):
+        plan_of(asked, asked.privacy, SIZE)
+
+
+@pytest.mark.parametrize(
+    ("tables", "problem"),
+    [
+        ({"privacy": {"clip": 1.0, "delta": 1e-5, "epsilon": 1.0}}, "privacy.unit must be given"),
+        (
+            {"privacy": {"unit": "client", "clip": 1.0, "delta": 1e-5}},
+            "epsilon must be given or else noise_multiplier, got None and None",
+        ),
+        (
+            {"privacy": {**RECORD, "clip": 1.0, "delta": 1e-5, "records": None}},
+            'records must be given with unit = "record"',
+        ),
+        (
+            {"privacy": {**CLIENT, "clip": 1.0, "delta": 1e-5, "records": 5}},
+            'records must be given with unit = "record" and with no other',
+        ),
+        (
+            {"privacy": {**RECORD, "clip": 1.0, "delta": 1e-5, "records_per_site": 201}},
+            "records_per_site must be at most records",
+        ),
+        ({"secure_aggregation": {"mode": "none"}}, 'mode must be "masking" with privacy'),
+        (
+            {"secure_aggregation": {"mode": "masking", "verification": "norm", "norm_bound": 1.0}},
+            "noise makes an update larger than its bound",
+        ),
+        ({"evaluation": {"every": 1}}, "evaluation.every must be 0 with privacy, got 1"),
+    ],
+)
+def test_a_table_that_promises_nothing_is_refused(tables: dict[str, Any], problem: str) -> None:
+    whole = {
+        "run": {"app": "pulling"},
+        "evaluation": {"every": 0},
+        "secure_aggregation": {"mode": "masking"},
+        "privacy": {**CLIENT, "clip": 1.0, "delta": 1e-5},
+    }
+    with pytest.raises(ConfigError) as caught:
+        parse_job({**whole, **tables})
+
+    assert problem in str(caught.value)
