@@ -4,6 +4,7 @@ Pure and synchronous: events, numbers and arrays in, numbers out; no files, cloc
 """
 
 from kumiai.privacy.calibration import calibrate_noise
+from kumiai.privacy.clipping_round import ClippingRelease, ClippingRound
 from kumiai.privacy.conversion import delta_of, epsilon_of
 from kumiai.privacy.events import (
     Adjacency,
@@ -20,6 +21,7 @@ from kumiai.privacy.events import (
     event_to_json,
     l1_norm_max_of,
 )
+from kumiai.privacy.mechanisms import GaussianMechanism, SkellamShares
 from kumiai.privacy.rdp import DEFAULT_ORDERS, rdp_of
 from kumiai.privacy.records import RecordSum, l2_norm_max_in_steps
 from kumiai.privacy.sampler import skellam_again
@@ -27,15 +29,19 @@ from kumiai.privacy.sampler import skellam_again
 __all__ = [
     "DEFAULT_ORDERS",
     "Adjacency",
+    "ClippingRelease",
+    "ClippingRound",
     "DiscreteGaussianEvent",
     "Event",
     "FixedSizeGaussianEvent",
     "GaussianEvent",
+    "GaussianMechanism",
     "MatrixEvent",
     "PoissonGaussianEvent",
     "RecordSum",
     "Sampling",
     "SkellamEvent",
+    "SkellamShares",
     "TreeEvent",
     "calibrate_noise",
     "delta_of",
