@@ -1,5 +1,6 @@
 """Whole runs in which the coordinator sees the sum and no update, over real mutual TLS."""
 
+import threading
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -9,10 +10,13 @@ import numpy as np
 import pytest
 
 from kumiai.core.digest import digest_of
+from kumiai.crypto.signatures import Ed25519Verifier
+from kumiai.node.client.secure.known_peers import PEERS_FILE, KnownPeers, clients_of
 from kumiai.node.client.secure.site import MaskedUpload
-from kumiai.secagg import CommittedUpdate
+from kumiai.secagg import CommittedUpdate, verify_receipt
 from kumiai.testing.databases import SQLiteTemplate
 from tests.integration import study
+from tests.integration.eventually import eventually
 from tests.integration.federation import Federation, job
 from tests.integration.liars import let_lie
 
@@ -98,3 +102,53 @@ async def test_a_site_whose_upload_is_no_masked_vector_is_left_out(federation: F
     async with federation.http() as http:
         (entry,) = (await http.get("/api/v1/audit?act=client.excluded")).json()["entries"]
     assert entry["detail"]["reason"].startswith("uploaded what it must not: vector must be ")
+
+
+async def test_a_site_that_was_away_gets_its_receipt_at_its_next_session(
+    federation: Federation,
+) -> None:
+    study.hold["site-1"] = threading.Event()
+    await federation.start_clients(4)
+    run_id = await federation.submit(
+        hidden_job(
+            run={"rounds": 1},
+            cohort={"size": 4, "min_reports": 4},
+            secure_aggregation={"phase_seconds": 3},
+        ),
+        study.app,
+    )
+    await federation.until(run_id, lambda run: run["counts"]["reported"] == 3)
+    await federation.stop_client("site-4")
+    study.hold["site-1"].set()
+    await federation.wait_for(run_id, seconds=90)
+    folder = federation.folder / "clients" / "site-4" / "secure"
+    kept = folder / "receipts" / f"{run_id}.1.receipt"
+    assert not kept.exists()
+    for name in ("site-1", "site-2", "site-3"):
+        await federation.stop_client(name)
+    assert federation.server is not None
+    await federation.server.stop()
+    await federation.start()
+
+    federation.start_client("site-4", data={"number": 4})
+
+    await eventually(kept.exists)
+    roster = clients_of(KnownPeers(folder / PEERS_FILE).load())
+    facts = verify_receipt(kept.read_bytes(), roster, verifier=Ed25519Verifier())
+    assert (facts.client, facts.weight) == ("site-4", 10)
+    assert facts.survivors == ("site-1", "site-2", "site-3", "site-4")
+    await eventually(lambda: not list(kept.parent.glob("*.awaited")))
+
+
+async def test_a_site_that_is_in_no_sum_asks_once_for_its_receipt(federation: Federation) -> None:
+    await federation.start_clients(1)
+    folder = federation.folder / "clients" / "site-1" / "secure" / "receipts"
+    notes = [folder / f"{name}.1.awaited" for name in ("run-gone", "run-a.b")]
+    await federation.stop_client("site-1")
+    for note in notes:
+        note.touch()
+
+    federation.start_client("site-1", data={"number": 1})
+
+    await eventually(lambda: not any(note.exists() for note in notes))
+    assert not list(folder.glob("*.receipt"))

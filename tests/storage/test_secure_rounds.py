@@ -117,6 +117,32 @@ async def test_an_attempt_that_ended_takes_nothing_and_keeps_nothing(
     assert (found.state, found.reason) == ("aborted", "too few")
 
 
+async def test_what_came_of_an_attempt_is_kept_for_sixty_four_rounds(
+    leading: Leading, secure: SecureRoundRepository
+) -> None:
+    for number in (1, 2, 66):
+        attempt = await secure.open(leading.lease, number, 1, b"opening")
+        assert await secure.result(attempt) is None
+        await secure.append(leading.lease, attempt, 0, [b"one", b"two"])
+        assert await secure.result(attempt) is None
+        await secure.end(leading.lease, attempt, "done", result=b"came of %d" % number)
+
+    found = [(await secure.attempts("run-a", number))[0] for number in (1, 2, 66)]
+
+    assert [await secure.result(each) for each in found] == [None, None, b"came of 66"]
+    assert [each.state for each in found] == ["done"] * 3
+
+
+async def test_all_attempts_of_a_round_are_found_in_their_order(
+    leading: Leading, secure: SecureRoundRepository
+) -> None:
+    for number in (2, 1, 3):
+        await secure.open(leading.lease, 1, number, b"opening")
+
+    assert [each.attempt for each in await secure.attempts("run-a", 1)] == [1, 2, 3]
+    assert await secure.attempts("run-a", 2) == []
+
+
 async def test_whoever_does_not_lead_writes_nothing(
     leading: Leading, secure: SecureRoundRepository
 ) -> None:

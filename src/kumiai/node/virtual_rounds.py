@@ -78,10 +78,13 @@ class VirtualRounds:
         """Answer the coordinator until cancelled."""
         while True:
             name, key, content = await self._letters.get()
-            if content.WhichOneof("body") == "opening":
-                await self._open(name, key, content.opening)
-            else:
-                await self._hear(name, key, content.message)
+            match content.WhichOneof("body"):
+                case "opening":
+                    await self._open(name, key, content.opening)
+                case "message":
+                    await self._hear(name, key, content.message)
+                case _:
+                    pass  # a receipt: nobody here keeps any
 
     async def mask(
         self,

@@ -21,6 +21,7 @@ from kumiai.secagg.buffering import BufferGroup, BufferPolicy, GroupBuffer
 from kumiai.secagg.client import ClientRound
 from kumiai.secagg.client_records import ClientPhase
 from kumiai.secagg.descriptor import Member, Proofs, RoundDescriptor, Scheme
+from kumiai.secagg.kept import KeptSum
 from kumiai.secagg.messages import Signer, Verifier
 from kumiai.secagg.parameters import Adversary, GraphParameters, smallest_graph
 from kumiai.secagg.pedersen_proofs import PedersenProofs
@@ -50,6 +51,7 @@ __all__ = [
     "GraphParameters",
     "GroupBuffer",
     "KeepReceipt",
+    "KeptSum",
     "LocalResult",
     "Member",
     "Numbers",

@@ -553,14 +553,25 @@ class ServerRound:
             survivors=tuple(self._conversation.name(index) for index in self._knowledge.survivors),
         )
 
-    def _issue_receipts(self) -> tuple[Send, ...]:
+    @property
+    def proven(self) -> tuple[bytes, tuple[bytes, ...]]:
+        """What receipts are made of, once the sum is out: the evidence, and the survivors' inputs.
+
+        The inputs stand in the order of the survivors' names in the outcome.
+        """
+        knowledge = self._knowledge
+        return self._evidence(), tuple(
+            knowledge.inputs[each][0].data for each in knowledge.survivors
+        )
+
+    def _evidence(self) -> bytes:
         knowledge = self._knowledge
         confirmed = {
             said.index: said.data for said, body in self._right_confirmations() if body.is_right
         }
         quorum = self._conversation.descriptor.quorum
         confirmations = tuple(data for _, data in sorted(confirmed.items())[:quorum])
-        evidence = RoundEvidence(
+        return RoundEvidence(
             self._conversation.descriptor.encode(),
             knowledge.seen,
             knowledge.sharers,
@@ -568,6 +579,9 @@ class ServerRound:
             self._sum_digest(),
             confirmations,
         ).encode()
+
+    def _issue_receipts(self) -> tuple[Send, ...]:
+        knowledge, evidence = self._knowledge, self._evidence()
         return tuple(
             self._to_all(
                 ReceiptIssue(Receipt(knowledge.inputs[index][0].data, evidence).encode()), [index]

@@ -28,6 +28,7 @@ _EVENTS = table_of(Event)
 _ROUNDS = table_of(SecureRoundRow)
 _RECORDS = table_of(SecureRecordRow)
 
+_RESULTS_KEPT: Final = 64
 _EXCLUDED: Final = "client_excluded"
 
 SecureRoundState = Literal["open", "done", "aborted"]
@@ -89,6 +90,22 @@ class SecureRoundRepository:
         async with self._database.reading() as connection:
             row = (await connection.execute(statement)).one_or_none()
         return None if row is None else SecureRoundRecord(**parsed(row))
+
+    async def attempts(self, run_id: str, round: int) -> list[SecureRoundRecord]:  # noqa: A002
+        """Return all attempts of a round, the first one first."""
+        statement = (
+            select(_ROUNDS)
+            .where(_ROUNDS.c.run_id == run_id, _ROUNDS.c.round == round)
+            .order_by(_ROUNDS.c.attempt)
+        )
+        async with self._database.reading() as connection:
+            rows = (await connection.execute(statement)).all()
+        return [SecureRoundRecord(**parsed(row)) for row in rows]
+
+    async def result(self, attempt: SecureRoundRecord) -> bytes | None:
+        """Return what came of an attempt that has ended, if that is still kept."""
+        found = await self.records(attempt) if attempt.state != "open" else []
+        return found[0] if found else None
 
     async def records(self, attempt: SecureRoundRecord) -> list[bytes]:
         """Return the records of an attempt, in the order of writing."""
@@ -211,8 +228,17 @@ class SecureRoundRepository:
         attempt: SecureRoundRecord,
         state: Literal["done", "aborted"],
         reason: str | None = None,
+        *,
+        result: bytes | None = None,
     ) -> None:
         """End an attempt, and forget its records; ending it again so changes nothing.
+
+        Args:
+            lease: held.
+            attempt: which.
+            state: whether there is a sum.
+            reason: why not, in words.
+            result: what came of it; kept for the newest rounds of the run.
 
         Raises:
             FencedError: another leads.
@@ -235,6 +261,22 @@ class SecureRoundRepository:
                 )
             )
             await connection.execute(delete(_RECORDS).where(_of(_RECORDS, attempt)))
+            await connection.execute(
+                delete(_RECORDS).where(
+                    _RECORDS.c.run_id == attempt.run_id,
+                    _RECORDS.c.round <= attempt.round - _RESULTS_KEPT,
+                )
+            )
+            if result is not None:
+                await connection.execute(
+                    insert(_RECORDS).values(
+                        run_id=attempt.run_id,
+                        round=attempt.round,
+                        attempt=attempt.attempt,
+                        number=0,
+                        body=result,
+                    )
+                )
 
 
 def _of(table: Any, attempt: SecureRoundRecord) -> Any:

@@ -44,6 +44,7 @@ from kumiai.node.coordinator.refusals import RefusalLog
 from kumiai.node.coordinator.run_facts import RunFactsCache
 from kumiai.node.coordinator.secure.desk import SecureDesk
 from kumiai.node.coordinator.secure.mailbox import SecureMailbox
+from kumiai.node.coordinator.secure.receipts import ReceiptDesk
 from kumiai.node.coordinator.secure.summing import SumParts
 from kumiai.node.coordinator.secure.sums import OwnKey, SecureSums, VouchedMember
 from kumiai.node.coordinator.server import CoordinatorServer, DataDirectory, HttpServer
@@ -424,7 +425,12 @@ def _session_service(shared: _Shared) -> SessionService:
         audit=stores.audit.recorder,
         sites=shared.sites,
         trust=stores.trust,
-        secure=SecureDesk(shared.mailbox, ca=shared.settings.identity.ca, clock=shared.clock),
+        secure=SecureDesk(
+            shared.mailbox,
+            ReceiptDesk(stores.runs, SecureRoundRepository(stores.database)),
+            ca=shared.settings.identity.ca,
+            clock=shared.clock,
+        ),
     )
 
 

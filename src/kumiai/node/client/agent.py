@@ -169,7 +169,7 @@ class ClientAgent:
             secure=self._secure,
             requires_secure=self._policy.requires_secure,
         )
-        self._on_attached = transfer.end_pauses
+        self._on_attached = _both(transfer.end_pauses, self._secure.note_attached)
         self._on_renewed = transfer.renew_channel_when_idle
         self._files = await asyncio.to_thread(self._watch_files)
         self._renewal = self._new_renewal()
@@ -498,6 +498,14 @@ class ClientAgent:
                 return f"no word from the coordinator for {silence:.0f} s"
             sequence += 1
             self._send(pb.ClientMessage(heartbeat=pb.Heartbeat(sequence=sequence)))
+
+
+def _both(first: Callable[[], None], second: Callable[[], None]) -> Callable[[], None]:
+    def call() -> None:
+        first()
+        second()
+
+    return call
 
 
 def _refusal_in(metadata: "grpc.aio.Metadata | None") -> str:

@@ -171,8 +171,6 @@ class RunDriver:
             current = await self._engine.runs.round(self._run_id, run.round)
             match current.stage:
                 case "published" if current.round == run.rounds_total:
-                    if self._secure is not None:
-                        await self._secure.finish_earlier(job, current)
                     return
                 case "published":
                     await self._open(run, job, current)
@@ -186,8 +184,6 @@ class RunDriver:
 
     async def _open(self, run: RunRecord, job: JobSpec, previous: RoundRecord) -> None:
         number = previous.round + 1
-        if self._secure is not None:
-            await self._secure.finish_earlier(job, previous)
         available = await self._wait_for_clients(run, job, await self._expected(job, previous))
         self._has_opened = True
         target = job.cohort.size or len(available)
@@ -387,7 +383,7 @@ class RunDriver:
         )
         failpoints.reach("coordinator.round.published")
         if self._secure is not None:
-            await self._secure.finish()
+            await self._secure.finish(number)
         if new.central_failure is not None:
             await runs.add_event(
                 self._run_id,

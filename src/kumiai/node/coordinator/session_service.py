@@ -43,6 +43,7 @@ from kumiai.node.coordinator.trust_offers import TrustOffers
 from kumiai.node.wire import kumiai_pb2 as pb
 from kumiai.node.wire.channel import ATTACH, CONTROL_BYTES_MAX, PROTOCOL_VERSION
 from kumiai.node.wire.peers import caller_of, refusal_of
+from kumiai.node.wire.secure_parts import PartCollector
 from kumiai.storage import AssignmentKind, ClientRegistryRepository, RunRepository
 
 __all__ = ["SessionService", "SessionTimes"]
@@ -291,12 +292,18 @@ class SessionService:
                 case "renewal":
                     await self._take_renewal(session, message.renewal)
                 case "secure":
-                    self._secure.take(session.client_id, message.secure, collector)
+                    await self._take_secure(session, message.secure, collector)
                 case "trust":
                     self._trust.take(session, message.trust, by=actor_of(caller_of()))
                 case _:
                     raise ValueError("a session's message must have a known body")
         session.end("the client ended the session")
+
+    async def _take_secure(
+        self, session: ClientSession, part: pb.SecurePart, collector: PartCollector
+    ) -> None:
+        for answer in await self._secure.take(session.client_id, part, collector):
+            session.send(pb.ServerMessage(secure=answer))
 
     async def _watch(self, session: ClientSession) -> None:
         """End the session of a client that is silent."""

@@ -183,12 +183,16 @@ class SecurePart(_message.Message):
     def __init__(self, run_id: _Optional[str] = ..., round: _Optional[int] = ..., attempt: _Optional[int] = ..., content: _Optional[bytes] = ..., is_last: bool = ...) -> None: ...
 
 class SecureContent(_message.Message):
-    __slots__ = ("opening", "message")
+    __slots__ = ("opening", "message", "ask_receipt", "receipt")
     OPENING_FIELD_NUMBER: _ClassVar[int]
     MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    ASK_RECEIPT_FIELD_NUMBER: _ClassVar[int]
+    RECEIPT_FIELD_NUMBER: _ClassVar[int]
     opening: SecureOpening
     message: SecureMessage
-    def __init__(self, opening: _Optional[_Union[SecureOpening, _Mapping]] = ..., message: _Optional[_Union[SecureMessage, _Mapping]] = ...) -> None: ...
+    ask_receipt: bool
+    receipt: bytes
+    def __init__(self, opening: _Optional[_Union[SecureOpening, _Mapping]] = ..., message: _Optional[_Union[SecureMessage, _Mapping]] = ..., ask_receipt: bool = ..., receipt: _Optional[bytes] = ...) -> None: ...
 
 class SecureOpening(_message.Message):
     __slots__ = ("descriptor", "vouchers")

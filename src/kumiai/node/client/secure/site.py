@@ -21,6 +21,7 @@ from kumiai.crypto.signatures import Ed25519Signer, Ed25519Verifier
 from kumiai.identity import files
 from kumiai.node.client.secure.journal import JournalFolder, RoundJournal
 from kumiai.node.client.secure.opening import RoundTerms, read_opening
+from kumiai.node.client.secure.receipt_folder import ReceiptFolder
 from kumiai.node.secure_proofs import proofs_of
 from kumiai.node.wire import kumiai_pb2 as pb
 from kumiai.node.wire.secure_parts import PartCollector, RoundKey, parts_of
@@ -30,7 +31,6 @@ from kumiai.secagg import (
     AskUpdate,
     ClientPhase,
     ClientRound,
-    KeepReceipt,
     Numbers,
     Persist,
     RoundDescriptor,
@@ -115,8 +115,8 @@ class SecureSite:
             KumiaiError: the folders cannot be used.
         """
         self._journals = JournalFolder(folder / "rounds", counters)
-        self._receipts = folder / "receipts"
-        files.new_private_directory(self._receipts)
+        self._folder = folder / "receipts"
+        self._receipts = ReceiptFolder(self._folder, terms.name, terms.peers)
         self._terms = terms
         self._signer = signer
         self._send = send
@@ -125,7 +125,7 @@ class SecureSite:
         self._rounds: dict[RoundKey, _Round] = {}
         self._opened = asyncio.Event()
         self._refused: dict[RoundKey, str] = {}
-        self._letters: asyncio.Queue[tuple[RoundKey, pb.SecureContent]] = asyncio.Queue(256)
+        self._letters: asyncio.Queue[tuple[RoundKey, pb.SecureContent] | None] = asyncio.Queue(256)
         self._log = structlog.get_logger("kumiai.client").bind(client=terms.name)
 
     def take(self, part: pb.SecurePart) -> None:
@@ -136,23 +136,36 @@ class SecureSite:
             self._log.warning("message of a secure round dropped", reason=str(error))
             return
         if ended is not None:
-            try:
-                self._letters.put_nowait(ended)
-            except asyncio.QueueFull:
-                self._log.warning("message of a secure round dropped", reason="too many wait")
+            self._put(ended)
+
+    def note_attached(self) -> None:
+        """Ask in a session that has just begun for the receipts that went out without us."""
+        self._put(None)
+
+    def _put(self, letter: tuple[RoundKey, pb.SecureContent] | None) -> None:
+        try:
+            self._letters.put_nowait(letter)
+        except asyncio.QueueFull:
+            self._log.warning("message of a secure round dropped", reason="too many wait")
+
+    async def _ask_receipts(self) -> None:
+        for key in await _in_thread(self._receipts.awaited):
+            for part in parts_of(key, pb.SecureContent(ask_receipt=True)):
+                self._send(pb.ClientMessage(secure=part))
 
     async def serve(self) -> None:
         """Answer the coordinator until cancelled."""
         while True:
-            key, content = await self._letters.get()
+            letter = await self._letters.get()
+            run_id, number, attempt = ("", 0, 0) if letter is None else letter[0]
             try:
-                await self._hear(key, content)
+                await (self._ask_receipts() if letter is None else self._hear(*letter))
             except KumiaiError as error:
                 self._log.warning(
                     "message of a secure round refused",
-                    run=key[0],
-                    round=key[1],
-                    attempt=key[2],
+                    run=run_id,
+                    round=number,
+                    attempt=attempt,
                     reason=str(error),
                 )
 
@@ -185,6 +198,7 @@ class SecureSite:
             sent = next(action for action in actions if isinstance(action, Send))
             vector = sent.vector or memoryview(b"")
             found.sent_input = replace(sent, vector=None)
+            await _in_thread(self._receipts.await_one, key)
             await self._do(found, actions)
         return MaskedUpload(await _in_thread(_digest_of, vector), vector.nbytes, vector)
 
@@ -207,6 +221,9 @@ class SecureSite:
     async def _hear(self, key: RoundKey, content: pb.SecureContent) -> None:
         if content.WhichOneof("body") == "opening":
             await self._open(key, content.opening)
+            return
+        if content.WhichOneof("body") == "receipt":
+            await self._take_receipt(key, content.receipt)
             return
         found = self._rounds.get(key)
         if found is None:
@@ -292,8 +309,6 @@ class SecureSite:
                     await self._say(found, action)
                 case AskUpdate():
                     found.asked.set()
-                case KeepReceipt(receipt):
-                    await _in_thread(self._keep_receipt, found.key, receipt)
                 case Stop(reason):
                     self._stop(found, reason)
                 case _:
@@ -315,12 +330,12 @@ class SecureSite:
             files.write_atomic(path, found.descriptor.round_id, mode=0o600)
 
     def _revealed_file(self, key: RoundKey) -> Path:
-        return self._receipts / f"{key[0]}.{key[1]}.revealed"
+        return self._folder / f"{key[0]}.{key[1]}.revealed"
 
-    def _keep_receipt(self, key: RoundKey, receipt: bytes) -> None:
-        path = self._receipts / f"{key[0]}.{key[1]}.receipt"
-        files.write_atomic(path, receipt, mode=0o600)
-        self._log.info("receipt kept", run=key[0], round=key[1], path=str(path))
+    async def _take_receipt(self, key: RoundKey, receipt: bytes) -> None:
+        path = await _in_thread(self._receipts.take, key, receipt)
+        if path is not None:
+            self._log.info("receipt kept", run=key[0], round=key[1], path=str(path))
 
     def _stop(self, found: _Round, reason: str) -> None:
         if found.stopped is None:

@@ -145,6 +145,8 @@ class SecureRoundDriver:
             QuorumLostError: there is no sum, for the last time.
             FencedError, StorageError: as the engine's.
         """
+        if (outcome := await self._secure.summed(current)) is not None:
+            return outcome
         found = await self._found(run, job, current)
         if found is None:
             return None
@@ -166,38 +168,17 @@ class SecureRoundDriver:
         if found.stopped is not None:
             await self._begin_anew(run, job, current, found.stopped)
             return None
-        return found.outcome
+        await found.conclude()
+        self._sum = None
+        return await self._secure.summed(current)
 
-    async def finish(self) -> None:
-        """Hand out the receipts of the round that was just published.
-
-        Raises:
-            FencedError, StorageError: as the engine's.
-        """
-        if self._sum is not None:
-            await self._sum.finish()
-            self._sum = None
-
-    async def finish_earlier(self, job: JobSpec, previous: RoundRecord) -> None:
-        """Hand out the receipts of a published round that a crash kept back.
+    async def finish(self, number: int) -> None:
+        """Hand out the receipts of the round that was just published, to those who are there.
 
         Raises:
-            FencedError, StorageError: as the engine's.
+            StorageError: as the engine's.
         """
-        if self._sum is not None:
-            return
-        attempt = await self._secure.find(self._run_id, previous.round)
-        if attempt is None or attempt.state != "open":
-            return
-        try:
-            left = await self._secure.resume(self._lease, attempt)
-            await left.add(await self._engine.runs.updates(self._run_id, previous.round))
-            await self._wait_for(left.roster, job)
-            await left.announce(left.roster)
-            await left.finish()
-        except SecureAggregationError as error:
-            self._log.warning("receipts not issued", round=previous.round, reason=str(error))
-            await self._secure.end(self._lease, attempt, str(error))
+        await self._secure.hand_out(self._run_id, number)
 
     async def abort(self, reason: str) -> None:
         """End what is under way with the run; who cannot be told so finds out by waiting."""

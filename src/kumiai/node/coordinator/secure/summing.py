@@ -8,7 +8,7 @@ import asyncio
 import hashlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final, Protocol, TypeVar
 
 import structlog
@@ -26,6 +26,7 @@ from kumiai.node.wire import kumiai_pb2 as pb
 from kumiai.secagg import (
     Action,
     Exclude,
+    KeptSum,
     Outcome,
     Persist,
     Publish,
@@ -81,7 +82,6 @@ class _Result:
 
     outcome: Outcome | None = None
     stopped: str | None = None
-    receipts: list[Send] = field(default_factory=list)
 
 
 class SecureSum:
@@ -173,10 +173,7 @@ class SecureSum:
             match action:
                 case Publish(outcome):
                     self._result.outcome = outcome
-                    self._result.receipts.clear()
-                case Send() if self._result.outcome is not None:
-                    self._result.receipts.append(action)
-                case Send():
+                case Send() if self._result.outcome is None:
                     await self._say(action, set(action.recipients) & set(clients))
                 case _:
                     pass
@@ -245,16 +242,21 @@ class SecureSum:
         )
         await self._do(await self._parts.in_worker(self._server.end_phase))
 
-    async def finish(self) -> None:
-        """Hand out the receipts and end the attempt, after the model is published.
+    async def conclude(self) -> None:
+        """End the attempt with its sum; what makes the receipts is kept with it.
 
         Raises:
             FencedError: another leads the run.
             StorageError: as `take`; calling again is safe.
+            SecureAggregationError: there is no sum.
         """
-        for send in self._result.receipts:
-            await self._say(send, send.recipients)
-        await self._parts.repository.end(self._lease, self._attempt, "done")
+        outcome = self._result.outcome
+        if outcome is None:
+            raise SecureAggregationError("attempt must have a sum to end with, got none")
+        namespace = sum_namespace(self._attempt.run_id, self._attempt.round)
+        digest = await self._parts.blobs.put(namespace, [outcome.total.data.cast("B")])
+        kept = KeptSum.of(outcome, bytes.fromhex(digest), self._server.proven)
+        await self._parts.repository.end(self._lease, self._attempt, "done", result=kept.encode())
 
     async def abort(self, reason: str) -> None:
         """End the attempt without a sum, and tell everybody who is there.
@@ -286,12 +288,9 @@ class SecureSum:
             )
             self._record_count += len(records)
             failpoints.reach("coordinator.secure.recorded")
-        is_published = any(isinstance(action, Publish) for action in actions)
         for action in actions:
             match action:
-                case Send() if is_published:
-                    self._result.receipts.append(action)
-                case Send():
+                case Send() if self._result.outcome is None:
                     await self._say(action, action.recipients)
                 case Exclude(client, reason):
                     self._log.error("client excluded", client=client, reason=reason)

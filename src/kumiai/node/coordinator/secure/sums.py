@@ -5,17 +5,22 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
+
 from kumiai.core import failpoints
-from kumiai.core.errors import SecureAggregationError
+from kumiai.core.errors import SecureAggregationError, StorageError
 from kumiai.learning import dimension_of
+from kumiai.node.coordinator.namespaces import sum_namespace
 from kumiai.node.coordinator.run_facts import RunFactsCache
 from kumiai.node.coordinator.secure.mailbox import SecureMailbox
 from kumiai.node.coordinator.secure.planning import RoundNames, new_descriptor
+from kumiai.node.coordinator.secure.receipts import find_kept
 from kumiai.node.coordinator.secure.summing import SecureSum, SumParts
 from kumiai.node.job import JobSpec
 from kumiai.node.wire import kumiai_pb2 as pb
 from kumiai.secagg import (
     Member,
+    Outcome,
     RoundDescriptor,
     ServerRound,
     Signer,
@@ -100,6 +105,29 @@ class SecureSums:
         """Return who was left out of any attempt of a round for what it did, with the reason."""
         return await self._parts.repository.exclusions(run_id, round_number)
 
+    async def summed(self, current: RoundRecord) -> Outcome | None:
+        """Return the sum of the present attempt of a round; ``None``: it goes on, or has none.
+
+        Raises:
+            StorageError: the sum cannot be read.
+        """
+        attempt = await self.find(current.run_id, current.round)
+        if attempt is None or attempt.attempt < current.attempt or attempt.state != "done":
+            return None
+        return await self._outcome_of(attempt)
+
+    async def hand_out(self, run_id: str, round_number: int) -> None:
+        """Send the receipts of a published round to those who are there; the others will ask.
+
+        Raises:
+            StorageError: what they are made of cannot be read.
+        """
+        for attempt in await self._parts.repository.attempts(run_id, round_number):
+            kept = await find_kept(self._parts.repository, attempt)
+            for name in () if kept is None else kept.survivors:
+                content = pb.SecureContent(receipt=kept.find_receipt(name) if kept else None)
+                self._parts.carrier.carry([name], attempt, content)
+
     async def begin(
         self,
         lease: Lease,
@@ -173,6 +201,18 @@ class SecureSums:
         found = SecureSum(self._parts, lease, attempt, server, record_count=len(records))
         self.mailbox.open(lease.run_id, found.roster)
         return found
+
+    async def _outcome_of(self, attempt: SecureRoundRecord) -> Outcome:
+        kept = await find_kept(self._parts.repository, attempt)
+        if kept is None:
+            raise StorageError(f"sum of round {attempt.round} must be kept, got none")
+        namespace = sum_namespace(attempt.run_id, attempt.round)
+
+        def outcome() -> Outcome:
+            with self._parts.blobs.open_buffer(namespace, kept.total_digest.hex()) as buffer:
+                return kept.outcome(np.frombuffer(buffer, np.int64).copy())
+
+        return await self._parts.in_worker(outcome)
 
     async def end(self, lease: Lease, attempt: SecureRoundRecord, reason: str) -> None:
         """End an attempt that nobody can go on with.
