@@ -217,7 +217,14 @@ class ClientSettings(_Table):
     """Talk to no member whose signing key does not stand in ``known-peers.json`` beforehand."""
     counters_dir: Path | None = None
     """Where the counters of hidden rounds are, best on a disk that no backup of ``state_dir`` takes
-    back; none: in ``state_dir``."""
+    back; none: in ``state_dir``. The site's own ledger of privacy budgets is there, too."""
+    budget_epsilon: Annotated[float, Field(gt=0)] | None = None
+    """What this site's data may spend on private runs of all studies together; none: no limit here.
+    The site refuses by itself when it is spent, whatever the coordinator says."""
+    budget_delta: Annotated[float, Field(gt=0, lt=1)] = 1e-5
+    """The delta at which ``budget_epsilon`` is stated."""
+    budget_window_days: Annotated[int, Field(ge=0, le=36_500)] = 0
+    """It is spent within so many days, and then earned again; 0: once and for all."""
 
     @field_validator("coordinator")
     @classmethod

@@ -5,6 +5,7 @@ transaction ends, after the run's row and before the audit log's head; an entry 
 limits and counts follow from the entries, and are written with them.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -144,18 +145,23 @@ class BudgetLedger:
         """Return what each scope has paid for; who has not is left out."""
         return await counts_of(self._connection, scopes)
 
-    async def count(self, day: int, charge: Charge) -> None:
-        """Add a charge to the counts."""
+    async def count(self, day: int, charges: Iterable[Charge]) -> None:
+        """Add charges of one day to the counts; at least one."""
+        times = Counter[tuple[str, str, str]]()
+        for charge in charges:
+            for scope, events in charge.events_of().items():
+                for event, count in events.items():
+                    times[str(scope), str(charge.guarantee), event] += count
+        # In order, as every lock on several rows is taken.
         rows = [
             {
-                "scope": str(scope),
-                "guarantee": str(charge.guarantee),
-                "event": event,
+                "scope": place[0],
+                "guarantee": place[1],
+                "event": place[2],
                 "day": day,
                 "times": count,
             }
-            for scope, events in charge.events_of().items()
-            for event, count in events.items()
+            for place, count in sorted(times.items())
         ]
         statement = upsert(self._connection, _COUNTS)
         statement = statement.on_conflict_do_update(

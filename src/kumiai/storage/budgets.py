@@ -63,6 +63,7 @@ _HEAD = table_of(BudgetHeadRow)
 _LIMITS = table_of(BudgetLimitRow)
 _COUNTS = table_of(BudgetCountRow)
 _BATCH_ROWS: Final = 2000
+_CHARGES_MAX: Final = 100_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,7 +182,7 @@ class BudgetRepository:
             paid = await ledger.counts_of(limits) if limits else {}
             verify_affordable(charge, limits, paid, day_of(at_us))
             written = ledger.append(at_us, EntryKind.CHARGED, charge.to_content(), key)
-            await ledger.count(day_of(at_us), charge)
+            await ledger.count(day_of(at_us), [charge])
             await self._write(connection, ledger, entry)
         self._seen = ledger.head
         return _record_of({EntryKind.CHARGED: written})
@@ -339,6 +340,20 @@ class BudgetRepository:
         statement = select(_ENTRIES.c.body).where(_ENTRIES.c.sequence >= start)
         return await self._entries(statement.order_by(_ENTRIES.c.sequence).limit(_BATCH_ROWS))
 
+    async def charges_of(self, scope: BudgetScope) -> list[LedgerEntry]:
+        """Return the entries of the newest charges that a scope pays, at most 100,000, in order."""
+        paid = (EntryKind.CHARGED.value, EntryKind.ADOPTED.value)
+        statement = (
+            select(_ENTRIES.c.body)
+            # Found by the text, which names the scope in quotes; no other name can hold any.
+            .where(
+                _ENTRIES.c.kind.in_(paid), _ENTRIES.c.body.contains(f'"{scope}"', autoescape=True)
+            )
+            .order_by(_ENTRIES.c.sequence.desc())
+            .limit(_CHARGES_MAX)
+        )
+        return (await self._entries(statement))[::-1]
+
     async def freeze(self, reason: str, *, by: str, entry: Any = None) -> None:
         """Let nothing be charged until the ledger is reconciled.
 
@@ -413,7 +428,8 @@ class BudgetRepository:
             for each in added:
                 verify_charge(each.charge)
                 ledger.append(at_us, EntryKind.ADOPTED, each.charge.to_content(), each.key)
-                await ledger.count(day_of(at_us), each.charge)
+            if added:
+                await ledger.count(day_of(at_us), [each.charge for each in added])
             content = {
                 "by": clean(by),
                 "copies": sorted(copy.site for copy in copies),

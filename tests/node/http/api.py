@@ -35,7 +35,9 @@ from kumiai.identity import (
 from kumiai.identity.audit import AuditScribe
 from kumiai.node.assembly.sites import new_site_issuer, new_site_office
 from kumiai.node.coordinator.aggregation import Aggregator
+from kumiai.node.coordinator.auditing import AuditRecorder
 from kumiai.node.coordinator.blob_service import TransferMeter
+from kumiai.node.coordinator.budgets import BudgetDesk
 from kumiai.node.coordinator.engine import RoundEngine
 from kumiai.node.coordinator.leadership import RunSupervisor
 from kumiai.node.coordinator.sessions import ClientSession, SessionHub
@@ -48,6 +50,7 @@ from kumiai.node.settings import IdentitySettings, Settings, SitesSettings
 from kumiai.storage import (
     APITokenRepository,
     AuditLog,
+    BudgetRepository,
     ClientRegistryRepository,
     DatabaseManager,
     Lease,
@@ -340,6 +343,12 @@ async def running_api(
             "models": ModelRepository(database, trail=log),
             "audit": log,
             "tokens": tokens,
+            "budgets": BudgetDesk(
+                BudgetRepository(database, trail=log),
+                folder,
+                COORDINATOR,
+                AuditRecorder(log, clock, COORDINATOR),
+            ),
             "near": NearReads(runs=runs, clients=ClientRegistryRepository(database)),
             "blobs": blobs,
             "hub": hub,

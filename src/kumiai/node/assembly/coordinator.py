@@ -36,6 +36,7 @@ from kumiai.node.assembly.sites import new_site_issuer, new_site_office
 from kumiai.node.assembly.studies import load_apps
 from kumiai.node.coordinator.aggregation import Aggregator, CentralEvaluator
 from kumiai.node.coordinator.blob_service import BlobService, TransferMeter
+from kumiai.node.coordinator.budgets import BudgetDesk
 from kumiai.node.coordinator.engine import RoundEngine
 from kumiai.node.coordinator.evaluations import EvaluationIntake
 from kumiai.node.coordinator.intake import UpdateIntake
@@ -65,6 +66,7 @@ from kumiai.node.wire.peers import AuthenticationInterceptor
 from kumiai.storage import (
     APITokenRepository,
     BlobSweeper,
+    BudgetRepository,
     ClientRegistryRepository,
     DatabaseManager,
     LocalBlobStore,
@@ -164,10 +166,12 @@ class _Stores:
         await self.blobs.check()
         await self.cache.open()
         await self.inbox.start()
+    budgets: BudgetDesk
         await self.denials.start()
         self.sweep.start()
         self.trust.start()
 
+        await self.budgets.open()
     def unwell(self) -> list[str]:
         """Return what has ended by an error and does not go on again for sure."""
         return [*self.audit.unwell(), *self.trust.unwell()]
@@ -353,6 +357,12 @@ def _executors(settings: Settings) -> _Executors:
     def pool(thread_count: int, name: str) -> ThreadPoolExecutor:
         return ThreadPoolExecutor(thread_count, thread_name_prefix=f"kumiai-{name}")
 
+        budgets=BudgetDesk(
+            BudgetRepository(database, trail=audit.log),
+            settings.coordinator.data_dir,
+            coordinator_id,
+            audit.recorder,
+        ),
     return _Executors(
         checking=pool(min(4, os.cpu_count() or 1), "check"),
         aggregating=pool(2, "aggregate"),
@@ -487,6 +497,7 @@ def _http_server(shared: _Shared, supervisor: RunSupervisor) -> HttpServer:
     identity = shared.settings.identity
     tls = rotating_server_context(
         identity.certificate,
+            budgets=stores.budgets,
         identity.key,
         identity.ca,
         shared.clock,

@@ -12,6 +12,7 @@ from kumiai.node.cli import (
     db,
     doctor,
     model,
+    privacy,
     quickstart,
     receipt,
     run,
@@ -73,5 +74,6 @@ app.add_typer(db.app, name="db")
 app.add_typer(audit.app, name="audit")
 app.add_typer(storage.app, name="storage")
 app.add_typer(token.app, name="token")
+app.add_typer(privacy.app, name="privacy")
 app.add_typer(receipt.app, name="receipt")
 doctor.add_to(app)

@@ -18,7 +18,8 @@ from typing import BinaryIO, Final
 from kumiai.core.clock import Clock
 from kumiai.core.errors import ConflictError, IntegrityError, StorageError
 from kumiai.identity import files
-from kumiai.privacy import Event, event_to_json
+from kumiai.node.settings import ClientSettings
+from kumiai.privacy import Adjacency, Event, event_to_json
 from kumiai.privacy.budget import (
     BudgetLimit,
     Paid,
@@ -39,7 +40,7 @@ from kumiai.privacy.ledger import (
 )
 from kumiai.privacy.reconciling import KeyedCharge, SiteCopy
 
-__all__ = ["LEDGER_FILE", "SiteLedger", "read_copy"]
+__all__ = ["LEDGER_FILE", "SiteLedger", "ledger_folder", "limits_of", "read_copy"]
 
 LEDGER_FILE: Final = "budget-ledger.jsonl"
 _DAY_US: Final = 86_400_000_000
@@ -197,6 +198,28 @@ class SiteLedger:
         known.size_bytes += whole
         for at_us, each in entries:
             known.add(at_us, each)
+
+
+def ledger_folder(settings: ClientSettings) -> Path:
+    """Return where a client keeps its ledger: best where no backup brings an older one back."""
+    return settings.counters_dir or settings.state_dir
+
+
+def limits_of(settings: ClientSettings, site: str) -> list[BudgetLimit]:
+    """Return the budget that a site has set itself, for all of its studies together."""
+    if settings.budget_epsilon is None:
+        return []
+    # Who hides a whole client hides its records, so all that is released counts for this one.
+    guarantee = Guarantee(Unit.RECORD, Adjacency.ZERO_OUT)
+    return [
+        BudgetLimit(
+            BudgetScope(ScopeKind.CLIENT, site),
+            guarantee,
+            epsilon=settings.budget_epsilon,
+            delta=settings.budget_delta,
+            window_days=settings.budget_window_days,
+        )
+    ]
 
 
 def read_copy(content: bytes) -> SiteCopy:

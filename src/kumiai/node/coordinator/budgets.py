@@ -8,7 +8,7 @@ ledger that does not continue it came back from a backup, and is frozen until it
 
 import asyncio
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -26,6 +26,7 @@ from kumiai.privacy.ledger import (
     ScopeKind,
     Unit,
 )
+from kumiai.privacy.reconciling import KeyedCharge, SiteCopy
 from kumiai.storage import BudgetRepository, Lease, RunRecord, SealedCharge
 
 __all__ = ["WITNESS_FILE", "BudgetDesk", "charge_of_round"]
@@ -55,7 +56,11 @@ class BudgetDesk:
     """Charges the rounds that this coordinator leads."""
 
     def __init__(
-        self, budgets: BudgetRepository, folder: Path, coordinator_id: str, audit: AuditSink
+        self,
+        budgets: BudgetRepository,
+        folder: Path,
+        coordinator_id: str,
+        audit: AuditSink | None = None,
     ) -> None:
         """Charge to this ledger.
 
@@ -63,12 +68,17 @@ class BudgetDesk:
             budgets: the ledger.
             folder: keeps the witness; the data directory, not the database.
             coordinator_id: this replica's lasting name.
-            audit: is told of what was refused.
+            audit: is told of what was refused; ``None``: nobody is.
         """
         self._budgets = budgets
         self._path = folder / WITNESS_FILE
         self._me = Actor(Role.COORDINATOR.value, coordinator_id)
         self._audit = audit
+
+    @property
+    def ledger(self) -> BudgetRepository:
+        """The ledger."""
+        return self._budgets
 
     async def open(self) -> str | None:
         """Compare the ledger with what was seen of it; return why it is frozen, if it is.
@@ -123,7 +133,8 @@ class BudgetDesk:
                 entry=NewEntry(Act.BUDGET_CHARGED, self._me, subject, detail=detail),
             )
         except BudgetExhaustedError:
-            self._audit.record(Act.BUDGET_CHARGED, subject, Outcome.REFUSED, self._me, detail)
+            if self._audit is not None:
+                self._audit.record(Act.BUDGET_CHARGED, subject, Outcome.REFUSED, self._me, detail)
             raise
         await self._keep()
         return key
@@ -138,6 +149,24 @@ class BudgetDesk:
         """
         digest = await asyncio.to_thread(digest_of, [noised])
         return await self._budgets.seal(lease, key, digest)
+
+    async def reconcile(
+        self,
+        copies: Sequence[SiteCopy],
+        assumed: Mapping[BudgetScope, int],
+        *,
+        by: str,
+        entry: NewEntry,
+    ) -> list[KeyedCharge]:
+        """Bring the ledger in line with the sites' ones; see `BudgetRepository.reconcile`.
+
+        Raises:
+            ConfigError: a scope is in no copy and in no assumption, or its rounds have no price.
+            StorageError: the database or the witness's file failed.
+        """
+        added = await self._budgets.reconcile(copies, assumed, by=by, entry=entry)
+        await self._keep()
+        return added
 
     async def _keep(self) -> None:
         await asyncio.to_thread(self._save, self._budgets.seen)

@@ -15,6 +15,7 @@ from kumiai.core.errors import KumiaiError
 from kumiai.identity import MTLSAuthenticationMiddleware
 from kumiai.node.http import (
     audit,
+    budgets,
     deletion,
     enrolment,
     explain,
@@ -42,6 +43,8 @@ from kumiai.node.http.views import ErrorView
 __all__ = ["create_app"]
 
 _BODY_BYTES_MAX: Final = 1 << 20
+_COPIES_BYTES_MAX: Final = 1 << 26
+_COPIES_PATH: Final = "/api/v1/budgets/reconcile"
 _MODEL_SUFFIX: Final = "/model"
 _HEADERS: Final = (
     (b"cache-control", b"no-store"),
@@ -71,7 +74,19 @@ def create_app(parts: ApiDependencies) -> FastAPI:
         observer=RunObserver(parts, metrics),
         started_at=parts.clock.monotonic(),
     )
-    for room in (audit, operations, runs, deletion, stream, explain, models, enrolment, tokens):
+    rooms = (
+        audit,
+        operations,
+        runs,
+        deletion,
+        stream,
+        explain,
+        models,
+        enrolment,
+        tokens,
+        budgets,
+    )
+    for room in rooms:
         app.include_router(room.new_router())
     app.add_exception_handler(KumiaiError, answer_kumiai_error)
     app.add_exception_handler(HTTPException, answer_http_error)
@@ -142,11 +157,16 @@ class _BodyLimit:
         is_model = scope["method"] == "PUT" and scope["path"].endswith(_MODEL_SUFFIX)
         if b"transfer-encoding" in headers:
             await _refusal(411, "Content-Length must be given")(scope, receive, send)
-        elif not is_model and size_bytes > _BODY_BYTES_MAX:
-            message = f"body must be at most {_BODY_BYTES_MAX} bytes"
+        elif not is_model and size_bytes > (limit := _body_bytes_max(scope["path"])):
+            message = f"body must be at most {limit} bytes"
             await _refusal(413, message)(scope, receive, send)
         else:
             await self._app(scope, receive, send)
+
+
+def _body_bytes_max(path: str) -> int:
+    # The sites' ledgers come together, because one act must bring all of them in line.
+    return _COPIES_BYTES_MAX if path == _COPIES_PATH else _BODY_BYTES_MAX
 
 
 def _refusal(status: int, message: str) -> JSONResponse:

@@ -9,6 +9,7 @@ from fastapi import Depends, Request
 from kumiai.core.clock import Clock
 from kumiai.identity import CallGate
 from kumiai.node.coordinator.blob_service import TransferMeter
+from kumiai.node.coordinator.budgets import BudgetDesk
 from kumiai.node.coordinator.leadership import RunSupervisor
 from kumiai.node.coordinator.sessions import SessionHub
 from kumiai.node.coordinator.signals import RunSignals
@@ -52,6 +53,7 @@ class ApiDependencies:
     secure: SecureRoundRepository
     audit: AuditLog
     tokens: APITokenRepository
+    budgets: BudgetDesk
     blobs: SweptStore
     hub: SessionHub
     supervisor: RunSupervisor

@@ -252,6 +252,38 @@ class OperatorClient:
         body = {"kind": kind, "name": name, "reason": reason}
         return self._json("POST", "/api/v1/audit/redact", body=body)
 
+    def budgets(self, *, scope: str | None = None, delta: float = 1e-5) -> Json:
+        """Return how privacy budgets stand: the answer of ``GET /api/v1/budgets``."""
+        query = {"delta": delta} | ({} if scope is None else {"scope": scope})
+        return self._json("GET", "/api/v1/budgets", query=query)
+
+    def set_budget(self, budget: Json) -> Json:
+        """Set a privacy budget; return how its scope stands."""
+        return self._json("PUT", "/api/v1/budgets", body=budget)
+
+    def drop_budget(self, scope: str, window_days: int) -> Json:
+        """Take a privacy budget away; return how its scope stands."""
+        query = {"scope": scope, "window_days": window_days}
+        return self._json("DELETE", "/api/v1/budgets", query=query)
+
+    def budget_history(self, scope: str, *, delta: float = 1e-5) -> Json:
+        """Return how a scope's epsilon grew, and the forecast."""
+        query = {"scope": scope, "delta": delta}
+        return self._json("GET", "/api/v1/budgets/history", query=query)
+
+    def check_budgets(self) -> Json:
+        """Let the whole ledger be verified, and what is counted from it be rebuilt."""
+        return self._json("POST", "/api/v1/budgets/check")
+
+    def freeze_budgets(self, reason: str) -> Json:
+        """Let nothing be charged until the ledger is reconciled."""
+        return self._json("POST", "/api/v1/budgets/freeze", body={"reason": reason})
+
+    def reconcile_budgets(self, copies: list[Json], assumed: Mapping[str, int]) -> Json:
+        """Bring the ledger in line with the sites' ones; return what was charged."""
+        body: Json = {"copies": copies, "assumed": dict(assumed)}
+        return self._json("POST", "/api/v1/budgets/reconcile", body=body)
+
     def delete_run(self, run_id: str) -> Json:
         """Delete a run that has ended: the answer of ``DELETE /api/v1/runs/{run_id}``."""
         return self._json("DELETE", _run_path(run_id))

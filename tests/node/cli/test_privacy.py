@@ -1,0 +1,156 @@
+"""``kumiai privacy``: budgets at a running coordinator, a site's own ledger, and sums by hand."""
+
+from pathlib import Path
+
+import pytest
+
+from kumiai.core.clock import SystemClock
+from kumiai.node.cli.text_plot import Series, text_plot
+from kumiai.node.client.budget import SiteLedger
+from kumiai.privacy import GaussianEvent
+from kumiai.privacy.ledger import ChargeKey
+from tests.node.cli.program import invoke
+from tests.node.cli.test_token import as_operator
+from tests.node.http.api import RunningApi
+from tests.node.http.test_budgets import BUDGET, spend
+
+
+async def test_a_budget_is_set_listed_and_removed(api: RunningApi) -> None:
+    empty = await as_operator(api, "privacy", "budget", "list")
+    made = await as_operator(
+        api, "privacy", "budget", "set", "client/site-1", "--epsilon", "3", "--unit", "record",
+        "--window-days", "365",
+    )  # fmt: skip
+    listed = await as_operator(api, "privacy", "budget", "list", "-o", "json")
+    removed = await as_operator(
+        api, "privacy", "budget", "remove", "client/site-1", "--window-days", "365"
+    )
+
+    assert "no budgets yet" in empty.out
+    assert "record/zero-out  365 d  3" in made.out
+    assert listed.data[0]["budgets"][0]["epsilon"] == 3
+    assert removed.out == "client/site-1 has no such budget any more\n"
+
+
+async def test_a_report_tells_what_is_spent_and_left(api: RunningApi) -> None:
+    nothing = await as_operator(api, "privacy", "report")
+    await api.operator.put("/api/v1/budgets", json=BUDGET)
+    await spend(api, 4)
+
+    report = await as_operator(api, "privacy", "report")
+    history = await as_operator(api, "privacy", "history", "dataset/site-1/heart")
+
+    assert nothing.out == "nothing was spent yet\n"
+    (line,) = [each for each in report.out.splitlines() if each.startswith("dataset/")]
+    assert line.split()[-3:] == ["4", "none", "6"]
+    assert "spent after 6 more releases like the last" in history.out
+    assert history.out.count("*") == 5
+    assert history.out.count(".\n") >= 1
+
+
+async def test_a_history_without_a_budget_has_no_forecast(api: RunningApi) -> None:
+    await spend(api, 2)
+
+    history = await as_operator(api, "privacy", "history", "model/heart")
+
+    assert "forecast" not in history.out
+
+
+async def test_a_frozen_ledger_is_reconciled_with_the_copies_of_sites(
+    api: RunningApi, folder: Path
+) -> None:
+    await spend(api, 1)
+    site = api.certificates.client.identity.name
+    ledger = SiteLedger(folder / "client-state", site, SystemClock())
+    for round_ in (1, 2):
+        ledger.charge(
+            ChargeKey("run-a", round_, 1), app="heart", unit="client", event=GaussianEvent(4.0)
+        )
+    exported = invoke(
+        "privacy", "budget", "export", "--out", "copy.json",
+        environ={"KUMIAI_IDENTITY__CERTIFICATE": str(api.certificates.client.cert)},
+    )  # fmt: skip
+    await as_operator(api, "privacy", "budget", "freeze", "--reason", "restored")
+
+    frozen = await as_operator(api, "privacy", "report")
+    lacking = await as_operator(api, "privacy", "budget", "reconcile", "--from", "copy.json")
+    done = await as_operator(
+        api, "privacy", "budget", "reconcile", "--from", "copy.json",
+        "--assume", "client/site-1=1", "--assume", "dataset/site-1/heart=0",
+    )  # fmt: skip
+    checked = await as_operator(api, "privacy", "budget", "check")
+
+    assert exported.out.startswith(f"wrote copy.json: 2 charges of {site}")
+    assert "the ledger is frozen: restored" in frozen.out
+    assert lacking.code == 2
+    assert "got none of client/site-1, dataset/site-1/heart" in lacking.err
+    assert done.out == "charged 3 releases that the ledger had lost; it charges again\n"
+    assert "6 entries are as they were written\n" in checked.out
+
+
+@pytest.mark.parametrize("text", ["client/a", "client/a=", "client/a=x", "client/a=-1"])
+def test_an_assumption_is_a_scope_and_a_number(text: str) -> None:
+    outcome = invoke("privacy", "budget", "reconcile", "--assume", text)
+
+    assert outcome.code == 2
+    assert "--assume must be SCOPE=ROUNDS" in outcome.err
+
+
+def test_noise_is_calibrated_and_what_it_gives_is_simulated() -> None:
+    found = invoke(
+        "privacy", "calibrate", "--epsilon", "3", "--rounds", "1000", "--sampling-rate", "0.01",
+        "-o", "json",
+    )  # fmt: skip
+    noise = found.data["noise_multiplier"]
+    plotted = invoke(
+        "privacy", "simulate", "--noise-multiplier", noise, "--rounds", "2000",
+        "--sampling-rate", "0.01", "--epsilon", "3",
+    )  # fmt: skip
+
+    assert noise == pytest.approx(0.8646, abs=1e-3)
+    assert found.data["epsilon"] == pytest.approx(3.0, abs=1e-3)
+    assert "enough for 1000 rounds" in plotted.out
+    assert "* epsilon" in plotted.out
+
+
+def test_people_read_the_noise_in_a_sentence() -> None:
+    outcome = invoke("privacy", "calibrate", "--epsilon", "3", "--rounds", "10")
+
+    assert "for epsilon 3 at delta 1e-05 after 10 rounds" in outcome.out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("calibrate", "--epsilon", "nan", "--rounds", "10"), "target_epsilon"),
+        (("calibrate", "--epsilon", "1", "--rounds", "10", "--delta", "2"), "target_delta"),
+        (("simulate", "--noise-multiplier", "0", "--rounds", "10"), "noise_multiplier"),
+        (
+            ("simulate", "--noise-multiplier", "1", "--rounds", "10", "--adjacency", "x"),
+            "adjacency must be one of",
+        ),
+        (
+            ("simulate", "--noise-multiplier", "1", "--rounds", "10", "--epsilon", "-1"),
+            "epsilon must be greater than 0",
+        ),
+    ],
+)
+def test_what_can_not_be_is_refused_with_its_name(arguments: tuple[str, ...], words: str) -> None:
+    outcome = invoke("privacy", *arguments)
+
+    assert outcome.code == 2
+    assert words in outcome.err
+
+
+def test_a_plot_has_its_marks_where_the_points_are() -> None:
+    plot = text_plot([Series("*", [(1, 1.0), (10, 4.0)])], limit=2.0, width=10, height=4)
+
+    assert plot.splitlines() == [
+        "       4 |         *",
+        "         |----------",
+        "         | *",
+        "       0 |",
+        "         +----------",
+        "          0       10",
+    ]
+    assert text_plot([], width=10, height=2).count("\n") == 3
