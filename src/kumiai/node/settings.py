@@ -185,7 +185,10 @@ class LimitsSettings(_Table):
     unknown_calls_burst: Annotated[int, Field(ge=1, le=1_000_000)] = 100
     """The same at once."""
     connections_per_second: Annotated[float, Field(gt=0, le=100_000)] = 20.0
-    """New ones over HTTP from one address, on average; 5 times as many if good callers use it."""
+    """New ones over HTTP from one address, on average; 5 times as many if good callers use it.
+
+    At the clients' port 5 times as many that come to no admitted call, from all addresses together.
+    """
     connections_burst: Annotated[int, Field(ge=1, le=1_000_000)] = 10
     """The same at once; others wait for their turn, for 2 s at most."""
     refusals_max: Annotated[int, Field(ge=1, le=100_000)] = 10

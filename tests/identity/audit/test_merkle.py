@@ -239,6 +239,15 @@ def test_a_path_longer_than_the_tree_is_high_proves_nothing_wherever_it_leads() 
         verify_consistency(3, 4, [leaf, *more], old, new)
 
 
+def test_a_path_that_ends_below_the_root_proves_nothing_wherever_it_ends() -> None:
+    leaf, root = leaf_hash(b"a"), node_hash(leaf_hash(b"a"), leaf_hash(b"b"))
+
+    with pytest.raises(IntegrityError, match="must lead from the entry"):
+        included_root(leaf, 0, 2, [])
+    with pytest.raises(IntegrityError, match="history was rewritten"):
+        verify_consistency(2, 4, [], root, root)
+
+
 def test_a_hash_of_another_length_is_no_part_of_a_proof() -> None:
     leaf, short = leaf_hash(b"a"), b"short"
 

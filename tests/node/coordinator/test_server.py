@@ -1,7 +1,9 @@
 """The coordinator's start and stop when a part of it fails: nothing stays open behind it."""
 
 import asyncio
+import contextlib
 import socket
+import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -120,6 +122,52 @@ async def test_who_stops_serving_leaves_the_parts_running(parts: Parts) -> None:
     with socket.create_connection(("127.0.0.1", server.port), 1):
         pass
     await server.stop()
+
+
+async def connected(port: int, patience_seconds: float = 0.1) -> bool:
+    """Return whether a connection was let in; it says nothing that is a handshake."""
+    try:
+        async with asyncio.timeout(patience_seconds):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    except TimeoutError:
+        return False
+    writer.write(b"no handshake")
+    with contextlib.suppress(OSError):
+        await reader.read()
+    writer.close()
+    return True
+
+
+async def flooded(server: CoordinatorServer) -> int:
+    """Return how many connections of several hundred were let in."""
+    let_in = 0
+    for _ in range(12):
+        let_in += sum(await asyncio.gather(*(connected(server.port) for _ in range(64))))
+    return let_in
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux can drop them in the kernel")
+async def test_connections_that_come_to_nothing_are_thinned_out_before_their_handshakes(
+    parts: Parts,
+) -> None:
+    server = parts.server()
+    await server.start()
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+
+    let_in = await flooded(server)
+
+    assert let_in < 12 * 64 / 2
+    # Who is open already does not notice: it still gets its answer, here the end.
+    writer.write(b"no handshake")
+    with contextlib.suppress(OSError):
+        assert await reader.read() == b""
+    writer.close()
+    async with asyncio.timeout(30):
+        while not await connected(server.port, patience_seconds=5):
+            pass
+    await server.stop()
+    with pytest.raises(OSError, match="refused"):
+        socket.create_connection(("127.0.0.1", server.port), 1)
 
 
 async def test_a_server_that_was_never_started_has_nothing_to_serve(parts: Parts) -> None:

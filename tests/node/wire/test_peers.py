@@ -1,9 +1,10 @@
 """The gate in front of remote calls: a real gRPC server, with and without good certificates."""
 
 import asyncio
+import contextlib
 import ssl
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +93,7 @@ class Running:
         self.refused: list[RefusedCall] = []
         self.port = 0
         self.clock = ShiftedClock()
+        self.gate: AuthenticationInterceptor
 
     def files(self, member: Forged) -> TlsFiles:
         name = f"{member.certificate.serial_number}"
@@ -130,6 +132,7 @@ async def running(tmp_path: Path) -> AsyncIterator[Running]:
     interceptor = AuthenticationInterceptor(
         gate, running.clock, watch_seconds=0.05, hold_seconds=HOLD_SECONDS
     )
+    running.gate = interceptor
     server = grpc.aio.server(interceptors=[interceptor], options=server_options())
     server.add_generic_rpc_handlers((Handlers(running.handlers()),))
     running.port = server.add_secure_port(
@@ -143,6 +146,37 @@ async def running(tmp_path: Path) -> AsyncIterator[Running]:
     yield running
     watching.cancel()
     await server.stop(None)
+
+
+class Gateway:
+    """Notes whose connections are good for more than others'."""
+
+    def __init__(self) -> None:
+        self.known: list[list[str]] = []
+
+    def let_through(self, strangers: float, known: float, addresses: Iterable[str]) -> None:
+        self.known.append([*addresses])
+
+    def let_all_through(self) -> None:
+        raise AssertionError
+
+
+@pytest.mark.parametrize(("member", "known"), [(OPERATOR, 0), (MEMBER, 1)])
+async def test_a_connection_is_a_good_one_once_a_call_on_it_was_admitted(
+    running: Running, member: Forged, known: int
+) -> None:
+    gateway = Gateway()
+    async with running.channel(member) as wire:
+        for _ in range(3):
+            with contextlib.suppress(grpc.aio.AioRpcError):
+                await wire.unary_unary(STAT)(b"")
+
+    for _ in range(1_000):
+        running.gate.connections.note_accepted()
+    running.clock.shift += 1.0
+    running.gate.pace.look(gateway)
+
+    assert [len(addresses) for addresses in gateway.known] == [known]
 
 
 async def attempt(running: Running, tls: ssl.SSLContext) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from kumiai.core.arrays import NamedArrays
 from kumiai.core.clock import Clock, SystemClock
@@ -82,6 +82,9 @@ from kumiai.storage import (
 
 __all__ = ["new_coordinator", "serve_coordinator"]
 
+_WASTED_FACTOR: Final = 5.0
+"""From all addresses together so many times as many as over HTTP from one of strangers."""
+
 
 async def serve_coordinator(
     settings: Settings, *, on_ready: Callable[[CoordinatorServer], None] = lambda _: None
@@ -132,7 +135,11 @@ def new_coordinator(settings: Settings, coordinator_id: str) -> CoordinatorServe
         blobs=_blob_service(shared),
         hub=shared.hub,
         supervisor=supervisor,
-        gate=AuthenticationInterceptor(shared.gate, shared.clock),
+        gate=AuthenticationInterceptor(
+            shared.gate,
+            shared.clock,
+            wasted_per_second=_WASTED_FACTOR * settings.limits.connections_per_second,
+        ),
         clock=shared.clock,
         http=_http_server(shared, supervisor),
         open_stores=shared.stores.open,

@@ -23,6 +23,7 @@ from kumiai.node.coordinator.blob_service import BlobService
 from kumiai.node.coordinator.leadership import RunSupervisor
 from kumiai.node.coordinator.session_service import SessionService
 from kumiai.node.coordinator.sessions import SessionHub
+from kumiai.node.coordinator.supervision import SupervisedWork
 from kumiai.node.settings import split_address
 from kumiai.node.wire.channel import (
     BLOB_SERVICE,
@@ -33,6 +34,7 @@ from kumiai.node.wire.channel import (
     verify_only_tls_1_3,
 )
 from kumiai.node.wire.peers import AuthenticationInterceptor
+from kumiai.node.wire.port_filter import PortFilter
 
 __all__ = ["CoordinatorServer", "DataDirectory", "HttpServer"]
 
@@ -150,6 +152,8 @@ class CoordinatorServer:
         self._server: grpc.aio.Server | None = None
         self._terminated: asyncio.Task[Any] | None = None
         self._watching: asyncio.Task[None] | None = None
+        self._gateway: PortFilter | None = None
+        self._pacing: SupervisedWork | None = None
         self._leading: asyncio.Task[None] | None = None
         self._log = structlog.get_logger("kumiai.coordinator")
         self.port = 0
@@ -186,6 +190,7 @@ class CoordinatorServer:
         self._watching = asyncio.create_task(self._gate.watch(), name="open-calls")
         await asyncio.to_thread(verify_only_tls_1_3, _reachable(self._listen), self.port, self._tls)
         self._gate.connections.note_call("our own look at the port")
+        self._pace(PortFilter(self.port))
         if self._http is not None:
             self.http_port = await self._http.start()
         self._leading = asyncio.create_task(self._supervisor.serve(), name="run-supervisor")
@@ -233,6 +238,13 @@ class CoordinatorServer:
         error.__cause__ = cause
         return error
 
+    def _pace(self, gateway: PortFilter) -> None:
+        self._gateway = gateway
+        self._pacing = SupervisedWork(
+            "pace of new connections", lambda: self._gate.pace.serve(gateway), self._clock
+        )
+        self._pacing.start()
+
     async def stop(self) -> None:
         """Stop leading, end the sessions, close the ports and the stores.
 
@@ -243,6 +255,10 @@ class CoordinatorServer:
             if self._server is not None:
                 parts.push_async_callback(self._end_termination)
                 parts.push_async_callback(self._server.stop, _STOP_GRACE_SECONDS)
+            if self._gateway is not None:
+                parts.callback(self._gateway.close)
+            if self._pacing is not None:
+                parts.push_async_callback(self._pacing.stop)
             if self._http is not None:
                 parts.push_async_callback(self._http.stop)
             parts.callback(self._hub.end_all, "the coordinator is stopping")

@@ -19,6 +19,7 @@ import grpc.aio
 from kumiai.core.clock import Clock
 from kumiai.identity import CallGate, PeerRefusedError, Permission, Principal, Refusal
 from kumiai.node.wire.channel import ATTACH, GET, PUT, STAT
+from kumiai.node.wire.connection_pace import ConnectionPace
 from kumiai.node.wire.unused_connections import PERIOD_SECONDS, UnusedConnections
 
 __all__ = ["REFUSAL_KEY", "REMOTE_CALLS", "AuthenticationInterceptor", "caller_of", "refusal_of"]
@@ -77,6 +78,7 @@ class AuthenticationInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[mis
         *,
         watch_seconds: float = WATCH_SECONDS,
         hold_seconds: float = HOLD_SECONDS,
+        wasted_per_second: float = 100.0,
     ) -> None:
         """Let this gate decide.
 
@@ -85,10 +87,14 @@ class AuthenticationInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[mis
             clock: paces the telling of connections that came to no call.
             watch_seconds: how often `watch` looks at open calls, > 0.
             hold_seconds: how long who calls too often waits for the answer, >= 0.
+            wasted_per_second: so many connections may come to no admitted call, on average, > 0.
         """
         self._gate = gate
         self._hold_seconds = hold_seconds
         self.connections = UnusedConnections(clock)
+        self.pace = ConnectionPace(
+            lambda: self.connections.accepted_count, clock, wasted_per_second=wasted_per_second
+        )
         self._watch_seconds = watch_seconds
         self._open: set[_OpenCall] = set()
 
@@ -172,14 +178,15 @@ class AuthenticationInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[mis
             self._open.discard(call)
 
     async def _principal_of(self, method: str, context: Any) -> Principal:
-        self.connections.note_call(context.peer())
+        is_first = self.connections.note_call(context.peer())
         permission = REMOTE_CALLS.get(method)
         if permission is None:
             await context.abort(grpc.StatusCode.UNIMPLEMENTED, f"no remote call {method}")
             raise LookupError(f"REMOTE_CALLS must name every remote call, got {method}")
+        address = _host_of(context.peer())
         try:
-            return await self._gate.admit(
-                permission, act=method, chain=_chain_of(context), address=_host_of(context.peer())
+            principal = await self._gate.admit(
+                permission, act=method, chain=_chain_of(context), address=address
             )
         except PeerRefusedError as error:
             if error.refusal in _HELD:
@@ -187,6 +194,9 @@ class AuthenticationInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[mis
                 await asyncio.sleep(self._hold_seconds)
             await _end(context, error)
             raise
+        if is_first:
+            self.pace.note_good(address)
+        return principal
 
 
 async def _end(context: Any, error: PeerRefusedError) -> None:

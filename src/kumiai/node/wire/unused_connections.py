@@ -37,19 +37,25 @@ class UnusedConnections:
         with self._lock:
             self._accepted += 1
 
-    def note_call(self, peer: str) -> None:
-        """Count the connection of a call, once.
+    @property
+    def accepted_count(self) -> int:
+        """How many connections were accepted so far."""
+        return self._accepted
+
+    def note_call(self, peer: str) -> bool:
+        """Count the connection of a call, once; return whether this is its first.
 
         Args:
             peer: the other end with its port, as gRPC names it.
         """
         if peer in self._peers:
             self._peers.move_to_end(peer)
-            return
+            return False
         self._peers[peer] = None
         self._accounted += 1
         if len(self._peers) > _REMEMBERED_MAX:
             self._peers.popitem(last=False)
+        return True
 
     def take(self) -> int:
         """Return, once in ten minutes, how many there were that no call came from; else 0.
