@@ -38,6 +38,7 @@ class Federation:
     settings: dict[str, Any] = field(default_factory=dict)
     storage: dict[str, Any] = field(default_factory=dict)
     sites: dict[str, Any] = field(default_factory=dict)
+    client_settings: dict[str, Any] = field(default_factory=dict)
     server: CoordinatorServer | None = None
     clients: dict[str, "asyncio.Task[None]"] = field(default_factory=dict)
     agents: dict[str, ClientAgent] = field(default_factory=dict)
@@ -106,6 +107,7 @@ class Federation:
                     "state_dir": self.folder / "clients" / name,
                     "apps": [STUDY],
                     "data": dict(data or {}),
+                    **self.client_settings,
                 },
             }
         )

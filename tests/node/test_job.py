@@ -43,6 +43,7 @@ def test_a_job_survives_its_row() -> None:
     assert JobSpec.model_validate_json(job.model_dump_json()) == job
 
 
+PAILLIER = "[run]\napp = 'a'\n[secure_aggregation]\nmode = 'paillier'\n"
 STRATEGY_PARAMETER = "strategy.proximal_mu must be a number of at least 0, got -1"
 
 
@@ -71,12 +72,26 @@ STRATEGY_PARAMETER = "strategy.proximal_mu must be a number of at least 0, got -
         ("[run]\napp = 'a'\n[strategy]\nweighting = 'size'", "strategy.weighting"),
         ("[run]\napp = 'a'\n[train]\nrate = nan", "train.rate must be finite"),
         ("[run]\napp = 'a'\n[train]\nrate = []", "train.rate must be a number, a string"),
+        (f"{PAILLIER}ring_bits = 64", "secure_aggregation.ring_bits must be 32 with mode = "),
+        (f"{PAILLIER}colluders = 1", "secure_aggregation.colluders must be 0 with mode = "),
+        (f"{PAILLIER}key_bits = 1024", "secure_aggregation.key_bits must be 2048, 3072 or 4096"),
+        (
+            "[run]\napp = 'a'\n[secure_aggregation]\nmode = 'masking'\nkey_bits = 2048",
+            'secure_aggregation.key_bits must be left out with mode = "masking", got 2048',
+        ),
         ("examples_max = 0\n[run]\napp = 'a'", "examples_max"),
     ],
 )
 def test_a_bad_job_is_refused_with_key_and_problem(text: str, problem: str) -> None:
     with pytest.raises(ConfigError, match=problem.replace(".", r"\.")):
         parse_job_toml(text, source="job.toml")
+
+
+def test_a_key_may_be_chosen_for_the_mode_that_has_one() -> None:
+    job = parse_job_toml(f"{PAILLIER}key_bits = 2048\ncolluders = 0", source="job.toml")
+
+    assert job.secure_aggregation.is_on
+    assert job.secure_aggregation.key_bits == 2048
 
 
 def test_every_problem_has_its_own_line() -> None:

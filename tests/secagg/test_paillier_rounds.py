@@ -22,6 +22,7 @@ from kumiai.secagg.messages import (
     Opening,
     encode_body,
 )
+from kumiai.secagg.quantizing import signed
 from kumiai.secagg.receipts import verify_receipt
 from tests.secagg.rounds import COORDINATOR, VERIFIER, Network, names_of, paillier_network, replaced
 
@@ -66,6 +67,23 @@ def test_the_sum_is_the_plain_sum_bit_for_bit(count: int) -> None:
     assert_plain_sum(network)
     assert network.outcome is not None
     assert network.outcome.survivors == tuple(names_of(count))
+
+
+def test_numbers_with_noise_have_room_beside_each_other() -> None:
+    network = paillier_network(
+        3, value_bits=4, weight_bound=1, noise_variance=1 << 30, dimension=999
+    )
+    network.run()
+
+    assert network.outcome is not None
+    parts = [client._knowledge for client in network.clients.values()]
+    vectors = [
+        part._quantized(network.updates[name][0], 1)[0]
+        for name, part in zip(network.names, parts, strict=True)
+    ]
+    words = [signed(part.layout.words(vector)) for part, vector in zip(parts, vectors, strict=True)]
+    assert np.array_equal(network.outcome.total, np.sum(words, axis=0)[:-1])
+    assert np.abs(network.outcome.total).max() > network.descriptor.levels * 3
 
 
 @st.composite

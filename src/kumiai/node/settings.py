@@ -216,6 +216,8 @@ class ClientSettings(_Table):
     """Take part in a hidden round only where every client checks the sum."""
     minimum_survivors: Annotated[int, Field(ge=3, le=4096)] = 3
     """With fewer updates in a hidden sum, this site's is not among them."""
+    accepts_paillier: bool = False
+    """Take part in hidden rounds of ``paillier``, which withstand no coordinator that lies."""
     knows_all_peers: bool = False
     """Talk to no member whose signing key does not stand in ``known-peers.json`` beforehand."""
     counters_dir: Path | None = None

@@ -63,7 +63,7 @@ class CipherLayout:
         """Return the layout of a round's ciphertexts."""
         count = descriptor.client_count
         scale = max(member.scale for member in descriptor.roster)
-        largest = descriptor.levels * descriptor.weight_bound * scale
+        largest = descriptor.noised_levels * descriptor.weight_bound * scale
         return cls(
             plain,
             public_key,

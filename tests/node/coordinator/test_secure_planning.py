@@ -51,7 +51,14 @@ def test_a_round_with_a_key_trusts_its_coordinator_and_has_no_colluders() -> Non
 @pytest.mark.parametrize(
     ("planning", "problem"),
     [
-        ({"dimension": 2_000_001}, "dimension must be at most 2000000 with scheme paillier"),
+        (
+            {"dimension": 10**6},
+            r"phase_seconds must be at least 280 to decrypt 1000000 numbers .* got 30; raise it",
+        ),
+        (
+            {"dimension": 2_000_001, "phase_seconds": 600},
+            "dimension must be at most 2000000 with scheme paillier",
+        ),
         ({"threshold": 2}, "threshold must be at least 3 with scheme paillier, got 2"),
     ],
 )

@@ -72,6 +72,7 @@ def new_client(settings: Settings) -> ClientAgent:
             requires_secure=settings.client.requires_secure_aggregation,
             requires_verification=settings.client.requires_verification,
             minimum_survivors=settings.client.minimum_survivors,
+            accepts_paillier=settings.client.accepts_paillier,
             knows_all_peers=settings.client.knows_all_peers,
             counters_dir=settings.client.counters_dir,
         ),

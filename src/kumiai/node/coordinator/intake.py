@@ -198,9 +198,11 @@ class UpdateIntake:
 
 
 def masked_size_limit(facts: RunFacts) -> int:
-    """Return how large a masked vector may be, in bytes: the numbers, the weight, the blindings."""
+    """Return how large a hidden vector may be, in bytes: the numbers, the weight, the blindings."""
     words = (dimension_of(facts.layout) + 1) * facts.job.secure_aggregation.ring_bits // 8
-    return words + words // 64 + _HEADER_SLACK_BYTES
+    masked = words + words // 64 + _HEADER_SLACK_BYTES
+    # A ciphertext is twice as long as what is in it, and that has room for the sum of all.
+    return 4 * masked if facts.job.secure_aggregation.mode == "paillier" else masked
 
 
 _REASONS = {

@@ -24,7 +24,7 @@ from kumiai.identity import (
 from kumiai.node.client.secure.known_peers import KnownPeers
 from kumiai.node.wire import kumiai_pb2 as pb
 from kumiai.node.wire.secure_parts import RoundKey
-from kumiai.secagg import Adversary, Member, Proofs, RoundDescriptor
+from kumiai.secagg import Adversary, Member, Proofs, RoundDescriptor, Scheme
 
 __all__ = ["RoundTerms", "SecurePolicy", "read_opening"]
 
@@ -37,6 +37,8 @@ class SecurePolicy:
         requires_secure: take no task whose update the coordinator would see.
         requires_verification: take part only where the sum is verified.
         minimum_survivors: with fewer updates in a sum, this site's is not among them; >= 3.
+        accepts_paillier: take part in rounds whose updates are encrypted with a key that all sites
+            share, and which a coordinator that lies, or has one site's help, opens.
         knows_all_peers: talk to nobody whose signing key was not written down beforehand.
         counters_dir: where rounds' counters are, best on another disk than the records; ``None``:
             beside them.
@@ -45,6 +47,7 @@ class SecurePolicy:
     requires_secure: bool = False
     requires_verification: bool = True
     minimum_survivors: int = 3
+    accepts_paillier: bool = False
     knows_all_peers: bool = False
     counters_dir: Path | None = None
 
@@ -103,7 +106,14 @@ def read_opening(key: RoundKey, opening: pb.SecureOpening, terms: RoundTerms) ->
 
 
 def _verify_terms(descriptor: RoundDescriptor, policy: SecurePolicy) -> None:
-    if descriptor.adversary is not Adversary.MALICIOUS:
+    if descriptor.scheme is Scheme.PAILLIER:
+        if not policy.accepts_paillier:
+            raise DeniedError(
+                "round must hide updates by masks, got a Paillier key that all sites share: with "
+                "the help of one of them, the coordinator reads every update; ask for masking in "
+                "the job, or set client.accepts_paillier = true at this site"
+            )
+    elif descriptor.adversary is not Adversary.MALICIOUS:
         raise DeniedError(
             "round must withstand a lying coordinator, got one that trusts it; this site refuses"
         )

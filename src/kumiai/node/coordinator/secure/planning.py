@@ -1,5 +1,6 @@
 """From a job and a cohort to the descriptor of a round."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
@@ -14,6 +15,8 @@ __all__ = ["RoundNames", "new_descriptor", "survivors_least"]
 _COMPLETE_COUNT_MAX: Final = 200
 _SURVIVORS_LEAST: Final = 3
 _KEY_BITS: Final = 3072
+_DECRYPTING_SECONDS: Final = {2048: 130e-6, 3072: 280e-6, 4096: 450e-6}
+"""For each number, by the key's length: twice what an ordinary processor takes."""
 _WEIGHT_MAX: Final = 2**31 - 1
 _NO_NORM_BOUND: Final = 1e9
 
@@ -51,6 +54,7 @@ def new_descriptor(
             key of the job.
     """
     spec, count = job.secure_aggregation, len(roster)
+    _verify_time(spec, dimension)
     colluders = _colluders(spec, count)
     try:
         degree, threshold = _graph(spec, count, colluders, min_reports)
@@ -110,6 +114,20 @@ def _scheme(spec: SecureAggregationSpec) -> dict[str, Any]:
         "adversary": Adversary.SEMI_HONEST,
         "key_bits": spec.key_bits or _KEY_BITS,
     }
+
+
+def _verify_time(spec: SecureAggregationSpec, dimension: int) -> None:
+    """Check that sites have the time to decrypt a sum: one that is late ends the round for all."""
+    if spec.mode != "paillier":
+        return
+    key_bits = spec.key_bits or _KEY_BITS
+    needed = math.ceil(_DECRYPTING_SECONDS[key_bits] * dimension)
+    if spec.phase_seconds < needed:
+        raise ConfigError(
+            f"secure_aggregation.phase_seconds must be at least {needed} to decrypt {dimension} "
+            f"numbers with a key of {key_bits} bits, got {spec.phase_seconds:g}; raise it, or use "
+            'mode = "masking"'
+        )
 
 
 def _colluders(spec: SecureAggregationSpec, count: int) -> int:
