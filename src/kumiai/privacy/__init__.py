@@ -3,9 +3,10 @@
 Pure and synchronous: events, numbers and arrays in, numbers out; no files, clocks, logs or threads.
 """
 
-from kumiai.privacy.calibration import calibrate_noise
+from kumiai.privacy.accountant import RDPAccountant
+from kumiai.privacy.calibration import calibrate_noise, rounds_left
 from kumiai.privacy.clipping_round import ClippingRelease, ClippingRound
-from kumiai.privacy.conversion import delta_of, epsilon_of
+from kumiai.privacy.conversion import OrderGridWarning, delta_of, epsilon_of
 from kumiai.privacy.events import (
     Adjacency,
     DiscreteGaussianEvent,
@@ -21,10 +22,13 @@ from kumiai.privacy.events import (
     event_to_json,
     l1_norm_max_of,
 )
+from kumiai.privacy.history import HistoryEntry, PrivacyHistory
 from kumiai.privacy.mechanisms import GaussianMechanism, SkellamShares
 from kumiai.privacy.rdp import DEFAULT_ORDERS, rdp_of
 from kumiai.privacy.records import RecordSum, l2_norm_max_in_steps
+from kumiai.privacy.results import Method, PrivacySpent, PrivacyUnit
 from kumiai.privacy.sampler import skellam_again
+from kumiai.privacy.tight import tight_epsilon
 
 __all__ = [
     "DEFAULT_ORDERS",
@@ -36,8 +40,15 @@ __all__ = [
     "FixedSizeGaussianEvent",
     "GaussianEvent",
     "GaussianMechanism",
+    "HistoryEntry",
     "MatrixEvent",
+    "Method",
+    "OrderGridWarning",
     "PoissonGaussianEvent",
+    "PrivacyHistory",
+    "PrivacySpent",
+    "PrivacyUnit",
+    "RDPAccountant",
     "RecordSum",
     "Sampling",
     "SkellamEvent",
@@ -51,5 +62,7 @@ __all__ = [
     "l1_norm_max_of",
     "l2_norm_max_in_steps",
     "rdp_of",
+    "rounds_left",
     "skellam_again",
+    "tight_epsilon",
 ]

@@ -155,8 +155,8 @@ def _step(s: float) -> float:
     by that times exp(-2 pi t / step); (1 + q w)^a is analytic up to |t| = pi s^2.
     """
     by_density = s * math.pi * math.sqrt(2 / _DIGITS)
-    by_branch = 2 * (math.pi * s) ** 2 / (_DIGITS + (math.pi * s) ** 2 / 2)
-    return by_density if by_density > 2 else by_branch
+    by_branch = 2 / (0.5 + _DIGITS / np.square(math.pi * np.float64(s)))
+    return by_density if by_density > 2 else float(by_branch)
 
 
 def _loss(s: float) -> np.float64:
