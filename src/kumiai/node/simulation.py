@@ -33,6 +33,7 @@ from kumiai.crypto.signatures import Ed25519Signer, Ed25519Verifier
 from kumiai.learning import delta_of
 from kumiai.node.contributions import Contribution, contribution_of
 from kumiai.node.coordinator.aggregation import Aggregator
+from kumiai.node.coordinator.budgets import BudgetDesk
 from kumiai.node.coordinator.engine import RoundEngine
 from kumiai.node.coordinator.evaluations import EvaluationIntake
 from kumiai.node.coordinator.intake import FinishedUpdate, UpdateIntake
@@ -51,6 +52,7 @@ from kumiai.node.study import App, Site, initial_model, run_evaluate, run_train
 from kumiai.node.virtual_rounds import VirtualRounds
 from kumiai.storage import (
     BlobStore,
+    BudgetRepository,
     DatabaseManager,
     LocalBlobStore,
     MemoryBlobStore,
@@ -309,6 +311,7 @@ class _Federation:
             aggregator=Aggregator(blobs=self._blobs, worker=self._pool),
             signals=signals,
             clock=SystemClock(),
+            budgets=BudgetDesk(BudgetRepository(self._database), folder, "simulation"),
         )
         self._supervisor = RunSupervisor(
             engine, leader="simulation", lease_seconds=300, poll_seconds=1.0

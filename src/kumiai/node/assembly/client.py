@@ -7,6 +7,7 @@ from kumiai.core.errors import ConfigError, KumiaiError
 from kumiai.identity import RenewableFiles, Role, verify_own_certificate
 from kumiai.node.assembly.studies import load_apps
 from kumiai.node.client.agent import ClientAgent
+from kumiai.node.client.budget import SiteLedger, ledger_folder, limits_of
 from kumiai.node.client.secure.opening import SecurePolicy
 from kumiai.node.ports import diagnose_port
 from kumiai.node.settings import Settings, split_address
@@ -75,5 +76,8 @@ def new_client(settings: Settings) -> ClientAgent:
             accepts_paillier=settings.client.accepts_paillier,
             knows_all_peers=settings.client.knows_all_peers,
             counters_dir=settings.client.counters_dir,
+        ),
+        ledger=SiteLedger(
+            ledger_folder(settings.client), own.name, clock, limits_of(settings.client, own.name)
         ),
     )

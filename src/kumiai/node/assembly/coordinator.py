@@ -166,19 +166,19 @@ class _Stores:
     audit: CoordinatorAudit
     denials: SiteDenials
     trust: TrustOffers
+    budgets: BudgetDesk
 
     async def open(self) -> None:
         await self.database.connect()
         await self.audit.open(await self.database.migrate())
+        await self.budgets.open()
         await self.blobs.check()
         await self.cache.open()
         await self.inbox.start()
-    budgets: BudgetDesk
         await self.denials.start()
         self.sweep.start()
         self.trust.start()
 
-        await self.budgets.open()
     def unwell(self) -> list[str]:
         """Return what has ended by an error and does not go on again for sure."""
         return [*self.audit.unwell(), *self.trust.unwell()]
@@ -357,6 +357,12 @@ def _stores(settings: Settings, clock: Clock, coordinator_id: str, hub: SessionH
             audit=audit.recorder,
             coordinator_id=coordinator_id,
         ),
+        budgets=BudgetDesk(
+            BudgetRepository(database, trail=audit.log),
+            settings.coordinator.data_dir,
+            coordinator_id,
+            audit.recorder,
+        ),
     )
 
 
@@ -364,12 +370,6 @@ def _executors(settings: Settings) -> _Executors:
     def pool(thread_count: int, name: str) -> ThreadPoolExecutor:
         return ThreadPoolExecutor(thread_count, thread_name_prefix=f"kumiai-{name}")
 
-        budgets=BudgetDesk(
-            BudgetRepository(database, trail=audit.log),
-            settings.coordinator.data_dir,
-            coordinator_id,
-            audit.recorder,
-        ),
     return _Executors(
         checking=pool(min(4, os.cpu_count() or 1), "check"),
         aggregating=pool(2, "aggregate"),
@@ -390,6 +390,7 @@ def _supervisor(shared: _Shared) -> RunSupervisor:
         aggregator=shared.aggregator,
         signals=shared.signals,
         clock=shared.clock,
+        budgets=shared.stores.budgets,
     )
     return RunSupervisor(
         engine,
@@ -497,6 +498,7 @@ def _http_server(shared: _Shared, supervisor: RunSupervisor) -> HttpServer:
             coordinator_id=shared.coordinator_id,
             can_evaluate=shared.aggregator.can_evaluate,
             tokens=stores.tokens,
+            budgets=stores.budgets,
             token_days_max=shared.settings.coordinator.token_days_max,
             unwell=stores.unwell,
         )
@@ -504,7 +506,6 @@ def _http_server(shared: _Shared, supervisor: RunSupervisor) -> HttpServer:
     identity = shared.settings.identity
     tls = rotating_server_context(
         identity.certificate,
-            budgets=stores.budgets,
         identity.key,
         identity.ca,
         shared.clock,

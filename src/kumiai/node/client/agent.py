@@ -37,6 +37,7 @@ from kumiai.identity import (
     identity_of,
 )
 from kumiai.node.client.backoff import Backoff
+from kumiai.node.client.budget import SiteLedger
 from kumiai.node.client.checkpoints import CheckpointGuard
 from kumiai.node.client.renewal import CertificateRenewal
 from kumiai.node.client.secure.known_peers import PEERS_FILE, KnownPeers
@@ -100,6 +101,7 @@ class ClientAgent:
         explain: Callable[[], Awaitable[KumiaiError | None]],
         times: AgentTimes = AgentTimes(),
         policy: SecurePolicy | None = None,
+        ledger: SiteLedger | None = None,
     ) -> None:
         """Prepare; `run` connects.
 
@@ -114,6 +116,7 @@ class ClientAgent:
                 that trying again is useless.
             times: how patient to be.
             policy: what this site asks of secure rounds; ``None``: what any site should.
+            ledger: where private runs are paid for; ``None``: in ``state_dir``, without limits.
         """
         self._address = address
         self._tls = tls
@@ -124,6 +127,7 @@ class ClientAgent:
         self._explain = explain
         self._times = times
         self._policy = policy or SecurePolicy()
+        self._ledger = ledger or SiteLedger(state_dir, site.name, clock)
         self._signer: Ed25519Signer | None = None
         self._secure: SecureSite | None = None
         self._instance_id = new_id("instance")
@@ -168,6 +172,7 @@ class ClientAgent:
             send=self._send,
             secure=self._secure,
             requires_secure=self._policy.requires_secure,
+            ledger=self._ledger,
         )
         self._on_attached = _both(transfer.end_pauses, self._secure.note_attached)
         self._on_renewed = transfer.renew_channel_when_idle

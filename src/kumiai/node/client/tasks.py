@@ -21,11 +21,12 @@ import structlog
 from kumiai.core import failpoints
 from kumiai.core.codec import decode
 from kumiai.core.errors import ConfigError, KumiaiError
+from kumiai.node.client.budget import SiteLedger
 from kumiai.node.client.deltas import DeltaUpload
 from kumiai.node.client.secure.site import SecureSite
 from kumiai.node.client.transfer import BlobTransfer, ModelFile, PutReport, Upload
 from kumiai.node.contributions import Contribution, contribution_of
-from kumiai.node.noised_rounds import PrivateTerms
+from kumiai.node.noised_rounds import PrivateTerms, event_of_round
 from kumiai.node.study import (
     App,
     Context,
@@ -37,6 +38,7 @@ from kumiai.node.study import (
 )
 from kumiai.node.wire import kumiai_pb2 as pb
 from kumiai.node.wire.channel import CHUNK_BYTES
+from kumiai.privacy.ledger import ChargeKey
 from kumiai.secagg import RoundDescriptor
 
 __all__ = ["TaskRunner"]
@@ -89,6 +91,7 @@ class TaskRunner:
         heed_seconds: float = 30.0,
         secure: SecureSite | None = None,
         requires_secure: bool = False,
+        ledger: SiteLedger | None = None,
     ) -> None:
         """Work for this site.
 
@@ -102,6 +105,7 @@ class TaskRunner:
                 says that it does.
             secure: hides updates; ``None``: tasks that ask for it fail.
             requires_secure: refuse tasks whose update the coordinator would see.
+            ledger: where private runs are paid for; ``None``: tasks of private runs fail.
         """
         self._apps = apps
         self._site = site
@@ -111,6 +115,7 @@ class TaskRunner:
         self._heed_seconds = heed_seconds
         self._secure = secure
         self._requires_secure = requires_secure
+        self._ledger = ledger
         self._computing: _Task | None = None
         self._queue: asyncio.Queue[_Task] = asyncio.Queue()
         self._open: dict[_Key, _Task] = {}
@@ -278,12 +283,23 @@ class TaskRunner:
         if self._secure is None:
             raise ConfigError("this site takes no part in secure aggregation")
         per_weight = task.message.secure.examples_per_weight
+        key = (task.message.key.run_id, task.message.key.round, attempt)
 
         def weight(descriptor: RoundDescriptor) -> int:
+            if contribution.privacy is not None:
+                self._pay(ChargeKey(*key), task.message.app, contribution.privacy, descriptor)
             return contribution.weight_in(descriptor, per_weight)
 
-        key = (task.message.key.run_id, task.message.key.round, attempt)
         return await self._secure.mask(key, contribution.vector, weight, until=lambda: task.until)
+
+    def _pay(
+        self, key: ChargeKey, app: str, terms: PrivateTerms, descriptor: RoundDescriptor
+    ) -> None:
+        """Pay for a contribution from this site's own budget, before it leaves; blocking."""
+        if self._ledger is None:
+            raise ConfigError("this site keeps no ledger, and takes no part in private runs")
+        event = event_of_round(descriptor, terms)
+        self._ledger.charge(key, app=app, unit=terms.unit, event=event)
 
     async def _evaluate(self, task: _Task, app: App, model: ModelFile) -> pb.ClientMessage:
         loop = asyncio.get_running_loop()

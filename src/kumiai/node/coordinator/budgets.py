@@ -40,12 +40,12 @@ def charge_of_round(run: RunRecord, unit: str, event: Event, clients: Iterable[s
     Sites do not share records, so none of them pays for another; the model pays each round once.
 
     Args:
-        run: whose round it is.
+        run: whose round it is; its name is the model's, or else its study's.
         unit: what the noise hides, ``record`` or ``client``.
         event: the release.
         clients: whose data may be in it.
     """
-    scopes = [BudgetScope(ScopeKind.MODEL, run.name)]
+    scopes = [BudgetScope(ScopeKind.MODEL, run.name or run.app)]
     for client in clients:
         scopes.append(BudgetScope(ScopeKind.CLIENT, client))
         scopes.append(BudgetScope(ScopeKind.DATASET, f"{client}/{run.app}"))

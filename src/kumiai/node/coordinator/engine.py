@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from kumiai.core.clock import Clock
 from kumiai.node.coordinator.aggregation import Aggregator
+from kumiai.node.coordinator.budgets import BudgetDesk
 from kumiai.node.coordinator.orders import ClientDirectory
 from kumiai.node.coordinator.secure.sums import SecureSums
 from kumiai.node.coordinator.signals import RunSignals
@@ -34,3 +35,5 @@ class RoundEngine:
     times: EngineTimes = EngineTimes()
     secure: SecureSums | None = None
     """For runs with hidden updates; ``None``: they fail here."""
+    budgets: BudgetDesk | None = None
+    """For private runs; ``None``: they fail here."""

@@ -48,6 +48,7 @@ from kumiai.node.coordinator.secure.driving import (
     SecureRoundDriver,
     StopAskedError,
 )
+from kumiai.node.coordinator.secure.paying import new_payer
 from kumiai.node.job import JobSpec, parse_job
 from kumiai.node.noised_rounds import mean_of
 from kumiai.storage import (
@@ -156,6 +157,7 @@ class RunDriver:
             self._lease,
             deliver=self._deliver,
             seeded=self._with_seeds,
+            payer=new_payer(self._engine.budgets, self._lease, job),
         )
 
     def _available(self, app: str) -> list[str]:
@@ -344,13 +346,14 @@ class RunDriver:
     async def _publish(self, run: RunRecord, job: JobSpec, current: RoundRecord) -> None:
         runs, number = self._engine.runs, current.round
         updates = await runs.updates(self._run_id, number)
-        mean = None
+        mean, charge = None, None
         if self._secure is not None:
-            outcome = await self._secure.sum_up(run, job, current)
-            if outcome is None:
+            checked = await self._secure.sum_up(run, job, current)
+            if checked is None:
                 return
+            outcome, charge = checked.outcome, checked.charge
             updates = [each for each in updates if each.client_id in outcome.survivors]
-            mean = mean_of(outcome, job.privacy, invited=self._secure.invited_count)
+            mean = mean_of(outcome, job.privacy, invited=checked.invited_count)
         new = await self._engine.aggregator.aggregate(
             run,
             job,
@@ -370,6 +373,7 @@ class RunDriver:
             reports=len(updates),
             examples=new.examples,
             metrics=dict(new.metrics),
+            charge=charge,
             entry=NewEntry(
                 Act.MODEL_PUBLISHED,
                 Actor(Role.COORDINATOR.value, self._lease.leader),

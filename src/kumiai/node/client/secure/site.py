@@ -182,7 +182,7 @@ class SecureSite:
         Args:
             key: of the round.
             update: shape (dimension,); float32, or int64 in whole steps of the round.
-            weight: what it counts, given the round.
+            weight: what it counts, given the round; called in a thread, may block and refuse.
             until: the event loop's time at which to give up; it may move.
 
         Raises:
@@ -192,7 +192,7 @@ class SecureSite:
         """
         found = await self._ready(key, until)
         async with found.turn:
-            counted = weight(found.descriptor)
+            counted = await _in_thread(weight, found.descriptor)
             await self._tell_clipped(found.descriptor, update)
             actions = await _in_thread(found.machine.submit, update, counted)
             sent = next(action for action in actions if isinstance(action, Send))

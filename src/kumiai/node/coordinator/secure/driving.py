@@ -9,11 +9,17 @@ without anything of the first; after as many attempts as the job allows, the run
 """
 
 from collections.abc import Awaitable, Callable, Collection
+from dataclasses import dataclass
 from typing import Final
 
 import structlog
 
-from kumiai.core.errors import KumiaiError, QuorumLostError, SecureAggregationError
+from kumiai.core.errors import (
+    BudgetExhaustedError,
+    KumiaiError,
+    QuorumLostError,
+    SecureAggregationError,
+)
 from kumiai.node.coordinator.collection import (
     Close,
     Extend,
@@ -24,14 +30,23 @@ from kumiai.node.coordinator.collection import (
 )
 from kumiai.node.coordinator.engine import RoundEngine
 from kumiai.node.coordinator.namespaces import update_namespace
+from kumiai.node.coordinator.secure.paying import RoundPayer
 from kumiai.node.coordinator.secure.planning import survivors_least
 from kumiai.node.coordinator.secure.summing import SecureSum
 from kumiai.node.coordinator.secure.sums import SecureSums
 from kumiai.node.job import JobSpec
-from kumiai.secagg import Outcome, ServerPhase
-from kumiai.storage import Lease, RoundProgress, RoundRecord, RunRecord, SecureRoundRecord
+from kumiai.privacy.ledger import ChargeKey
+from kumiai.secagg import Outcome, RoundDescriptor, ServerPhase
+from kumiai.storage import (
+    Lease,
+    RoundProgress,
+    RoundRecord,
+    RunRecord,
+    SealedCharge,
+    SecureRoundRecord,
+)
 
-__all__ = ["SecureRoundDriver", "StopAskedError"]
+__all__ = ["CheckedSum", "SecureRoundDriver", "StopAskedError"]
 
 _EXCHANGING: Final = frozenset(
     {
@@ -41,6 +56,21 @@ _EXCHANGING: Final = frozenset(
         ServerPhase.SHARING,
     }
 )
+
+
+@dataclass(frozen=True, slots=True)
+class CheckedSum:
+    """A round's sum, as a quorum of clients has checked it.
+
+    Attributes:
+        outcome: the sum.
+        invited_count: how many were asked for an update.
+        charge: what it was paid with, if it is private.
+    """
+
+    outcome: Outcome
+    invited_count: int
+    charge: SealedCharge | None
 
 
 class StopAskedError(Exception):
@@ -72,6 +102,7 @@ class SecureRoundDriver:
         *,
         deliver: Callable[[RunRecord, JobSpec, int], Awaitable[None]],
         seeded: Callable[[JobSpec, int, Collection[str]], list[tuple[str, int]]],
+        payer: RoundPayer | None = None,
     ) -> None:
         """Lead the rounds of this lease's run.
 
@@ -81,6 +112,7 @@ class SecureRoundDriver:
             lease: held.
             deliver: sends the open tasks of a round.
             seeded: gives clients their seeds.
+            payer: pays for private rounds; ``None``: the run is not private.
         """
         self._engine = engine
         self._secure = secure
@@ -88,13 +120,9 @@ class SecureRoundDriver:
         self._run_id = lease.run_id
         self._deliver = deliver
         self._seeded = seeded
+        self._payer = payer
         self._sum: SecureSum | None = None
         self._log = structlog.get_logger("kumiai.rounds").bind(run=lease.run_id)
-
-    @property
-    def invited_count(self) -> int:
-        """How many clients the present attempt asked; 0 between attempts."""
-        return 0 if self._sum is None else len(self._sum.roster)
 
     def able(self, clients: Collection[str]) -> list[str]:
         """Return those of the clients that can take part in a secure round."""
@@ -137,19 +165,27 @@ class SecureRoundDriver:
             else:
                 await self._engine.signals.wait(self._run_id, self._engine.times.look_seconds)
 
-    async def sum_up(self, run: RunRecord, job: JobSpec, current: RoundRecord) -> Outcome | None:
+    async def sum_up(self, run: RunRecord, job: JobSpec, current: RoundRecord) -> CheckedSum | None:
         """Return the sum of a closed round, checked by a quorum; ``None``: it begins anew.
 
         Raises:
             StopAskedError: the run is to stop.
             QuorumLostError: there is no sum, for the last time.
+            BudgetExhaustedError: a privacy budget does not allow it.
             FencedError, StorageError: as the engine's.
         """
-        if (outcome := await self._secure.summed(current)) is not None:
-            return outcome
+        outcome = await self._secure.summed(current)
+        if outcome is None and await self._conclude(run, job, current):
+            outcome = await self._secure.summed(current)
+        return None if outcome is None else await self._checked(run, current, outcome)
+
+    async def _conclude(self, run: RunRecord, job: JobSpec, current: RoundRecord) -> bool:
+        """Unmask the sum and have it checked; return whether there is one now."""
         found = await self._found(run, job, current)
         if found is None:
-            return None
+            return False
+        if self._payer is not None:
+            await self._pay(self._payer, run, current, found.descriptor)
         if not found.is_over:
             await self._add_all(found, job, current.round)
             if found.phase is ServerPhase.COLLECTING:
@@ -167,10 +203,26 @@ class SecureRoundDriver:
                 await self._engine.signals.wait(self._run_id, self._engine.times.look_seconds)
         if found.stopped is not None:
             await self._begin_anew(run, job, current, found.stopped)
-            return None
+            return False
         await found.conclude()
         self._sum = None
-        return await self._secure.summed(current)
+        return True
+
+    async def _pay(
+        self, payer: RoundPayer, run: RunRecord, current: RoundRecord, descriptor: RoundDescriptor
+    ) -> ChargeKey:
+        """Pay for what is about to become known; paying again changes nothing."""
+        updates = await self._engine.runs.updates(self._run_id, current.round)
+        clients = [each.client_id for each in updates]
+        return await payer.pay(run, current.attempt, descriptor, clients)
+
+    async def _checked(self, run: RunRecord, current: RoundRecord, outcome: Outcome) -> CheckedSum:
+        descriptor = await self._secure.descriptor(self._run_id, current.round)
+        charge = None
+        if self._payer is not None:
+            key = await self._pay(self._payer, run, current, descriptor)
+            charge = await self._payer.seal(key, outcome)
+        return CheckedSum(outcome, descriptor.client_count, charge)
 
     async def finish(self, number: int) -> None:
         """Hand out the receipts of the round that was just published, to those who are there.
@@ -201,7 +253,8 @@ class SecureRoundDriver:
         ):
             return held
         attempt = await sums.find(self._run_id, current.round)
-        if attempt is None or attempt.attempt < current.attempt:
+        is_new = attempt is None or attempt.attempt < current.attempt
+        if attempt is None or is_new:
             try:
                 attempt = await self._begun(job, current)
             except SecureAggregationError as error:
@@ -216,7 +269,20 @@ class SecureRoundDriver:
             await sums.end(self._lease, attempt, str(error))
             await self._begin_anew(run, job, current, str(error))
             return None
+        if is_new:
+            await self._verify_affordable(run, self._sum)
         return self._sum
+
+    async def _verify_affordable(self, run: RunRecord, found: SecureSum) -> None:
+        """Check that a private round can be paid for, before anybody is asked to work for it."""
+        if self._payer is None:
+            return
+        try:
+            await self._payer.verify_affordable(run, found.descriptor)
+        except BudgetExhaustedError as error:
+            await self._secure.end(self._lease, found.attempt, str(error))
+            self._sum = None
+            raise
 
     async def _begun(self, job: JobSpec, current: RoundRecord) -> SecureRoundRecord:
         asked = await self._asked(current.round)

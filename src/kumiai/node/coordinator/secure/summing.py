@@ -123,6 +123,11 @@ class SecureSum:
         return self._attempt
 
     @property
+    def descriptor(self) -> RoundDescriptor:
+        """What was agreed on."""
+        return self._descriptor
+
+    @property
     def roster(self) -> frozenset[str]:
         """Who was invited."""
         return frozenset(member.name for member in self._descriptor.roster)

@@ -8,7 +8,7 @@ from typing import Protocol
 import numpy as np
 
 from kumiai.core import failpoints
-from kumiai.core.errors import SecureAggregationError, StorageError
+from kumiai.core.errors import NotFoundError, SecureAggregationError, StorageError
 from kumiai.learning import dimension_of
 from kumiai.node.coordinator.namespaces import sum_namespace
 from kumiai.node.coordinator.run_facts import RunFactsCache
@@ -115,6 +115,18 @@ class SecureSums:
         if attempt is None or attempt.attempt < current.attempt or attempt.state != "done":
             return None
         return await self._outcome_of(attempt)
+
+    async def descriptor(self, run_id: str, round_number: int) -> RoundDescriptor:
+        """Return what the newest attempt of a round agreed on.
+
+        Raises:
+            NotFoundError: there is none.
+            StorageError: it cannot be read.
+        """
+        attempt = await self.find(run_id, round_number)
+        if attempt is None:
+            raise NotFoundError(f"round {round_number} of run {run_id} has no secure round")
+        return RoundDescriptor.decode(pb.SecureOpening.FromString(attempt.opening).descriptor)
 
     async def hand_out(self, run_id: str, round_number: int) -> None:
         """Send the receipts of a published round to those who are there; the others will ask.

@@ -1,0 +1,130 @@
+"""Whole private runs over real mutual TLS: noised, paid for on both sides, refused when spent."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from kumiai.core.clock import SystemClock
+from kumiai.node.client.budget import SiteLedger, read_copy
+from kumiai.node.job import parse_job
+from kumiai.node.noised_rounds import plan_of
+from kumiai.privacy import Adjacency
+from kumiai.privacy.budget import BudgetLimit
+from kumiai.privacy.ledger import BudgetScope, ChargeKey, Guarantee, ScopeKind, Unit
+from kumiai.testing.databases import SQLiteTemplate
+from tests.integration import study
+from tests.integration.federation import Federation, job
+
+ROUNDS, SIZE = 3, 500
+RECORD = Guarantee(Unit.RECORD, Adjacency.ZERO_OUT)
+
+
+@pytest.fixture
+async def federation(tmp_path: Path, sqlite_template: SQLiteTemplate) -> AsyncIterator[Federation]:
+    federation = Federation(tmp_path, sqlite_template.copy_to(tmp_path / "kumiai.db"))
+    await federation.start()
+    yield federation
+    await federation.stop()
+
+
+def private_job(**tables: Any) -> dict[str, Any]:
+    privacy = {
+        "unit": "record",
+        "clip": 2.0,
+        "delta": 1e-5,
+        "epsilon": 8.0,
+        "records": 40,
+        "records_per_site": 10,
+        **tables.pop("privacy", {}),
+    }
+    return job(
+        run={"rounds": ROUNDS, "name": "counted", **tables.pop("run", {})},
+        cohort={"size": 4, "min_reports": 3, "grace_seconds": 2.0, **tables.pop("cohort", {})},
+        secure_aggregation={"mode": "masking"},
+        evaluation={"every": 0},
+        train={"size": SIZE},
+        privacy=privacy,
+        **tables,
+    )
+
+
+def copy_of(federation: Federation, site: str) -> Any:
+    ledger = SiteLedger(federation.folder / "clients" / site, site, SystemClock())
+    return read_copy(ledger.export())
+
+
+async def test_a_private_run_is_noised_and_both_sides_have_paid_for_each_round(
+    federation: Federation,
+) -> None:
+    await federation.start_clients(4)
+    asked = private_job()
+
+    run_id = await federation.submit(asked, study.app)
+    await federation.wait_for(run_id, seconds=90)
+
+    model = await federation.model(run_id)
+    spec = parse_job(asked)
+    assert spec.privacy is not None
+    plan = plan_of(spec, spec.privacy, SIZE + 1)
+    # Downhill is upwards here: each of 40 records moves by its clip, three times, over 40.
+    assert model["w"].mean() == pytest.approx(ROUNDS * 2 / np.sqrt(SIZE), abs=0.2)
+    noise = ROUNDS**0.5 * plan.noise_multiplier * 2 / 40 * (4 / 3) ** 0.5
+    assert model["w"].std() == pytest.approx(noise, rel=0.25)
+
+    async with federation.http() as http:
+        scopes = (await http.get("/api/v1/budgets")).json()["scopes"]
+    paid = {each["scope"]: each["spent"][0]["releases"] for each in scopes}
+    assert paid == {
+        "model/counted": ROUNDS,
+        **{f"client/site-{number}": ROUNDS for number in range(1, 5)},
+        **{f"dataset/site-{number}/counting": ROUNDS for number in range(1, 5)},
+    }
+    for site in ("site-1", "site-4"):
+        charges = copy_of(federation, site).charges
+        assert [each.key for each in charges] == [
+            ChargeKey(run_id, number, 1) for number in range(1, ROUNDS + 1)
+        ]
+        assert all(each.charge.guarantee == RECORD for each in charges)
+
+
+async def test_a_site_whose_budget_is_spent_takes_no_part_and_the_others_go_on(
+    federation: Federation,
+) -> None:
+    await federation.start_clients(4)
+    await federation.stop_client("site-4")
+    federation.client_settings = {"budget_epsilon": 0.001}
+    federation.start_client("site-4", data={"number": 4})
+    await federation.agents["site-4"].attached.wait()
+
+    run_id = await federation.submit(private_job(run={"rounds": 1}), study.app)
+    await federation.wait_for(run_id, seconds=90)
+
+    async with federation.http() as http:
+        told = (await http.get(f"/api/v1/runs/{run_id}/explain")).json()
+    (refused,) = [each for each in told["clients"] if each["client"] == "site-4"]
+    assert refused["state"] == "failed"
+    assert "budget of client/site-4 (lifetime) must allow the release" in refused["reason"]
+    assert not copy_of(federation, "site-4").charges
+    assert len(copy_of(federation, "site-1").charges) == 1
+
+
+async def test_a_run_that_the_ledger_does_not_allow_ends_before_anybody_trains(
+    federation: Federation,
+) -> None:
+    await federation.start_clients(4)
+    limit = BudgetLimit(BudgetScope(ScopeKind.MODEL, "counted"), RECORD, epsilon=5.0, delta=1e-5)
+    async with federation.http() as http:
+        answer = await http.put("/api/v1/budgets", json=limit.to_content())
+        assert answer.status_code < 300, answer.text
+
+    run_id = await federation.submit(private_job(), study.app)
+    run = await federation.wait_for(run_id, "failed", seconds=90)
+
+    assert run["end_kind"] == "budget_exhausted"
+    assert "model/counted" in run["reason"]
+    # One round could be paid for; in the next nobody was asked for anything.
+    assert run["round"] == 2
+    assert len(copy_of(federation, "site-1").charges) == 1
