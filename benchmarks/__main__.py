@@ -26,6 +26,7 @@ NAMES = (
     "cache",
     "near_reads",
     "norm_proof",
+    "noise",
     "paillier",
     "blobs",
     "simulation",

@@ -5,6 +5,7 @@ Pure and synchronous: events, numbers and arrays in, numbers out; no files, cloc
 
 from kumiai.privacy.accountant import RDPAccountant
 from kumiai.privacy.calibration import calibrate_noise, rounds_left
+from kumiai.privacy.clipping import AdaptiveClipping, ClippingStatistics
 from kumiai.privacy.clipping_round import ClippingRelease, ClippingRound
 from kumiai.privacy.conversion import OrderGridWarning, delta_of, epsilon_of
 from kumiai.privacy.events import (
@@ -32,9 +33,11 @@ from kumiai.privacy.tight import tight_epsilon
 
 __all__ = [
     "DEFAULT_ORDERS",
+    "AdaptiveClipping",
     "Adjacency",
     "ClippingRelease",
     "ClippingRound",
+    "ClippingStatistics",
     "DiscreteGaussianEvent",
     "Event",
     "FixedSizeGaussianEvent",
