@@ -22,6 +22,7 @@ NAMES = (
     "masks",
     "database",
     "audit",
+    "ledger",
     "bulk_insert",
     "cache",
     "near_reads",

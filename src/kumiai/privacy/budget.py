@@ -40,6 +40,7 @@ WINDOW_DAYS_MAX: Final = 36_500
 ROUNDS_MAX: Final = 10**9
 """As far as a forecast looks."""
 _EVENTS_CACHED: Final = 4096
+_EPSILONS_CACHED: Final = 1024
 _CONVERSION_ERROR: Final = 2.0**-45
 
 FloatArray = NDArray[np.float64]
@@ -138,9 +139,8 @@ def standing(limit: BudgetLimit, paid: Iterable[Paid], today: int) -> Standing:
     """
     counted = in_force(limit, paid, today)
     events = merged({each.event: each.count} for each in counted)
-    # Who hides only records says nothing about clients: no finite epsilon covers it.
-    is_covered = all(each.guarantee.covers(limit.guarantee) for each in counted)
-    return Standing(limit, epsilon_of(events, limit.delta) if is_covered else math.inf, events)
+    spent = epsilon_of(events, limit.delta) if _is_covered(limit, counted) else math.inf
+    return Standing(limit, spent, events)
 
 
 def in_force(limit: BudgetLimit, paid: Iterable[Paid], today: int) -> list[Paid]:
@@ -173,15 +173,32 @@ def verify_affordable(
                     f"charge must protect {limit.guarantee}, as the budget of {scope} says, got "
                     f"one that protects {charge.guarantee}; no epsilon of it counts for that"
                 )
-            now = standing(limit, paid.get(scope, ()), today)
-            after = epsilon_of(merged([now.events, events]), limit.delta)
-            if not max(after, now.spent) <= limit.epsilon:
-                raise BudgetExhaustedError(
-                    f"budget of {scope} ({limit.period}) must allow the release, got epsilon "
-                    f"{limit.epsilon:g} at delta {limit.delta:g} with {now.spent:.4g} spent, and "
-                    f"{after:.4g} after it; wait, end the run, or let an operator set another "
-                    "budget with `kumiai privacy budget set`"
-                )
+            _verify_fits(limit, paid.get(scope, ()), events, today)
+
+
+def _verify_fits(
+    limit: BudgetLimit, paid: Iterable[Paid], events: Mapping[str, int], today: int
+) -> None:
+    counted = in_force(limit, paid, today)
+    all_events = merged([*({each.event: each.count} for each in counted), events])
+    after = epsilon_of(all_events, limit.delta) if _is_covered(limit, counted) else math.inf
+    if after <= limit.epsilon:
+        return
+    before = standing(limit, counted, today).spent
+    raise BudgetExhaustedError(
+        f"budget of {limit.scope} ({limit.period}) must allow the release, got epsilon "
+        f"{limit.epsilon:g} at delta {limit.delta:g} with {before:.4g} spent, and {after:.4g} "
+        "after it; wait, end the run, or let an operator set another budget with "
+        "`kumiai privacy budget set`"
+    )
+
+
+def _is_covered(limit: BudgetLimit, counted: Iterable[Paid]) -> bool:
+    """Return whether all releases protect what the limit is about.
+
+    Who hides only records says nothing about clients: no finite epsilon covers it.
+    """
+    return all(each.guarantee.covers(limit.guarantee) for each in counted)
 
 
 def verify_charge(charge: Charge) -> None:
@@ -212,11 +229,8 @@ def epsilon_of(events: Mapping[str, int], delta: float) -> float:
 
     Source: Renyi differential privacy adds up (Mironov 2017, Proposition 1).
     """
-    if not events:
-        return 0.0
-    bound = epsilon_bound(DEFAULT_ORDERS, _total(events), delta)
-    # The conversion rounds, too: by less than this.
-    return bound.value * (1 + _CONVERSION_ERROR) + (_CONVERSION_ERROR if bound.value else 0.0)
+    # Clients that take part together have paid the same: they are asked for one after the other.
+    return _epsilon_of(tuple(sorted(events.items())), delta) if events else 0.0
 
 
 def rounds_left(now: Standing, events: Mapping[str, int]) -> int:
@@ -256,13 +270,16 @@ def merged(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
     return total
 
 
-def _total(events: Mapping[str, int]) -> FloatArray:
+@lru_cache(maxsize=_EPSILONS_CACHED)
+def _epsilon_of(events: tuple[tuple[str, int], ...], delta: float) -> float:
     # Sorted: the same events give the same bits, in whatever order they were paid for.
     total = np.zeros(len(DEFAULT_ORDERS))
-    for event in sorted(events):
-        price = np.nextafter(_count_up(events[event]) * _rdp(event), np.inf)
+    for event, count in events:
+        price = np.nextafter(_count_up(count) * _rdp(event), np.inf)
         total = np.nextafter(total + price, np.inf)
-    return total
+    bound = epsilon_bound(DEFAULT_ORDERS, total, delta).value
+    # The conversion rounds, too: by less than this.
+    return bound * (1 + _CONVERSION_ERROR) + (_CONVERSION_ERROR if bound else 0.0)
 
 
 def _count_up(count: int) -> float:

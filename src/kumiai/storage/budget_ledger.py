@@ -10,7 +10,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from sqlalchemy import Row, bindparam, select, update
+from sqlalchemy import Row, bindparam, literal, select, update
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from kumiai.core.errors import ConflictError, IntegrityError
@@ -52,7 +53,25 @@ _NAME: Final = "ledger"
 
 _LOCKED_HEAD = select(_HEAD.c.size, _HEAD.c.chain, _HEAD.c.frozen).with_for_update()
 _NOW = select(clock_sql())
-_OF_KEY = select(_ENTRIES.c.body).where(_ENTRIES.c.charge_key == bindparam("of_key"))
+_ONE = select(literal(1).label("one")).subquery()
+# The clock in every row, and one row at least: under the lock, and in one trip to the database.
+_OF_KEY = select(clock_sql().label("now"), _ENTRIES.c.body).select_from(
+    _ONE.outerjoin(_ENTRIES, _ENTRIES.c.charge_key == bindparam("of_key"))
+)
+
+
+def _added(insert: Any) -> Any:
+    return insert.on_conflict_do_update(
+        index_elements=["scope", "guarantee", "event", "day"],
+        set_={"times": _COUNTS.c.times + insert.excluded.times},
+    )
+
+
+# Built once: it is asked for with every charge.
+_ADDED: Final = {
+    "postgresql": _added(postgresql.insert(_COUNTS)),
+    "sqlite": _added(sqlite.insert(_COUNTS)),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,11 +115,11 @@ class BudgetLedger:
                 "line with the sites' ledgers with `kumiai privacy budget reconcile`"
             )
 
-    async def entries_of(self, key: ChargeKey) -> dict[EntryKind, LedgerEntry]:
-        """Return what the ledger says about a charge, by kind."""
-        rows = await self._connection.execute(_OF_KEY, {"of_key": str(key)})
-        entries = [LedgerEntry.from_body(row.body) for row in rows]
-        return {entry.kind: entry for entry in entries}
+    async def entries_of(self, key: ChargeKey) -> tuple[dict[EntryKind, LedgerEntry], int]:
+        """Return what the ledger says about a charge, by kind, and the time as `now_us`."""
+        rows = (await self._connection.execute(_OF_KEY, {"of_key": str(key)})).all()
+        entries = [LedgerEntry.from_body(row.body) for row in rows if row.body is not None]
+        return {entry.kind: entry for entry in entries}, int(rows[0].now * 1e6)
 
     def append(
         self, at_us: int, kind: EntryKind, content: Mapping[str, Any], key: ChargeKey | None = None
@@ -163,12 +182,7 @@ class BudgetLedger:
             }
             for place, count in sorted(times.items())
         ]
-        statement = upsert(self._connection, _COUNTS)
-        statement = statement.on_conflict_do_update(
-            index_elements=["scope", "guarantee", "event", "day"],
-            set_={"times": _COUNTS.c.times + statement.excluded.times},
-        )
-        await self._connection.execute(statement, rows)
+        await self._connection.execute(_ADDED[self._connection.dialect.name], rows)
 
     async def set_limit(self, limit: BudgetLimit) -> None:
         """Let this limit be in force, in place of the scope's other one of the same window."""
@@ -231,14 +245,14 @@ async def release_charge(
         )
     ledger = await locked_ledger(connection)
     ledger.verify_open()
-    entries = await ledger.entries_of(key)
+    entries, at_us = await ledger.entries_of(key)
     seal = entries.get(EntryKind.SEALED)
     if seal is None or seal.content["digest"] != sealed.digest:
         told = "none" if seal is None else "one with others"
         raise ConflictError(f"charge {key} must be sealed with the released bytes, got {told}")
     if EntryKind.RELEASED in entries:
         raise ConflictError(f"charge {key} must be released once, got a second release")
-    ledger.append(await ledger.now_us(), EntryKind.RELEASED, {"model": model_digest}, key)
+    ledger.append(at_us, EntryKind.RELEASED, {"model": model_digest}, key)
     await ledger.write()
 
 

@@ -174,10 +174,9 @@ class BudgetRepository:
         async with self._database.transaction("charge_budget") as connection:
             await fence(connection, lease)
             ledger = await self._ledger(connection)
-            entries = await ledger.entries_of(key)
+            entries, at_us = await ledger.entries_of(key)
             if entries:
                 return _same_charge(key, charge, entries)
-            at_us = await ledger.now_us()
             limits = await ledger.limits_of(charge.scopes)
             paid = await ledger.counts_of(limits) if limits else {}
             verify_affordable(charge, limits, paid, day_of(at_us))
@@ -221,12 +220,11 @@ class BudgetRepository:
         async with self._database.transaction("seal_budget") as connection:
             await fence(connection, lease)
             ledger = await self._ledger(connection)
-            entries = await ledger.entries_of(key)
+            entries, at_us = await ledger.entries_of(key)
             if EntryKind.CHARGED not in entries:
                 raise NotFoundError(f"charge must be made before it is sealed, got none for {key}")
             found = entries.get(EntryKind.SEALED)
             if found is None:
-                at_us = await ledger.now_us()
                 ledger.append(at_us, EntryKind.SEALED, {"digest": clean(digest)}, key)
                 await ledger.write()
             elif found.content["digest"] != digest:
