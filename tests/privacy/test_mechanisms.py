@@ -58,6 +58,16 @@ def test_a_central_release_is_never_charged_less_than_its_noise_is_worth(
     assert Fraction(event.l2_norm_max) ** 2 >= l2_norm_squared
 
 
+def test_what_is_charged_is_the_next_float_at_most() -> None:
+    square = GaussianMechanism(3.0, 25)
+    large = GaussianMechanism(1.0, (1 << 52) - 3)
+
+    assert (square.event.scale, square.event.l2_norm_max) == (15.0, 5.0)
+    below, above = large.event.scale, large.event.l2_norm_max
+    assert Fraction(math.nextafter(below, math.inf)) ** 2 > (1 << 52) - 3
+    assert Fraction(math.nextafter(above, 0)) ** 2 < (1 << 52) - 3
+
+
 def test_a_central_release_costs_what_the_gaussian_mechanism_costs() -> None:
     assert rdp_of(CENTRAL.event) == pytest.approx(rdp_of(GaussianEvent(1.1)), rel=1e-8)
 
@@ -75,9 +85,17 @@ def test_a_total_of_nobody_gets_noise_as_well() -> None:
     assert CENTRAL.release(np.zeros(100, np.int64)).any()
 
 
-@pytest.mark.parametrize("total", [[1, 2], np.zeros(3), np.zeros(3, np.int32), None])
-def test_only_whole_numbers_get_noise(total: Any) -> None:
-    with pytest.raises(TypeError, match=r"total must be an array of int64, got .*; quantize first"):
+@pytest.mark.parametrize(
+    ("total", "found"),
+    [
+        ([1, 2], "list"),
+        (None, "NoneType"),
+        (np.zeros(3), "float64"),
+        (np.zeros(3, np.int32), "int32"),
+    ],
+)
+def test_only_whole_numbers_get_noise(total: Any, found: str) -> None:
+    with pytest.raises(TypeError, match=f"^total must be an array of int64, got {found}; quantize"):
         CENTRAL.release(total)
 
 
@@ -85,6 +103,12 @@ def test_only_whole_numbers_get_noise(total: Any) -> None:
 def test_a_total_that_noise_might_carry_over_is_refused(number: int) -> None:
     with pytest.raises(ValueError, match="total must have numbers of at most 2\\^62"):
         CENTRAL.release(np.array([0, number]))
+
+
+def test_the_largest_totals_get_noise() -> None:
+    released = CENTRAL.release(np.array([1 << 62, -(1 << 62)]))
+
+    assert abs(released[0] - (1 << 62)) < 1 << 40
 
 
 def test_an_empty_array_is_one_of_whole_numbers() -> None:
@@ -114,13 +138,17 @@ def test_no_caller_can_choose_the_noise() -> None:
 def test_bad_numbers_are_refused_by_name(field: str, value: Any, error: type[Exception]) -> None:
     central: dict[str, Any] = {"noise_multiplier": 1.1, "l2_norm_squared": 4, field: value}
 
-    with pytest.raises(error, match=f"{field} must"):
+    with pytest.raises(error, match=f"^{field} must"):
         GaussianMechanism(**central)
-    with pytest.raises(error, match=f"{field} must"):
+    with pytest.raises(error, match=f"^{field} must"):
         SkellamShares(**central, dimension=3, share_count=2)
 
 
 def test_numbers_of_other_types_are_the_same_numbers() -> None:
+    shares = SkellamShares(2, 4, np.float64(3), np.int16(5))  # type: ignore[arg-type]
+
+    assert [type(each) for each in (shares.dimension, shares.share_count)] == [int, int]
+    assert shares == SkellamShares(2.0, 4, 3, 5)
     assert GaussianMechanism(np.float64(2), np.int64(4)) == GaussianMechanism(2, 4)  # type: ignore[arg-type]
 
 
@@ -178,18 +206,33 @@ def test_shares_in_fine_steps_cost_what_the_gaussian_mechanism_costs() -> None:
     assert rdp_of(million.event, orders) == pytest.approx(gaussian, rel=1e-3)
 
 
-@pytest.mark.parametrize("field", ["dimension", "share_count"])
-@pytest.mark.parametrize("value", [0, -1, 1.5, 1 << 41])
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("dimension", 0),
+        ("dimension", 1.5),
+        ("dimension", (1 << 40) + 1),
+        ("share_count", 0),
+        ("share_count", -1),
+        ("share_count", 10**6 + 1),
+    ],
+)
 def test_counts_of_shares_out_of_range_are_refused(field: str, value: Any) -> None:
     numbers: dict[str, Any] = {"dimension": 3, "share_count": 2, field: value}
 
-    with pytest.raises(ValueError, match=f"{field} must"):
+    with pytest.raises(ValueError, match=f"^{field} must"):
         SkellamShares(1.1, 4, **numbers)
 
 
+def test_counts_of_shares_at_their_limits_are_good() -> None:
+    assert SkellamShares(1.1, 1 << 30, dimension=1 << 40, share_count=10**6).share_count == 10**6
+    assert SkellamShares(1.1, 4, dimension=1, share_count=1).share_variance == 6
+
+
 def test_a_share_that_cannot_be_drawn_is_refused_beforehand() -> None:
-    with pytest.raises(ValueError, match="variance of a share must be from 2"):
-        SkellamShares(4096, 1 << 52, dimension=3, share_count=1)
+    SkellamShares(1, 1 << 51, dimension=3, share_count=1).share()
+    with pytest.raises(ValueError, match=r"^variance of a share must be from 2"):
+        SkellamShares(1, (1 << 51) + 1, dimension=3, share_count=1)
 
 
 # ---------------------------------------------------------------------------------------- processes
