@@ -13,6 +13,7 @@ import typer
 from pydantic import BaseModel
 
 import kumiai
+import kumiai.privacy
 from kumiai.identity import Permission, Refusal
 from kumiai.identity.permissions import PERMISSIONS
 from kumiai.learning import STRATEGY_NAMES, new_strategy
@@ -240,3 +241,10 @@ def test_every_command_in_the_pages_exists_with_its_options(path: Path) -> None:
     lines = written_commands(path.read_text(encoding="utf-8"))
 
     assert [problem for line in lines if (problem := problem_with(line))] == []
+
+
+def test_every_name_for_privacy_stands_on_its_page() -> None:
+    listed = rows(sections(page("privacy.md"))["All names"])
+    described = [name.strip("` ") for cells in listed for name in cells[0].split(",")]
+
+    assert sorted(described) == sorted(kumiai.privacy.__all__)
