@@ -64,7 +64,11 @@ async def test_a_frozen_ledger_is_reconciled_with_the_copies_of_sites(
     ledger = SiteLedger(folder / "client-state", site, SystemClock())
     for round_ in (1, 2):
         ledger.charge(
-            ChargeKey("run-a", round_, 1), app="heart", unit="client", event=GaussianEvent(4.0)
+            ChargeKey("run-a", round_, 1),
+            context=b"opening",
+            app="heart",
+            unit="client",
+            event=GaussianEvent(4.0),
         )
     exported = invoke(
         "privacy", "budget", "export", "--out", "copy.json",

@@ -44,8 +44,11 @@ def ledger_at(folder: Path, *limits: BudgetLimit, clock: Watch | None = None) ->
     return SiteLedger(folder, "site-1", clock or Watch(), limits)
 
 
-def pay(ledger: SiteLedger, round_: int, *, event: GaussianEvent = EVENT) -> None:
-    ledger.charge(ChargeKey("run-a", round_, 1), app="heart", unit="client", event=event)
+def pay(
+    ledger: SiteLedger, round_: int, *, event: GaussianEvent = EVENT, context: bytes = b"first"
+) -> None:
+    key = ChargeKey("run-a", round_, 1)
+    ledger.charge(key, context=context, app="heart", unit="client", event=event)
 
 
 def test_a_budget_is_spent_round_by_round_and_then_refused(tmp_path: Path) -> None:
@@ -67,6 +70,17 @@ def test_the_same_attempt_is_paid_once_and_stands_for_one_release(tmp_path: Path
 
     with pytest.raises(ConflictError, match="run-a/1/1 must stay what it is"):
         pay(ledger, 1, event=GaussianEvent(5.0))
+
+
+def test_a_coordinator_that_was_put_back_gets_nothing_again_for_the_old_price(
+    tmp_path: Path,
+) -> None:
+    pay(ledger_at(tmp_path), 1)
+    restarted = ledger_at(tmp_path)
+    pay(restarted, 1)
+
+    with pytest.raises(ConflictError, match="asks twice for one price"):
+        pay(restarted, 1, context=b"opened again after a restore")
 
 
 def test_two_processes_of_a_site_share_its_budget(tmp_path: Path) -> None:
@@ -163,7 +177,7 @@ def _spend_until_killed(folder: str, said: str) -> None:
         while True:
             round_ += 1
             key = ChargeKey(f"run-{os.getpid()}", round_, 1)
-            ledger.charge(key, app="heart", unit="client", event=EVENT)
+            ledger.charge(key, context=b"first", app="heart", unit="client", event=EVENT)
             file.write(f"{key}\n")
             file.flush()
 

@@ -46,22 +46,30 @@ LEDGER_FILE: Final = "budget-ledger.jsonl"
 _DAY_US: Final = 86_400_000_000
 
 
+@dataclass(frozen=True, slots=True)
+class _Paid:
+    """A charge, and for which round: a coordinator that was put back opens another by its key."""
+
+    charge: Charge
+    context: str
+
+
 @dataclass(slots=True)
 class _Known:
     """What was read of the file so far."""
 
     size_bytes: int = 0
     head: LedgerHead = field(default_factory=LedgerHead)
-    charges: dict[ChargeKey, Charge] = field(default_factory=dict)
+    charges: dict[ChargeKey, _Paid] = field(default_factory=dict)
     counts: dict[BudgetScope, dict[tuple[Guarantee, int, str], int]] = field(default_factory=dict)
 
-    def add(self, at_us: int, each: KeyedCharge) -> None:
-        self.charges[each.key] = each.charge
-        day = at_us // _DAY_US
-        for scope, events in each.charge.events_of().items():
+    def add(self, at_us: int, key: ChargeKey, paid: _Paid) -> None:
+        self.charges[key] = paid
+        day, charge = at_us // _DAY_US, paid.charge
+        for scope, events in charge.events_of().items():
             counts = self.counts.setdefault(scope, {})
             for event, count in events.items():
-                place = (each.charge.guarantee, day, event)
+                place = (charge.guarantee, day, event)
                 counts[place] = counts.get(place, 0) + count
 
     def paid(self, scopes: Iterable[BudgetScope]) -> dict[BudgetScope, list[Paid]]:
@@ -92,19 +100,20 @@ class SiteLedger:
         for limit in limits:
             self._limits.setdefault(limit.scope, []).append(limit)
 
-    def charge(self, key: ChargeKey, *, app: str, unit: str, event: Event) -> None:
+    def charge(self, key: ChargeKey, *, context: bytes, app: str, unit: str, event: Event) -> None:
         """Pay for a contribution, durably, before it leaves; paying again for it changes nothing.
 
         Args:
             key: of the round's attempt.
+            context: tells this opening of the attempt from every other one.
             app: the study, whose data it is.
             unit: what the noise hides, ``record`` or ``client``.
             event: the release.
 
         Raises:
             BudgetExhaustedError: the site's own budget does not allow it; nothing was written.
-            ConflictError: the key stands for another charge: the coordinator asks twice for one
-                price.
+            ConflictError: the key stands for another charge, or for another opening of the
+                attempt: the coordinator asks twice for one price.
             IntegrityError: the ledger is damaged.
             StorageError: it cannot be written.
         """
@@ -115,22 +124,27 @@ class SiteLedger:
         guarantee = Guarantee(Unit(unit), event.adjacency)
         charge = Charge.alike(guarantee, scopes, {event_to_json(event): 1})
         verify_charge(charge)
+        paid = _Paid(charge, context.hex())
         with self._opened() as file:
             known = self._known
             if key in known.charges:
-                if known.charges[key] != charge:
-                    raise ConflictError(f"charge {key} must stay what it is, got another one")
+                if known.charges[key] != paid:
+                    raise ConflictError(
+                        f"charge {key} must stay what it is, got another one: the coordinator "
+                        "asks twice for one price, as one that was put back to an older state "
+                        "does; its next attempt is paid for anew"
+                    )
                 return
             verify_affordable(charge, self._limits, known.paid(scopes), self._today())
             at_us = self._now_us()
             head, _, body = known.head.appended(
-                at_us, EntryKind.CHARGED, str(key), charge.to_content()
+                at_us, EntryKind.CHARGED, str(key), {**charge.to_content(), "context": paid.context}
             )
             line = f"{head.chain.hex()} {body}\n".encode()
             file.write(line)
             os.fsync(file.fileno())
             known.head, known.size_bytes = head, known.size_bytes + len(line)
-            known.add(at_us, KeyedCharge(key, charge))
+            known.add(at_us, key, paid)
 
     def standings(self) -> list[Standing]:
         """Return how the budgets of this site stand, by scope.
@@ -196,8 +210,8 @@ class SiteLedger:
             file.seek(known.size_bytes + whole)
         known.head, entries = _read(content[:whole], known.head, str(self._path))
         known.size_bytes += whole
-        for at_us, each in entries:
-            known.add(at_us, each)
+        for at_us, key, paid in entries:
+            known.add(at_us, key, paid)
 
 
 def ledger_folder(settings: ClientSettings) -> Path:
@@ -233,7 +247,7 @@ def read_copy(content: bytes) -> SiteCopy:
         match json.loads(first):
             case {"site": str(site)}:
                 _, charges = _read(rest, LedgerHead(), "the copy")
-                return SiteCopy(site, [each for _, each in charges])
+                return SiteCopy(site, [KeyedCharge(key, paid.charge) for _, key, paid in charges])
     except ValueError:
         pass
     raise IntegrityError(
@@ -244,17 +258,19 @@ def read_copy(content: bytes) -> SiteCopy:
 
 def _read(
     content: bytes, head: LedgerHead, where: str
-) -> tuple[LedgerHead, list[tuple[int, KeyedCharge]]]:
+) -> tuple[LedgerHead, list[tuple[int, ChargeKey, _Paid]]]:
     charges = []
     for line in content.splitlines():
         chain, _, body = line.partition(b" ")
         try:
             head, entry = head.verified(body.decode(), bytes.fromhex(chain.decode()))
-            key, charge = ChargeKey.parse(entry.key), Charge.from_content(entry.content)
-        except (ValueError, IntegrityError) as error:
+            said = dict(entry.content)
+            context = str(said.pop("context"))
+            key, charge = ChargeKey.parse(entry.key), Charge.from_content(said)
+        except (ValueError, KeyError, IntegrityError) as error:
             raise IntegrityError(
                 f"entry {head.size} of {where} must be as it was written: {error}; restore the "
                 "newest copy of it"
             ) from error
-        charges.append((entry.at_us, KeyedCharge(key, charge)))
+        charges.append((entry.at_us, key, _Paid(charge, context)))
     return head, charges

@@ -299,7 +299,9 @@ class TaskRunner:
         if self._ledger is None:
             raise ConfigError("this site keeps no ledger, and takes no part in private runs")
         event = event_of_round(descriptor, terms)
-        self._ledger.charge(key, app=app, unit=terms.unit, event=event)
+        self._ledger.charge(
+            key, context=descriptor.context(), app=app, unit=terms.unit, event=event
+        )
 
     async def _evaluate(self, task: _Task, app: App, model: ModelFile) -> pb.ClientMessage:
         loop = asyncio.get_running_loop()
