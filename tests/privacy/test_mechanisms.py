@@ -198,6 +198,15 @@ def test_shares_are_never_charged_less_than_their_noise_is_worth(
     assert shares.share_variance % 2 == 0
 
 
+def test_the_variance_of_many_shares_is_rounded_down() -> None:
+    shares = SkellamShares(1024, (1 << 50) - 3, dimension=3, share_count=999_001)
+    exact = shares.share_variance * shares.share_count
+
+    charged = shares.event.variance
+
+    assert charged < exact < float(exact) == math.nextafter(charged, math.inf)
+
+
 def test_shares_in_fine_steps_cost_what_the_gaussian_mechanism_costs() -> None:
     million = SkellamShares(1.1, BOUND, dimension=10**6, share_count=7)
 

@@ -128,7 +128,7 @@ class SkellamShares:
         """What each release of a sum with enough shares is charged with."""
         l2_norm_max = _root_above(self.l2_norm_squared)
         return SkellamEvent(
-            variance=float(self.share_variance * self.share_count),
+            variance=_float_below(self.share_variance * self.share_count),
             l2_norm_max=l2_norm_max,
             l1_norm_max=l1_norm_max_of(l2_norm_max, self.dimension),
         )
@@ -169,6 +169,12 @@ def _noise_multiplier(value: Any) -> float:
 
 def _l2_norm_squared(value: Any) -> int:
     return whole("l2_norm_squared", value, at_least=1, at_most=_L2_NORM_SQUARED_MAX)
+
+
+def _float_below(number: int) -> float:
+    """Return a float that is not above the number."""
+    value = float(number)
+    return value if value <= number else math.nextafter(value, 0)
 
 
 def _root_below(number: int) -> float:
