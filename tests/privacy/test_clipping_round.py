@@ -125,12 +125,23 @@ def test_the_price_of_a_round_is_that_of_its_noise_multiplier() -> None:
     assert event.scale / event.l2_norm_max >= 1.1
 
 
-@pytest.mark.parametrize("deviation", [0.55, 0.1])
+@pytest.mark.parametrize("deviation", [0.56, 0.55, 0.1])
 def test_a_count_that_leaves_nothing_for_the_sum_is_refused(deviation: float) -> None:
-    with pytest.raises(ValueError, match="count_deviation must be more than half"):
+    with pytest.raises(
+        ValueError, match=r"^count_deviation must be at least 0\.51 of the noise_multiplier"
+    ):
         ClippingRound(
             clipping_norm=1.0, noise_multiplier=1.1, cohort_size=10, count_deviation=deviation
         )
+
+
+def test_a_count_with_the_least_noise_leaves_a_fifth_for_the_sum() -> None:
+    this = ClippingRound(
+        clipping_norm=1.0, noise_multiplier=1.0, cohort_size=10, count_deviation=0.51
+    )
+
+    assert this.sum_deviation == pytest.approx((1 - (2 * 0.51) ** -2) ** -0.5, rel=1e-4)
+    assert this.sum_deviation < 5.1
 
 
 def test_a_count_may_be_given_noise_of_its_own() -> None:

@@ -37,6 +37,8 @@ than a ten-thousandth."""
 _COHORT_SIZE_MAX: Final = 10**6
 _DEVIATION_PER_MEMBER: Final = 1 / 20
 _DEVIATION_PER_NOISE: Final = 1.65
+# At a half nothing is left for the sum, and next to it nearly nothing.
+_DEVIATION_LEAST: Final = 0.51
 _SLACK_BITS: Final = 20
 _NORM_MIN: Final = 1e-100
 _NORM_MAX: Final = 1e100
@@ -63,10 +65,10 @@ class ClippingRound:
         clipping_norm: how long a contribution can be, 1e-100 to 1e100.
         noise_multiplier: of sum and count together.
         cohort_size: how many contributions are expected; the denominator.
-        count_deviation: standard deviation of the noise in the count of unclipped updates; more
-            than half the noise multiplier, or nothing is left for the sum. ``None``: a twentieth of
-            the cohort, or 1.65 noise multipliers where that is more, so that the sum's noise grows
-            by at most 5 %.
+        count_deviation: standard deviation of the noise in the count of unclipped updates; at
+            least 0.51 noise multipliers, because at a half nothing would be left for the sum.
+            ``None``: a twentieth of the cohort, or 1.65 noise multipliers where that is more, so
+            that the sum's noise grows by at most 5 %.
 
     Raises:
         TypeError, ValueError: one of them is not what it must be.
@@ -87,10 +89,10 @@ class ClippingRound:
         if self.count_deviation is not None:
             deviation = positive("count_deviation", self.count_deviation)
             object.__setattr__(self, "count_deviation", deviation)
-            if 2 * deviation <= noise_multiplier:
+            if deviation < _DEVIATION_LEAST * noise_multiplier:
                 raise ValueError(
-                    f"count_deviation must be more than half the noise_multiplier of "
-                    f"{noise_multiplier!r}, got {deviation!r}; give more or leave it out"
+                    f"count_deviation must be at least {_DEVIATION_LEAST} of the noise_multiplier "
+                    f"of {noise_multiplier!r}, got {deviation!r}; give more or leave it out"
                 )
         # What is too much for the mechanism is refused here, not amid the round.
         self.mechanism  # noqa: B018
