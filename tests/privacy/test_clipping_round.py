@@ -64,8 +64,8 @@ def test_a_longer_update_is_clipped_over_all_of_its_tensors_at_once() -> None:
     assert contribution[-1] == -ROUND.sign_steps
 
 
-def test_an_update_exactly_at_the_norm_counts_as_unclipped() -> None:
-    assert ROUND.contribution(tensors([2.0]))[-1] == ROUND.sign_steps
+def test_an_update_exactly_at_the_norm_is_whole_and_counts_as_unclipped() -> None:
+    assert ROUND.contribution(tensors([2.0])).tolist() == [65_536, ROUND.sign_steps]
     assert ROUND.contribution(tensors([math.nextafter(2.0, 3.0)]))[-1] == -ROUND.sign_steps
 
 
@@ -135,6 +135,22 @@ def test_a_count_that_leaves_nothing_for_the_sum_is_refused(deviation: float) ->
         )
 
 
+def test_of_a_huge_cohort_each_voice_is_one_step() -> None:
+    this = ClippingRound(clipping_norm=1.0, noise_multiplier=0.05, cohort_size=10**6)
+
+    assert this.sign_steps == 1
+
+
+def test_numbers_of_other_types_are_the_same_numbers() -> None:
+    this = ClippingRound(
+        clipping_norm=1, noise_multiplier=np.float64(1), cohort_size=np.int64(9), count_deviation=2
+    )
+
+    found = (this.clipping_norm, this.noise_multiplier, this.cohort_size, this.count_deviation)
+    assert [type(each) for each in found] == [float, float, int, float]
+    assert found == (1, 1, 9, 2)
+
+
 def test_a_count_with_the_least_noise_leaves_a_fifth_for_the_sum() -> None:
     this = ClippingRound(
         clipping_norm=1.0, noise_multiplier=1.0, cohort_size=10, count_deviation=0.51
@@ -163,6 +179,7 @@ def test_a_count_may_be_given_noise_of_its_own() -> None:
         ("noise_multiplier", 5000, ValueError),
         ("cohort_size", 0, ValueError),
         ("cohort_size", 2.5, ValueError),
+        ("cohort_size", 10**6 + 1, ValueError),
         ("cohort_size", True, TypeError),
         ("count_deviation", -1, ValueError),
     ],
@@ -170,7 +187,7 @@ def test_a_count_may_be_given_noise_of_its_own() -> None:
 def test_bad_facts_are_refused_by_name(field: str, value: Any, error: type[Exception]) -> None:
     facts: dict[str, Any] = {"clipping_norm": 1.0, "noise_multiplier": 1.1, "cohort_size": 10}
 
-    with pytest.raises(error, match=f"{field} must"):
+    with pytest.raises(error, match=f"^{field} must"):
         ClippingRound(**{**facts, field: value})
 
 
@@ -215,7 +232,7 @@ def test_a_round_to_which_nobody_came_is_released_with_noise() -> None:
 
 @pytest.mark.parametrize("total", [np.zeros((2, 2), np.int64), np.zeros(0, np.int64)])
 def test_a_total_that_is_no_vector_is_refused(total: Any) -> None:
-    with pytest.raises(ValueError, match="total must be a vector"):
+    with pytest.raises(ValueError, match=r"^total must be a vector"):
         ROUND.release(total)
 
 
@@ -227,6 +244,8 @@ def bad_contributions() -> dict[str, Any]:
     sign = ROUND.sign_steps
     return {
         "a step too long": np.array([STEPS, 1, sign]),
+        "so long that its square overflows": np.array([1 << 40, sign]),
+        "a second number like that": np.array([0, 1 << 40, sign]),
         "far too long": np.array([1 << 40, 0, sign]),
         "each layer clipped to the norm": np.array([STEPS, STEPS, sign]),
         "more than one voice in the count": np.array([5, 5, 2 * sign]),
@@ -237,7 +256,7 @@ def bad_contributions() -> dict[str, Any]:
 
 @pytest.mark.parametrize("what", bad_contributions())
 def test_a_contribution_beyond_the_bound_is_refused(what: str) -> None:
-    with pytest.raises(ValueError, match="contribution must"):
+    with pytest.raises(ValueError, match=r"^contribution must"):
         ROUND.verify(bad_contributions()[what])
 
 
@@ -247,7 +266,7 @@ def test_a_contribution_at_the_bound_is_good() -> None:
 
 
 def test_a_contribution_of_floats_is_refused() -> None:
-    with pytest.raises(TypeError, match="contribution must be an array of int64"):
+    with pytest.raises(TypeError, match=r"^contribution must be an array of int64"):
         ROUND.verify(np.zeros(3))
 
 

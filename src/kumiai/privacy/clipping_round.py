@@ -39,7 +39,7 @@ _DEVIATION_PER_MEMBER: Final = 1 / 20
 _DEVIATION_PER_NOISE: Final = 1.65
 # At a half nothing is left for the sum, and next to it nearly nothing.
 _DEVIATION_LEAST: Final = 0.51
-_SLACK_BITS: Final = 20
+_KEPT: Final = 1 - 2.0**-20
 _NORM_MIN: Final = 1e-100
 _NORM_MAX: Final = 1e100
 
@@ -136,12 +136,12 @@ class ClippingRound:
         """Return the same for an update whose norm is known already."""
         factor = STEPS / max(norm, self.clipping_norm)
         steps = quantized(tensors, factor)
-        slack = 2.0**-_SLACK_BITS
+        kept = _KEPT
         while (squares := _squares(steps)) > STEPS**2:
-            # Rounding can make a vector longer. A little shorter before it, twice as much each
-            # time: that ends, at the latest with zeros.
-            factor *= (1 - slack) * STEPS / math.sqrt(squares)
-            slack = min(2 * slack, 0.5)
+            # Rounding can make a vector longer. A little shorter before it, and more than a little
+            # if that was not enough: it ends, at the latest with zeros.
+            factor *= kept * STEPS / math.sqrt(squares)
+            kept *= kept
             steps = quantized(tensors, factor)
         sign = self.sign_steps if norm <= self.clipping_norm else -self.sign_steps
         return np.append(steps, sign)
@@ -158,7 +158,7 @@ class ClippingRound:
                 f"contribution must end with {self.sign_steps} or its negative, got else"
             )
         # The largest alone first: its square must not overflow.
-        peak = int(abs(numbers[:-1]).max()) if numbers.size > 1 else 0
+        peak = int(abs(numbers[:-1]).max(initial=0))
         if peak > STEPS or _squares(numbers[:-1]) > STEPS**2:
             raise ValueError(f"contribution must have a norm of at most {STEPS}, got a longer one")
 
