@@ -98,6 +98,17 @@ def test_whatever_was_changed_in_a_history_is_noticed(text: str) -> None:
         PrivacyHistory.from_text(text)
 
 
+def test_the_entry_that_is_wrong_is_named() -> None:
+    text = "".join(LINES).replace('"count":7', '"count":0')
+
+    with pytest.raises(IntegrityError, match="entry 1 must be one of a history: count must be"):
+        PrivacyHistory.from_text(text)
+
+
+def test_an_event_is_released_once_unless_said_otherwise() -> None:
+    assert PrivacyHistory().append(EVENTS[0]).count == 1
+
+
 def test_a_cut_end_is_noticed_by_whoever_kept_the_head() -> None:
     head = json.loads(LINES[2])["digest"]
 
@@ -113,7 +124,7 @@ def test_a_count_that_makes_no_sense_is_refused_and_changes_nothing(count: Any) 
     history = history_of([(EVENTS[0], 5)])
     head = history.head
 
-    with pytest.raises((TypeError, ValueError), match="count"):
+    with pytest.raises((TypeError, ValueError), match=r"^count must be"):
         history.append(EVENTS[0], count)
 
     assert (history.head, len(history), history.counts) == (head, 1, {EVENTS[0]: 5})

@@ -40,7 +40,7 @@ def at_least_zero(name: str, value: Any) -> float:
     number = finite(name, value)
     if number < 0:
         raise ValueError(f"{name} must be at least 0, got {value!r}")
-    return number + 0.0  # a zero has no sign
+    return number
 
 
 def fraction(name: str, value: Any) -> float:
@@ -48,7 +48,7 @@ def fraction(name: str, value: Any) -> float:
     number = finite(name, value)
     if not 0 <= number <= 1:
         raise ValueError(f"{name} must be from 0 to 1, got {value!r}")
-    return number + 0.0
+    return number + 0.0  # a zero has no sign
 
 
 def open_fraction(name: str, value: Any) -> float:

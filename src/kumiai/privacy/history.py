@@ -10,6 +10,7 @@ As text it has one line of JSON for each entry, and each history has one spellin
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from types import MappingProxyType
 from typing import Final, Self
 
@@ -22,6 +23,7 @@ __all__ = ["EMPTY_HEAD", "HistoryEntry", "PrivacyHistory"]
 
 EMPTY_HEAD: Final = digest_of([b"KUMIAI-V1-PRIVACY-HISTORY"])
 """The head of a history without entries."""
+_SPELLINGS: Final = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +50,6 @@ class PrivacyHistory:
         """Begin without a release."""
         self._entries: list[HistoryEntry] = []
         self._counts: dict[Event, int] = {}
-        self._spellings: dict[Event, str] = {}
 
     def __len__(self) -> int:
         """Return how many entries there are."""
@@ -92,8 +93,8 @@ class PrivacyHistory:
             )
         before = self._counts.get(event, 0)
         count = whole("count", count, at_least=1, at_most=COUNT_MAX - before)
-        digest = self._digest(event, count)
-        entry = HistoryEntry(len(self._entries), event, count, digest)
+        content = f'{self.head}{{"count":{count},"event":{_spelling_of(event)}}}'
+        entry = HistoryEntry(len(self), event, count, digest_of([content.encode()]))
         self._entries.append(entry)
         self._counts[event] = before + count
         return entry
@@ -102,7 +103,7 @@ class PrivacyHistory:
         """Return all entries as lines of JSON."""
         return "".join(
             f'{{"count":{entry.count},"digest":"{entry.digest}",'
-            f'"event":{self._spellings[entry.event]}}}\n'
+            f'"event":{_spelling_of(entry.event)}}}\n'
             for entry in self._entries
         )
 
@@ -119,10 +120,10 @@ class PrivacyHistory:
             IntegrityError: an entry was changed, moved, lost or added, or the head is another one.
         """
         history = cls()
-        for index, line in enumerate(text.splitlines(keepends=True)):
+        for index, line in enumerate(text.splitlines()):
             try:
                 content = json.loads(line)
-                event = event_from_json(_spelled(content["event"]))
+                event = event_from_json(json.dumps(content["event"], separators=(",", ":")))
                 history.append(event, content["count"])
             except (IntegrityError, KeyError, RecursionError, TypeError, ValueError) as error:
                 raise IntegrityError(f"entry {index} must be one of a history: {error}") from error
@@ -132,13 +133,7 @@ class PrivacyHistory:
             raise IntegrityError(f"history must end in {head}, got {history.head}")
         return history
 
-    def _digest(self, event: Event, count: int) -> str:
-        spelling = self._spellings.get(event)
-        if spelling is None:
-            spelling = self._spellings[event] = event_to_json(event)
-        content = f'{self.head}{{"count":{count},"event":{spelling}}}'
-        return digest_of([content.encode()])
 
-
-def _spelled(event: object) -> str:
-    return json.dumps(event, sort_keys=True, separators=(",", ":"))
+@lru_cache(maxsize=_SPELLINGS)
+def _spelling_of(event: Event) -> str:
+    return event_to_json(event)
