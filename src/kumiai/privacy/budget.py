@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from kumiai.core.errors import BudgetExhaustedError, ConfigError, IntegrityError
 from kumiai.privacy.checking import open_fraction, positive, whole
 from kumiai.privacy.conversion import epsilon_bound
-from kumiai.privacy.events import event_from_json
+from kumiai.privacy.events import Event, event_from_json
 from kumiai.privacy.ledger import BudgetScope, Charge, Guarantee
 from kumiai.privacy.rdp import DEFAULT_ORDERS, rdp_of
 
@@ -210,7 +210,7 @@ def verify_charge(charge: Charge) -> None:
     for spend in charge.spends:
         for text in spend.events:
             try:
-                event = event_from_json(text)
+                event = _event(text)
             except IntegrityError as error:
                 raise ConfigError(f"event of a charge is none: {error}") from error
             if event.adjacency != charge.guarantee.adjacency:
@@ -289,4 +289,9 @@ def _count_up(count: int) -> float:
 
 @lru_cache(maxsize=_EVENTS_CACHED)
 def _rdp(event: str) -> FloatArray:
-    return rdp_of(event_from_json(event))
+    return rdp_of(_event(event))
+
+
+@lru_cache(maxsize=_EVENTS_CACHED)
+def _event(text: str) -> Event:
+    return event_from_json(text)

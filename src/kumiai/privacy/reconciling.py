@@ -71,6 +71,9 @@ def charges_in(entries: Iterable[LedgerEntry]) -> list[KeyedCharge]:
 def missing_charges(ours: Iterable[KeyedCharge], copies: Iterable[SiteCopy]) -> list[KeyedCharge]:
     """Return what has to be charged so that our counts are at least those of each copy.
 
+    Sites do not know models. What a run lost is charged to its model, too; a run that is not known
+    at all may have been any model's, so all models that are known pay for it.
+
     Args:
         ours: what our ledger knows.
         copies: what the sites know.
@@ -85,7 +88,8 @@ def missing_charges(ours: Iterable[KeyedCharge], copies: Iterable[SiteCopy]) -> 
             most = wanted.setdefault(place, {})
             for payer, count in counts.items():
                 most[payer] = max(most.get(payer, 0), count)
-    keys = _NextKeys(ours)
+    keys, models = _NextKeys(ours), _models_of(ours)
+    everyone = set().union(*models.values())
     missing: list[KeyedCharge] = []
     for place in sorted(wanted):
         have = known.get(place, {})
@@ -94,6 +98,7 @@ def missing_charges(ours: Iterable[KeyedCharge], copies: Iterable[SiteCopy]) -> 
             for payer, count in wanted[place].items()
             if count > have.get(payer, 0)
         }
+        lacking = _with_models(lacking, models.get(place[0], everyone))
         missing += [keys.keyed(place, charge) for charge in _charges_of(lacking)]
     return missing
 
@@ -139,6 +144,29 @@ def unaccounted(
     )
 
 
+_Lacking = dict[tuple[Guarantee, BudgetScope, str], int]
+
+
+def _models_of(charges: Iterable[KeyedCharge]) -> dict[str, set[BudgetScope]]:
+    """Return the models that each run was charged to."""
+    found: dict[str, set[BudgetScope]] = {}
+    for each in charges:
+        models = {scope for scope in each.charge.scopes if scope.kind is ScopeKind.MODEL}
+        found.setdefault(each.key.run_id, set()).update(models)
+    return found
+
+
+def _with_models(lacking: _Lacking, models: Iterable[BudgetScope]) -> _Lacking:
+    """Let models pay as much as the site that lacks most, for each event."""
+    paid = dict(lacking)
+    for (guarantee, scope, event), count in lacking.items():
+        if scope.kind is not ScopeKind.MODEL:
+            for model in models:
+                payer = (guarantee, model, event)
+                paid[payer] = max(paid.get(payer, 0), count)
+    return paid
+
+
 class _NextKeys:
     """Hands out keys that no charge has."""
 
@@ -164,7 +192,7 @@ def _counted(charges: Iterable[KeyedCharge]) -> _Counts:
     return found
 
 
-def _charges_of(lacking: Mapping[tuple[Guarantee, BudgetScope, str], int]) -> list[Charge]:
+def _charges_of(lacking: _Lacking) -> list[Charge]:
     by_guarantee: dict[Guarantee, dict[BudgetScope, dict[str, int]]] = {}
     for (guarantee, scope, event), count in lacking.items():
         by_guarantee.setdefault(guarantee, {}).setdefault(scope, {})[event] = count

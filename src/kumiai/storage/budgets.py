@@ -5,6 +5,7 @@ released in the transaction that publishes the model (`RunRepository.publish_rou
 of a charge pay in one transaction, or none does; what is charged is never given back.
 """
 
+import asyncio
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -420,7 +421,7 @@ class BudgetRepository:
                     f"ledgers of all sites must be given, got none of {_shown(lost)}; export "
                     "them at the sites, or give --assume SCOPE=ROUNDS for each"
                 )
-            added = missing_charges(known, copies)
+            added = await asyncio.to_thread(missing_charges, known, copies)
             added += assumed_charges([*known, *added], assumed)
             at_us = await ledger.now_us()
             for each in added:

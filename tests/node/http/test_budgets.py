@@ -122,7 +122,7 @@ async def test_a_frozen_ledger_is_brought_in_line_and_charges_again(api: Running
     assert done["charged"] == ["run-a/3/1", "run-a/3/2"]
     listed = await told(api, "GET", "")
     assert listed["frozen"] is None
-    assert [scope["spent"][0]["releases"] for scope in listed["scopes"]] == [3, 3, 2]
+    assert [scope["spent"][0]["releases"] for scope in listed["scopes"]] == [3, 3, 3]
     assert await told(api, "POST", "/check") == {
         "entries": listed["entries"],
         "chain": listed["chain"],
@@ -133,14 +133,13 @@ async def test_a_frozen_ledger_is_brought_in_line_and_charges_again(api: Running
 async def test_many_charges_of_a_site_fit_into_one_request(api: RunningApi) -> None:
     charge = Charge.alike(CLIENT_LEVEL, [BudgetScope.parse("client/site-1")], {EVENT: 1})
     charges = [
-        [str(ChargeKey("run-a", round_, 1)), charge.to_content()] for round_ in range(1, 9000)
+        [str(ChargeKey("run-a", round_, 1)), charge.to_content()] for round_ in range(1, 6000)
     ]
 
-    done = await told(
-        api, "POST", "/reconcile", json={"copies": [{"site": "site-1", "charges": charges}]}
-    )
+    body = {"copies": [{"site": "site-1", "charges": charges}]}
+    done = await told(api, "POST", "/reconcile", json=body, timeout=60)
 
-    assert len(done["charged"]) == 8999
+    assert len(done["charged"]) == 5999
 
 
 @pytest.mark.parametrize(

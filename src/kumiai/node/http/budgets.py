@@ -287,7 +287,7 @@ async def freeze(body: ReasonBody, parts: Parts, caller: Caller) -> BudgetsView:
 
 async def reconcile(body: ReconcileBody, parts: Parts, caller: Caller) -> ReconciledView:
     """Charge what the sites know and this ledger does not, and let it charge again."""
-    copies = [copy.to_copy() for copy in body.copies]
+    copies = await asyncio.to_thread(lambda: [copy.to_copy() for copy in body.copies])
     assumed = {BudgetScope.parse(text): rounds for text, rounds in body.assumed.items()}
     detail: Detail = {"copies": len(copies), "assumed": len(assumed)}
     entry = NewEntry(Act.BUDGETS_RECONCILED, actor_of(caller), "budgets/ledger", detail=detail)

@@ -1,0 +1,125 @@
+"""A coordinator from an old backup is frozen, and told by the sites what it has forgotten."""
+
+import shutil
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kumiai.core.clock import SystemClock
+from kumiai.node.client.budget import SiteLedger, read_copy
+from kumiai.testing.databases import SQLiteTemplate
+from tests.integration import study
+from tests.integration.federation import Federation, job
+
+SITES = [f"site-{number}" for number in range(1, 5)]
+
+
+@pytest.fixture
+async def federation(tmp_path: Path, sqlite_template: SQLiteTemplate) -> AsyncIterator[Federation]:
+    federation = Federation(tmp_path, sqlite_template.copy_to(tmp_path / "kumiai.db"))
+    await federation.start()
+    yield federation
+    await federation.stop()
+
+
+def one_round() -> dict[str, Any]:
+    return job(
+        run={"rounds": 1, "name": "counted"},
+        cohort={"size": 4, "min_reports": 4, "grace_seconds": 2.0},
+        secure_aggregation={"mode": "masking"},
+        evaluation={"every": 0},
+        train={"size": 20},
+        privacy={
+            "unit": "record",
+            "clip": 2.0,
+            "delta": 1e-5,
+            "noise_multiplier": 4.0,
+            "records": 40,
+            "records_per_site": 10,
+        },
+    )
+
+
+async def run_once(federation: Federation, state: str = "finished") -> dict[str, Any]:
+    run_id = await federation.submit(one_round(), study.app)
+    return await federation.wait_for(run_id, state, seconds=90)
+
+
+async def budgets(federation: Federation, method: str = "GET", path: str = "", **body: Any) -> Any:
+    async with federation.http() as http:
+        answer = await http.request(method, f"/api/v1/budgets{path}", **body)
+    return answer.json()
+
+
+async def releases(federation: Federation) -> dict[str, int]:
+    told = await budgets(federation)
+    return {each["scope"]: each["spent"][0]["releases"] for each in told["scopes"]}
+
+
+def copy_body(federation: Federation, site: str) -> dict[str, Any]:
+    ledger = SiteLedger(federation.folder / "clients" / site, site, SystemClock())
+    charges = read_copy(ledger.export()).charges
+    return {
+        "site": site,
+        "charges": [[str(each.key), each.charge.to_content()] for each in charges],
+    }
+
+
+async def restart_on(federation: Federation, backup: Path) -> None:
+    """Let the coordinator start on the database as it was, in the midst of its clients' lives."""
+    assert federation.server is not None
+    await federation.server.stop()
+    for path in federation.folder.glob("kumiai.db*"):
+        path.unlink()
+    shutil.copyfile(backup, federation.folder / "kumiai.db")
+    await federation.start()
+
+
+async def test_a_restored_coordinator_spends_nothing_twice(
+    federation: Federation, tmp_path: Path
+) -> None:
+    await federation.start_clients(4)
+    await run_once(federation)
+    assert federation.server is not None
+    await federation.server.stop()  # so that the file is the whole database
+    backup = tmp_path / "backup.db"
+    shutil.copyfile(tmp_path / "kumiai.db", backup)
+    await federation.start()
+    await run_once(federation)
+    await run_once(federation)
+    await restart_on(federation, backup)
+
+    frozen = await budgets(federation)
+    refused = await run_once(federation, "failed")
+    await budgets(
+        federation,
+        "POST",
+        "/reconcile",
+        json={"copies": [copy_body(federation, site) for site in SITES]},
+    )
+    told = await releases(federation)
+    await run_once(federation)
+
+    assert "put back to an older state" in frozen["frozen"]
+    assert "budget ledger must not be frozen" in refused["reason"]
+    scopes = ["model/counted", *(f"client/{site}" for site in SITES)]
+    scopes += [f"dataset/{site}/counting" for site in SITES]
+    assert told == dict.fromkeys(scopes, 3)
+    assert await releases(federation) == dict.fromkeys(scopes, 4)
+
+
+async def test_a_coordinator_that_starts_again_on_its_own_ledger_goes_on(
+    federation: Federation,
+) -> None:
+    await federation.start_clients(4)
+    await run_once(federation)
+    assert federation.server is not None
+    await federation.server.stop()
+    await federation.start()
+
+    await run_once(federation)
+
+    assert (await budgets(federation))["frozen"] is None
+    assert set((await releases(federation)).values()) == {2}
