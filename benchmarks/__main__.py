@@ -29,6 +29,7 @@ NAMES = (
     "near_reads",
     "norm_proof",
     "noise",
+    "private_runs",
     "paillier",
     "blobs",
     "simulation",

@@ -9,8 +9,8 @@ import pytest
 
 import kumiai as km
 from kumiai.core.errors import ConfigError, KumiaiError
-from kumiai.node.job import parse_job
-from kumiai.node.noised_rounds import plan_of
+from kumiai.node.job import CohortSpec, parse_job
+from kumiai.node.noised_rounds import outlook_of, plan_of
 from kumiai.node.simulation import simulate
 
 SIZE = 4_000
@@ -164,3 +164,38 @@ def test_a_table_that_promises_nothing_is_refused(tables: dict[str, Any], proble
         parse_job({**whole, **tables})
 
     assert problem in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("privacy", "size", "warnings"),
+    [
+        (RECORD, 400, []),
+        (CLIENT, 10, []),
+        (RECORD, 40_000, ["the noise is 3.0 times what 200 records can add up to"]),
+        (
+            CLIENT,
+            10_000,
+            [
+                "the noise is 12.5 times what 4 clients can add up to",
+                "hide each record",
+            ],
+        ),
+        ({**RECORD, "delta": 0.01}, 400, ["privacy.delta must lie below one over the 200 units"]),
+    ],
+)
+def test_a_run_that_cannot_learn_is_told_before_it_begins(
+    privacy: Mapping[str, Any], size: int, warnings: list[str]
+) -> None:
+    promise, *told = outlook_of(job(privacy), size)
+
+    assert promise.startswith("privacy: epsilon ")
+    assert f"for each {privacy['unit']}, over 1 rounds" in promise
+    assert len(told) == min(len(warnings), 1)
+    assert all(warning in told[0] for warning in warnings)
+
+
+def test_a_run_without_a_known_number_of_clients_promises_and_no_more() -> None:
+    asked = job(CLIENT).model_copy(update={"cohort": CohortSpec()})
+
+    assert len(outlook_of(asked, 10**6)) == 1
+    assert outlook_of(asked.model_copy(update={"privacy": None}), 10) == []

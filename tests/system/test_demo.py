@@ -111,12 +111,15 @@ def test_a_killed_client_costs_nothing_and_nothing_is_left_behind(temporary: Pat
 
 
 def test_hospitals_train_together(temporary: Path) -> None:
-    document = run_demo(temporary, "--study", "heart", "--rounds", "4")
+    document = run_demo(temporary, "--study", "heart", "--dp", "--rounds", "4")
 
     assert len(document["sites"]) == 4
     assert document["killed"]["round"] >= 1
     assert document["killed"]["took_part"]
-    assert document["accuracy"]["federated"] > 0.7
+    assert document["accuracy"]["federated"] > 0.6
+    assert document["privacy"]["unit"] == "record"
+    assert 1.69 < document["privacy"]["epsilon"] <= 1.7
+    assert document["privacy"]["accuracy_without"] > 0.7
     assert document["model"] == str(temporary.parent / "demo-model.safetensors")
 
 

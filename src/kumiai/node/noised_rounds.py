@@ -26,10 +26,19 @@ from kumiai.privacy import (
 )
 from kumiai.secagg import Outcome, RoundDescriptor
 
-__all__ = ["NoisePlan", "PrivateTerms", "event_of_round", "mean_of", "plan_of", "terms_of"]
+__all__ = [
+    "NoisePlan",
+    "PrivateTerms",
+    "event_of_round",
+    "mean_of",
+    "outlook_of",
+    "plan_of",
+    "terms_of",
+]
 
 _RECORD_VALUE_BITS: Final = 24
 _VARIANCE_MAX: Final = 1 << 51
+_SIGNAL_LEAST: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +146,43 @@ def plan_of(job: JobSpec, privacy: PrivacySpec, dimension: int) -> NoisePlan:
         delta=privacy.delta,
     )
     return plan if privacy.epsilon is None else _calibrated(plan, privacy.epsilon)
+
+
+def outlook_of(job: JobSpec, dimension: int) -> list[str]:
+    """Return what a job promises, and warnings of what will come of it, in words; none without.
+
+    Args:
+        job: the job.
+        dimension: how many numbers the model has.
+
+    Raises:
+        ConfigError: no noise can keep the epsilon.
+    """
+    privacy = job.privacy
+    if privacy is None:
+        return []
+    plan = plan_of(job, privacy, dimension)
+    promise = (
+        f"privacy: epsilon {plan.epsilon():.3g} at delta {plan.delta:g} for each {privacy.unit}, "
+        f"over {plan.rounds} rounds; the noise is {plan.noise_multiplier:.3g} times the clip"
+    )
+    told = [promise]
+    units = privacy.records or job.cohort.size
+    if units is None:
+        return told
+    if plan.delta * units >= 1:
+        told.append(
+            f"warning: privacy.delta must lie below one over the {units} units to mean much, got "
+            f"{plan.delta:g}"
+        )
+    if (signal := plan.signal_to_noise(units)) < _SIGNAL_LEAST:
+        told.append(
+            f"warning: the noise is {1 / signal:.1f} times what {units} {privacy.unit}s can add up "
+            "to, and the model will learn next to nothing; ask for fewer rounds, a larger epsilon, "
+            "more of them or a smaller model"
+            + ('; or hide each record: unit = "record"' if privacy.unit == "client" else "")
+        )
+    return told
 
 
 def terms_of(job: JobSpec, privacy: PrivacySpec) -> PrivateTerms:

@@ -86,3 +86,36 @@ def test_the_model_goes_to_the_working_directory(
 def test_an_option_that_breaks_its_rule_is_named(options: dict[str, Any], told: str) -> None:
     with pytest.raises(ConfigError, match=told):
         new_plan(DemoOptions(**options))
+
+
+def test_noise_hides_each_patient_and_the_job_says_how_far() -> None:
+    plan = new_plan(DemoOptions(study="heart", dp=True))
+
+    privacy = plan.job.privacy
+    assert privacy is not None
+    assert (privacy.unit, privacy.epsilon, privacy.delta) == ("record", 1.7, 1e-4)
+    assert (privacy.records, privacy.records_per_site) == (920, 303)
+    assert plan.job.evaluation.every == 0
+    assert plan.open_job is not None
+    assert plan.open_job.privacy is not None
+    assert plan.open_job.privacy.noise_multiplier == 1e-6
+
+
+def test_hospitals_that_were_divided_anew_may_have_all_patients_at_one() -> None:
+    privacy = new_plan(DemoOptions(study="heart", clients=3, dp=True)).job.privacy
+
+    assert privacy is not None
+    assert privacy.records_per_site == privacy.records == 920
+
+
+def test_without_noise_there_is_nothing_to_compare_with() -> None:
+    plan = new_plan(DemoOptions(study="heart"))
+
+    assert plan.job.privacy is None
+    assert plan.open_job is None
+
+
+@pytest.mark.parametrize("options", [{"study": "digits"}, {"study": "heart", "clients": 2}])
+def test_noise_is_for_hospitals_of_which_there_are_three(options: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match="dp must be used with the study heart at 3 sites"):
+        new_plan(DemoOptions(dp=True, **options))

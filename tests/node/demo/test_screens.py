@@ -2,13 +2,14 @@
 
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
 from kumiai.node.demo.picture import RoundLine, RunPicture
-from kumiai.node.demo.result import Comeback, DemoResult
+from kumiai.node.demo.result import Comeback, DemoResult, PrivateFacts
 from kumiai.node.demo.screens import JsonScreen, PlainScreen, TerminalScreen
 from kumiai.node.studies import Baselines
 
@@ -155,3 +156,44 @@ def test_a_program_gets_one_document(picture: RunPicture, result: DemoResult) ->
 
 def test_a_round_that_went_on_without_the_client_says_so() -> None:
     assert not Comeback("site-2", 2, 1.25, reports=1, wanted=2).took_part
+
+
+@pytest.fixture
+def private(result: DemoResult) -> DemoResult:
+    return replace(result, privacy=PrivateFacts("record", 1.7, 1e-4, 9.8, 0.75, 0.8))
+
+
+def test_a_private_run_shows_its_promise_and_what_noise_costs(private: DemoResult) -> None:
+    stream = io.StringIO()
+
+    PlainScreen(stream).result(private)
+
+    told = stream.getvalue()
+    assert "federated     75.0 %" in told
+    assert "noise-free    80.0 %  the same steps, simulated" in told
+    assert "epsilon         1.70  at delta 0.0001, for each record, over all rounds" in told
+
+
+def test_a_program_gets_the_promise_too(private: DemoResult) -> None:
+    stream = io.StringIO()
+
+    JsonScreen(stream).result(private)
+
+    document = json.loads(stream.getvalue())
+    assert document["privacy"]["epsilon"] == 1.7
+    assert document["accuracy"]["federated"] == document["privacy"]["accuracy"] == 0.75
+
+
+def test_rounds_of_a_private_run_are_told_without_measures() -> None:
+    stream = io.StringIO()
+    picture = RunPicture(rounds_total=2, is_private=True)
+    picture.lines[0] = RoundLine(0)
+    picture.lines[1] = RoundLine(1, 3, 3, is_published=True)
+    picture.lines[2] = RoundLine(2, 1, 3)
+
+    PlainScreen(stream).show(picture)
+
+    assert stream.getvalue().splitlines() == [
+        "round   0 of 2: initial model",
+        "round   1 of 2: 3 of 3 reports",
+    ]

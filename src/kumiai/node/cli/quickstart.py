@@ -128,6 +128,8 @@ def simulate(
     app = load_app(study)
     job = _job_for(app, job_file, dict(invocation.overrides), rounds)
     is_table = invocation.output is OutputFormat.TABLE
+    if job.privacy is not None:
+        _tell_outlook(app, job)
 
     def tell(result: "RoundResult") -> None:
         if is_table:
@@ -154,6 +156,15 @@ def simulate(
         }
         note = f"{job.run.rounds} rounds with {sites} sites in {shown_duration(result.seconds)}"
         emit(invocation.output, told, Table((), (), note + (f"; model in {out}" if out else "")))
+
+
+def _tell_outlook(app: "App", job: "JobSpec") -> None:
+    from kumiai.node.noised_rounds import outlook_of
+    from kumiai.node.study import initial_model
+
+    model = initial_model(app, job.train, seed=job.run.seed)
+    for line in outlook_of(job, sum(array.size for array in model.values())):
+        typer.echo(line, err=True)
 
 
 def version(ctx: typer.Context) -> None:

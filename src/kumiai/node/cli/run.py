@@ -74,6 +74,8 @@ def submit(
     prepared, invocation.overrides = prepare(
         job, invocation.overrides, app_reference=app_reference, model=model, token=token
     )
+    for line in prepared.outlook():
+        typer.echo(line, err=True)
     if dry_run:
         emit(invocation.output, prepared.summary(), prepared.table())
         return

@@ -17,6 +17,7 @@ from kumiai.node.cli.job_source import load_job, split_overrides
 from kumiai.node.cli.output import Table, shown_size
 from kumiai.node.cli.transfer_bar import transfer_bar
 from kumiai.node.job import JobSpec
+from kumiai.node.noised_rounds import outlook_of
 from kumiai.node.operator.client import OperatorClient
 
 __all__ = ["PreparedRun", "prepare", "run_id_of_token", "submit_prepared"]
@@ -55,6 +56,14 @@ class PreparedRun:
                 },
             },
         }
+
+    def outlook(self) -> list[str]:
+        """Return what the job promises to hide, and what will come of it.
+
+        Raises:
+            ConfigError: it cannot be kept.
+        """
+        return outlook_of(self.job, sum(array.size for array in self.arrays.values()))
 
     def table(self) -> Table:
         """Return the same for people."""

@@ -93,17 +93,15 @@ class PlainScreen:
         """Print a line for each round whose model has been evaluated since."""
         while (line := picture.lines.get(self._shown + 1)) and picture.is_told(line):
             self._shown = line.round
-            measured = f", loss {_number(line.loss)}, accuracy {_percent(line.accuracy)}"
-            self._print(
-                f"round {line.round:>3} of {picture.rounds_total}: {_stand(line)}"
-                f"{'' if line.accuracy is None else measured}"
-            )
+            measured = f"loss {_number(line.loss)}, accuracy {_percent(line.accuracy)}"
+            stand = _stand(line) if picture.is_private else f"{_stand(line) + ',':17} {measured}"
+            self._print(f"round {line.round:>3} of {picture.rounds_total}: {stand}")
 
     def result(self, result: DemoResult) -> None:
         """Print the comparison."""
         self._print("\nmeasured on the held-out rows of all sites:")
         for name, value, remark in (*_comparison(result), *_privacy(result)):
-            self._print(f"  {name:13} {value:>7}  {remark}")
+            self._print(f"  {name:12} {value:>7}  {remark}")
         self._print(_timing(result))
 
     def say(self, lines: Iterable[str]) -> None:
@@ -215,7 +213,7 @@ def _privacy(result: DemoResult) -> Iterable[tuple[str, str, str]]:
     if facts is None:
         return ()
     return (
-        ("without noise", _percent(facts.accuracy_without), "the same steps, simulated"),
+        ("noise-free", _percent(facts.accuracy_without), "the same steps, simulated"),
         (
             "epsilon",
             f"{facts.epsilon:.2f}",
