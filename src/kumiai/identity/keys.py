@@ -3,22 +3,27 @@
 Ours are ECDSA on P-256. A member may bring P-384 or RSA of 3072 to 8192 bits: what is weaker does
 not protect (NIST SP 800-57 part 1, table 2: less than 128 bits), what is longer only costs the
 verifier, and P-521 and the Edwards curves are refused by the TLS library inside gRPC.
+
+Source of the signatures: FIPS 186-5 (ECDSA), RFC 8017 section 8.1 (RSA-PSS).
 """
 
 import hashlib
 from typing import Final, TypeAlias
 
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 
 from kumiai.core.errors import CertificateError, IntegrityError
 
 __all__ = [
     "MemberKey",
     "digest_of",
+    "is_signed_by",
     "new_key",
     "private_key_of",
     "private_pem_of",
+    "signed_by",
     "verify_strong",
 ]
 
@@ -26,6 +31,7 @@ RSA_BITS_MIN: Final = 3072
 RSA_BITS_MAX: Final = 8192
 
 _CURVES: Final = (ec.SECP256R1, ec.SECP384R1)
+_PSS: Final = padding.PSS(padding.MGF1(hashes.SHA256()), padding.PSS.DIGEST_LENGTH)
 _DIGEST_DOMAIN: Final = b"kumiai/identity/public-key/v1/"
 
 MemberKey: TypeAlias = ec.EllipticCurvePublicKey | rsa.RSAPublicKey
@@ -96,3 +102,40 @@ def private_key_of(pem: bytes, what: str) -> ec.EllipticCurvePrivateKey:
     if not isinstance(key, ec.EllipticCurvePrivateKey):
         raise IntegrityError(f"{what} must be on an elliptic curve, got another kind")
     return key
+
+
+def signed_by(key_pem: bytes, message: bytes) -> bytes:
+    """Return a member's signature: ECDSA, or RSA-PSS, with SHA-256.
+
+    Args:
+        key_pem: the private key of its certificate, not encrypted.
+        message: with a label of what it is for.
+
+    Raises:
+        CertificateError: the key does not parse, or is of another kind.
+    """
+    try:
+        key = serialization.load_pem_private_key(key_pem, password=None)
+    except (ValueError, TypeError) as error:
+        raise CertificateError(
+            "private key must be PEM without a passphrase, got one that does not parse"
+        ) from error
+    match key:
+        case ec.EllipticCurvePrivateKey():
+            return key.sign(message, ec.ECDSA(hashes.SHA256()))
+        case rsa.RSAPrivateKey():
+            return key.sign(message, _PSS, hashes.SHA256())
+        case _:
+            raise CertificateError("private key must be on an elliptic curve or RSA, got another")
+
+
+def is_signed_by(key: MemberKey, signature: bytes, message: bytes) -> bool:
+    """Return whether a signature is one of `signed_by` with this key."""
+    try:
+        if isinstance(key, rsa.RSAPublicKey):
+            key.verify(signature, message, _PSS, hashes.SHA256())
+        else:
+            key.verify(signature, message, ec.ECDSA(hashes.SHA256()))
+    except InvalidSignature:
+        return False
+    return True

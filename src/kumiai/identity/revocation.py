@@ -88,11 +88,7 @@ class RevocationList:
             CertificateError: it does not parse; a list is not signed by a root or one of its
                 issuers, is partial, expired, or more than five minutes from the future.
         """
-        content = (
-            source if isinstance(source, bytes) else files.read_file(source, "revocation list")
-        )
-        lists = _parsed(content, _bundle_of(ca_cert))
-        revocations = cls(lists, frozenset().union(*(each.serials for each in lists)))
+        revocations = cls.read(source, ca_cert)
         if revocations.this_update > now + CLOCK_SKEW_SECONDS:
             raise CertificateError(
                 "revocation list must not be from the future, got one made "
@@ -100,6 +96,20 @@ class RevocationList:
             )
         revocations.verify_current(now)
         return revocations
+
+    @classmethod
+    def read(
+        cls, source: Path | bytes, ca_cert: Path | bytes | x509.Certificate | TrustBundle
+    ) -> Self:
+        """Return the lists in a file or text, whenever they were made; see `load`.
+
+        What an old list has revoked stays revoked; what it does not name may be, by now.
+        """
+        content = (
+            source if isinstance(source, bytes) else files.read_file(source, "revocation list")
+        )
+        lists = _parsed(content, _bundle_of(ca_cert))
+        return cls(lists, frozenset().union(*(each.serials for each in lists)))
 
     @property
     def number(self) -> int:

@@ -8,7 +8,7 @@ Whoever can issue certificates can make a voucher for a key of its own: that is 
 remember the keys of the others (`kumiai.node.client`), and this module only says what a voucher
 proves by itself.
 
-Source: RFC 8032 (Ed25519), FIPS 186-5 (ECDSA), RFC 8017 section 8.1 (RSA-PSS).
+Source: RFC 8032 (Ed25519).
 """
 
 import base64
@@ -21,13 +21,11 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
+from cryptography.hazmat.primitives import serialization
 
 from kumiai.core.errors import CertificateError
 from kumiai.identity.check import PeerRules, read_peer, verify_peer
-from kumiai.identity.keys import MemberKey, verify_strong
+from kumiai.identity.keys import is_signed_by, signed_by, verify_strong
 from kumiai.identity.names import Identity, certificate_of, identity_of
 from kumiai.identity.trust import TrustBundle, chain_of
 
@@ -40,7 +38,6 @@ _VERSION: Final = 1
 _DOMAIN: Final = b"kumiai/identity/signing-key-voucher/v1\x00"
 _FIELDS: Final = {"version", "public_key", "made_at", "chain", "signature"}
 _MEND: Final = "let the client make a new one by restarting it"
-_PSS: Final = padding.PSS(padding.MGF1(hashes.SHA256()), padding.PSS.DIGEST_LENGTH)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +71,7 @@ def new_voucher(public_key: bytes, chain_pem: bytes, key_pem: bytes, now: float)
     if len(public_key) != PUBLIC_KEY_SIZE_BYTES:
         raise ValueError(f"public_key must be {PUBLIC_KEY_SIZE_BYTES} bytes, got {len(public_key)}")
     chain = chain_of(chain_pem)
-    signature = _signed(key_pem, _message(identity_of(chain[0]).uri, public_key, now))
+    signature = signed_by(key_pem, _message(identity_of(chain[0]).uri, public_key, now))
     encoded = [each.public_bytes(serialization.Encoding.DER) for each in chain]
     fields = {
         "version": _VERSION,
@@ -112,7 +109,7 @@ def verify_voucher(voucher: bytes, trust: TrustBundle, rules: PeerRules, now: fl
             f"{made_at - now:.0f} s; compare the clocks of both machines"
         )
     member = verify_strong(certificate_of(chain[0]).public_key())
-    if not _is_signed(member, signature, _message(identity.uri, public_key, made_at)):
+    if not is_signed_by(member, signature, _message(identity.uri, public_key, made_at)):
         raise CertificateError(
             f"voucher of {identity.uri} must be signed by its certificate's key, "
             f"got another signature; {_MEND}"
@@ -123,33 +120,6 @@ def verify_voucher(voucher: bytes, trust: TrustBundle, rules: PeerRules, now: fl
 def _message(uri: str, public_key: bytes, made_at: float) -> bytes:
     name = uri.encode()
     return _DOMAIN + struct.pack(">Hd", len(name), made_at) + name + public_key
-
-
-def _signed(key_pem: bytes, message: bytes) -> bytes:
-    try:
-        key = serialization.load_pem_private_key(key_pem, password=None)
-    except (ValueError, TypeError) as error:
-        raise CertificateError(
-            "private key must be PEM without a passphrase, got one that does not parse"
-        ) from error
-    match key:
-        case ec.EllipticCurvePrivateKey():
-            return key.sign(message, ec.ECDSA(hashes.SHA256()))
-        case rsa.RSAPrivateKey():
-            return key.sign(message, _PSS, hashes.SHA256())
-        case _:
-            raise CertificateError("private key must be on an elliptic curve or RSA, got another")
-
-
-def _is_signed(key: MemberKey, signature: bytes, message: bytes) -> bool:
-    try:
-        if isinstance(key, rsa.RSAPublicKey):
-            key.verify(signature, message, _PSS, hashes.SHA256())
-        else:
-            key.verify(signature, message, ec.ECDSA(hashes.SHA256()))
-    except InvalidSignature:
-        return False
-    return True
 
 
 def _parsed(voucher: bytes) -> tuple[bytes, float, Sequence[bytes], bytes]:

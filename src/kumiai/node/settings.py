@@ -55,7 +55,10 @@ class IdentitySettings(_Table):
     ca: Path = Path("identity/ca.pem")
     """The certificate of the federation's authority, PEM."""
     crl: Path | None = None
-    """The federation's revocation list; the coordinator looks for a newer one every few seconds."""
+    """The federation's revocation list; the coordinator looks for a newer one every few seconds.
+
+    It hands the list to its clients; at a client this is one that was brought there by hand.
+    """
     clock_skew_seconds: Annotated[float, Field(ge=0, le=3600)] = 60.0
     """How far ahead the clock of whoever issued a certificate may be of the coordinator's."""
 

@@ -38,6 +38,12 @@ class EndedCall:
         self._said = [message.SerializeToString() for message in said_before]
         self._hello_passes = bool(said_before)
 
+    async def initial_metadata(self) -> Any:
+        return None
+
+    def done(self) -> bool:
+        return False
+
     async def trailing_metadata(self) -> Any:
         return (("kumiai-refusal", self._refusal),) if self._refusal else None
 
@@ -70,7 +76,7 @@ class EndedChannel:
         self._call = call
 
     def stream_stream(self, method: str) -> Any:
-        return lambda: self._call
+        return lambda **_: self._call
 
 
 class Explanation:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from kumiai.core.clock import SystemClock
 from kumiai.core.errors import CertificateError
@@ -14,6 +15,7 @@ from kumiai.identity.audit import Act, Actor, Detail, Outcome
 from kumiai.node.coordinator.sessions import ClientSession, SessionHub
 from kumiai.node.coordinator.trust_offers import SUCCESSION_FILE, TrustOffers
 from kumiai.node.wire import kumiai_pb2 as pb
+from kumiai.node.wire.channel import REVOCATIONS_BYTES_MAX
 
 SITE = Actor("client", "site-1")
 
@@ -80,6 +82,58 @@ async def test_where_no_root_has_followed_another_nothing_is_offered(offers: Tru
 
     assert offers.offer_to(session) is None
     assert session.open_trust_offers == 0
+
+
+async def test_a_revocation_list_is_handed_to_all_and_no_root_with_it(
+    authority: CertificateManager, hub: SessionHub, noted: Noted
+) -> None:
+    authority.revocation_list()
+    crl = authority.revocation_list_path
+    offers = TrustOffers(
+        authority.certificate_path,
+        hub=hub,
+        clock=SystemClock(),
+        audit=noted,
+        coordinator_id="coordinator-1",
+        crl=crl,
+        look_seconds=0.01,
+    )
+    session = new_session()
+    first = offers.offer_to(session)
+    hub.attach(session)
+    offers.start()
+
+    before = crl.read_text()
+    authority.revocation_list()
+    async with asyncio.timeout(20):
+        message = await session.outgoing.get()
+    await offers.stop()
+
+    assert first == pb.TrustOffer(revocations=before)
+    assert message.trust == pb.TrustOffer(revocations=crl.read_text())
+    assert (session.open_trust_offers, noted.entries) == (0, [])
+
+
+@pytest.mark.parametrize("content", [b"junk", b"\n" * (REVOCATIONS_BYTES_MAX + 1)])
+async def test_a_list_that_is_damaged_or_too_long_is_told_of_and_not_handed_over(
+    authority: CertificateManager, hub: SessionHub, noted: Noted, content: bytes
+) -> None:
+    authority.revocation_list()
+    crl = authority.revocation_list_path
+    crl.write_bytes(content if content == b"junk" else crl.read_bytes() + content)
+
+    with capture_logs() as logged:
+        offers = TrustOffers(
+            authority.certificate_path,
+            hub=hub,
+            clock=SystemClock(),
+            audit=noted,
+            coordinator_id="coordinator-1",
+            crl=crl,
+        )
+
+    assert offers.offer_to(new_session()) is None
+    assert [each["event"] for each in logged] == ["revocation list not handed to clients"]
 
 
 async def test_a_change_is_told_to_the_log_and_to_all_who_are_attached(

@@ -80,4 +80,5 @@ def new_client(settings: Settings) -> ClientAgent:
         ledger=SiteLedger(
             ledger_folder(settings.client), own.name, clock, limits_of(settings.client, own.name)
         ),
+        crl=identity.crl,
     )

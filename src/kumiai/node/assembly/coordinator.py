@@ -63,6 +63,7 @@ from kumiai.node.signing_key import load_signer, voucher_of
 from kumiai.node.study import Site, run_evaluate
 from kumiai.node.wire.channel import TlsFiles
 from kumiai.node.wire.peers import AuthenticationInterceptor
+from kumiai.node.wire.proving import CoordinatorProver
 from kumiai.storage import (
     APITokenRepository,
     BlobSweeper,
@@ -124,13 +125,14 @@ def new_coordinator(settings: Settings, coordinator_id: str) -> CoordinatorServe
     """
     shared = _shared(settings, coordinator_id)
     supervisor = _supervisor(shared)
+    tls = TlsFiles(
+        certificate=settings.identity.certificate,
+        key=settings.identity.key,
+        ca=settings.identity.ca,
+    )
     return CoordinatorServer(
         listen=settings.coordinator.listen,
-        tls=TlsFiles(
-            certificate=settings.identity.certificate,
-            key=settings.identity.key,
-            ca=settings.identity.ca,
-        ),
+        tls=tls,
         sessions=_session_service(shared),
         blobs=_blob_service(shared),
         hub=shared.hub,
@@ -139,6 +141,7 @@ def new_coordinator(settings: Settings, coordinator_id: str) -> CoordinatorServe
             shared.gate,
             shared.clock,
             wasted_per_second=_WASTED_FACTOR * settings.limits.connections_per_second,
+            prover=CoordinatorProver(tls, shared.clock),
         ),
         clock=shared.clock,
         http=_http_server(shared, supervisor),
@@ -356,6 +359,7 @@ def _stores(settings: Settings, clock: Clock, coordinator_id: str, hub: SessionH
             clock=clock,
             audit=audit.recorder,
             coordinator_id=coordinator_id,
+            crl=settings.identity.crl,
         ),
         budgets=BudgetDesk(
             BudgetRepository(database, trail=audit.log),

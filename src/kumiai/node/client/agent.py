@@ -36,10 +36,13 @@ from kumiai.identity import (
     files,
     identity_of,
 )
+from kumiai.identity.check import PeerCertificate
 from kumiai.node.client.backoff import Backoff
 from kumiai.node.client.budget import SiteLedger
 from kumiai.node.client.checkpoints import CheckpointGuard
+from kumiai.node.client.coordinator_check import CoordinatorCheck, Question
 from kumiai.node.client.renewal import CertificateRenewal
+from kumiai.node.client.revocations import KnownRevocations
 from kumiai.node.client.secure.known_peers import PEERS_FILE, KnownPeers
 from kumiai.node.client.secure.opening import RoundTerms, SecurePolicy
 from kumiai.node.client.secure.site import SecureSite
@@ -56,6 +59,7 @@ __all__ = ["AgentTimes", "ClientAgent"]
 
 _QUEUE_LIMIT = 1_000
 _CLOCK_SKEW_WARNING_SECONDS = 30.0
+_DISTRUSTED = "this client refuses the coordinator"
 _LAST_WORD = (1 << 64) - 1
 """The number of the heartbeat whose echo says that all before it was heard."""
 
@@ -102,6 +106,7 @@ class ClientAgent:
         times: AgentTimes = AgentTimes(),
         policy: SecurePolicy | None = None,
         ledger: SiteLedger | None = None,
+        crl: Path | None = None,
     ) -> None:
         """Prepare; `run` connects.
 
@@ -117,6 +122,10 @@ class ClientAgent:
             times: how patient to be.
             policy: what this site asks of secure rounds; ``None``: what any site should.
             ledger: where private runs are paid for; ``None``: in ``state_dir``, without limits.
+            crl: a revocation list that is brought to this site by hand.
+
+        Raises:
+            KumiaiError: that list cannot be used.
         """
         self._address = address
         self._tls = tls
@@ -148,6 +157,9 @@ class ClientAgent:
         self._trust = TrustFollower(
             ca=tls.ca, certificate=tls.certificate, clock=clock, send=self._send
         )
+        self._revocations = KnownRevocations(state_dir, tls.ca, clock, brought=crl)
+        self._check = CoordinatorCheck(self._revocations, tls, clock)
+        self._coordinator: PeerCertificate | None = None
         self._log = structlog.get_logger("kumiai.client").bind(client=site.name)
         self.attached = asyncio.Event()
 
@@ -162,7 +174,9 @@ class ClientAgent:
         """
         self._guard = await asyncio.to_thread(self._new_guard)
         executor = ThreadPoolExecutor(2, thread_name_prefix="kumiai-transfer")
-        transfer = BlobTransfer(lambda: open_channel(self._address, self._tls), executor)
+        transfer = BlobTransfer(
+            lambda: open_channel(self._address, self._tls), executor, check=self._check
+        )
         self._secure = await asyncio.to_thread(self._new_secure_site, transfer)
         runner = TaskRunner(
             apps=self._apps,
@@ -251,7 +265,8 @@ class ClientAgent:
         self, channel: grpc.aio.Channel, outgoing: "asyncio.Queue[pb.ClientMessage]"
     ) -> _Link | str:
         """Return the session that the coordinator welcomes, or why it does not."""
-        call = channel.stream_stream(ATTACH)()
+        question = Question()
+        call = channel.stream_stream(ATTACH)(metadata=question.metadata)
         voucher = await asyncio.to_thread(self._voucher)
         if not await _written(call, self._hello(voucher)):
             return await self._ended(call)
@@ -261,12 +276,36 @@ class ClientAgent:
         if first is grpc.aio.EOF:
             return await self._ended(call)
         welcome = pb.ServerMessage.FromString(first).welcome
-        if welcome.HasField("trust"):
-            # First: what comes with it may be signed under the new root.
-            await self._trust.take(welcome.trust)
+        try:
+            self._coordinator = await self._check.verify(call, question)
+            if welcome.HasField("trust"):
+                # First: what comes with it may be signed under the new root.
+                await self._take_trust(welcome.trust)
+        except CertificateError as error:
+            call.cancel()
+            return f"{_DISTRUSTED}: {error}"
         await self._take_checkpoint(welcome.audit if welcome.HasField("audit") else None)
         self._note_welcome(welcome)
         return _Link(channel, call, outgoing, welcome.heartbeat_seconds)
+
+    async def _take_trust(self, offer: pb.TrustOffer) -> None:
+        """Take up what the coordinator tells of roots and of revoked certificates.
+
+        Raises:
+            CertificateError: its own is one of these.
+        """
+        if offer.roots:
+            await self._trust.take(offer)
+        if not offer.revocations:
+            return
+        try:
+            is_news = await asyncio.to_thread(self._revocations.take, offer.revocations.encode())
+        except KumiaiError as error:
+            self._log.warning("revocation list not taken up", error=str(error))
+            return
+        if is_news:
+            self._log.info("other certificates are revoked now")
+            await self._check.verify_again(self._coordinator)
 
     async def _serve(self, link: _Link, runner: TaskRunner) -> _Link | str:
         """Serve a session; return its successor, or why it ended."""
@@ -475,7 +514,10 @@ class ClientAgent:
                 case "secure" if self._secure is not None:
                     self._secure.take(message.secure)
                 case "trust":
-                    await self._trust.take(message.trust)
+                    try:
+                        await self._take_trust(message.trust)
+                    except CertificateError as error:
+                        return f"{_DISTRUSTED}: {error}"
                 case "receipt" if message.receipt.reason:
                     self._log.warning("report refused", reason=message.receipt.reason)
                 case "heartbeat" if message.heartbeat.sequence == 0:

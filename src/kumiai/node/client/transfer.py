@@ -14,6 +14,7 @@ import grpc.aio
 from kumiai.core import failpoints
 from kumiai.core.digest import StreamingDigest
 from kumiai.core.errors import (
+    CertificateError,
     DeadlineError,
     DeniedError,
     IntegrityError,
@@ -21,6 +22,7 @@ from kumiai.core.errors import (
     TransportError,
 )
 from kumiai.node.client.backoff import Backoff
+from kumiai.node.client.coordinator_check import CoordinatorCheck, Question
 from kumiai.node.wire import kumiai_pb2 as pb
 from kumiai.node.wire.channel import CHUNK_BYTES, GET, PUT, STAT
 
@@ -89,6 +91,7 @@ class BlobTransfer:
         open_channel: Callable[[], grpc.aio.Channel],
         executor: Executor,
         *,
+        check: CoordinatorCheck | None = None,
         first_pause_seconds: float = 0.1,
         longest_pause_seconds: float = 5.0,
     ) -> None:
@@ -97,12 +100,14 @@ class BlobTransfer:
         Args:
             open_channel: called again when the coordinator is back after an interruption.
             executor: hashing and file access happen there.
+            check: judges who takes updates; ``None``: whoever TLS lets.
             first_pause_seconds: the pause after the first attempt that failed.
             longest_pause_seconds: what the pauses grow to.
         """
         self._open_channel = open_channel
         self._channel = open_channel()
         self._executor = executor
+        self._check = check
         self._first_pause_seconds = first_pause_seconds
         self._longest_pause_seconds = longest_pause_seconds
         self._pauses: set[asyncio.Future[None]] = set()
@@ -336,7 +341,29 @@ class BlobTransfer:
                 yield chunk
             failpoints.reach("client.update.sent")
 
-        return pb.PutResult.FromString(await self._channel.stream_unary(PUT)(messages()))
+        return pb.PutResult.FromString(await self._put(messages()))
+
+    async def _put(self, messages: AsyncIterator[bytes]) -> bytes:
+        if self._check is None or not await self._check.insists():
+            return bytes(await self._channel.stream_unary(PUT)(messages))
+        question, is_trusted = Question(), asyncio.Event()
+
+        async def held_back() -> AsyncIterator[bytes]:
+            await is_trusted.wait()
+            async for message in messages:
+                yield message
+
+        call = self._channel.stream_unary(PUT)(held_back(), metadata=question.metadata)
+        try:
+            async with asyncio.timeout(_STALL_SECONDS):
+                await self._check.verify(call, question)
+        except CertificateError as error:
+            raise TransportError(f"update is not sent to whoever answers: {error}") from error
+        else:
+            is_trusted.set()
+            return bytes(await call)
+        finally:
+            call.cancel()
 
     async def _received(self, upload: Upload, report: PutReport) -> int:
         request = pb.StatRequest(run_id=report.run_id, round=report.round, digest=upload.digest)

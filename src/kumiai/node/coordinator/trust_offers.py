@@ -1,7 +1,8 @@
-"""Tells clients whom to trust from now on, while one root follows another.
+"""Tells clients whom to trust from now on, while one root follows another, and whom no longer.
 
 A client believes none of it: it checks for itself that a root which it trusts has named the new
-one (`kumiai.identity.succession`). So an operator brings new roots to the coordinators alone.
+one (`kumiai.identity.succession`), and that the federation's authorities have signed the revocation
+list. So an operator brings new roots and lists to the coordinators alone.
 """
 
 import asyncio
@@ -11,8 +12,8 @@ from typing import Final
 import structlog
 
 from kumiai.core.clock import Clock
-from kumiai.core.errors import NotFoundError
-from kumiai.identity import TrustBundle, WatchedFiles
+from kumiai.core.errors import CertificateError, KumiaiError, NotFoundError
+from kumiai.identity import RevocationList, TrustBundle, WatchedFiles
 from kumiai.identity.audit import Act, Actor, AuditSink, Outcome
 from kumiai.identity.files import read_file
 from kumiai.identity.succession import successions_of
@@ -20,6 +21,7 @@ from kumiai.node.auditing.actors import said_by_stranger
 from kumiai.node.coordinator.sessions import ClientSession, SessionHub
 from kumiai.node.coordinator.supervision import SupervisedWork
 from kumiai.node.wire import kumiai_pb2 as pb
+from kumiai.node.wire.channel import REVOCATIONS_BYTES_MAX
 
 __all__ = ["SUCCESSION_FILE", "TrustOffers"]
 
@@ -40,6 +42,7 @@ class TrustOffers:
         clock: Clock,
         audit: AuditSink,
         coordinator_id: str,
+        crl: Path | None = None,
         look_seconds: float = _LOOK_SECONDS,
     ) -> None:
         """Offer what is in the file of roots, and beside it.
@@ -50,6 +53,7 @@ class TrustOffers:
             clock: paces looks at the files.
             audit: hears of changes, here and at clients.
             coordinator_id: who this is.
+            crl: the revocation list; ``None``: none is kept.
             look_seconds: how often the files are looked at.
 
         Raises:
@@ -60,8 +64,9 @@ class TrustOffers:
         self._me = Actor("coordinator", coordinator_id)
         self._look_seconds = look_seconds
         succession = ca.with_name(SUCCESSION_FILE)
-        self._files = WatchedFiles((ca, succession), lambda: _offer_in(ca, succession), clock)
-        self._told_version = self._files.version
+        paths = (ca, succession, *([] if crl is None else [crl]))
+        self._files = WatchedFiles(paths, lambda: _offer_in(ca, succession, crl), clock)
+        self._told = self._files.value
         self._work = SupervisedWork("watch over the roots", self.serve, clock)
         self._log = structlog.get_logger("kumiai.coordinator")
 
@@ -78,12 +83,12 @@ class TrustOffers:
         return [] if self._work.is_well else [self._work.name]
 
     def offer_to(self, session: ClientSession) -> pb.TrustOffer | None:
-        """Return what a client is offered; ``None`` if no root has followed another."""
-        offer = self._files.value
-        if not offer.successions:
-            return None
-        session.open_trust_offers += 1
-        return offer
+        """Return what a client is offered; ``None`` if that is nothing."""
+        offer = pb.TrustOffer(revocations=self._files.value.revocations)
+        if self._files.value.successions:
+            offer.MergeFrom(self._files.value)
+            session.open_trust_offers += 1
+        return offer if offer.ByteSize() else None
 
     def take(self, session: ClientSession, answer: pb.TrustAnswer, *, by: Actor) -> None:
         """Write down what a client did; one that was not asked is not heard."""
@@ -105,29 +110,50 @@ class TrustOffers:
         """Offer what has changed to all who are attached, until cancelled."""
         while True:
             await asyncio.to_thread(self._files.current)
-            if self._files.version != self._told_version:
-                self._told_version = self._files.version
+            if self._files.value != self._told:
                 self._tell()
             await asyncio.sleep(self._look_seconds)
 
     def _tell(self) -> None:
-        serials = TrustBundle.load(self._files.value.roots.encode()).serials
-        roots = " ".join(f"{serial:x}" for serial in sorted(serials))
-        self._log.info("other roots are trusted now", roots=roots)
-        detail = {"roots": said_by_stranger(roots)}
-        self._audit.record(Act.TRUST_CHANGED, "", Outcome.DONE, self._me, detail)
+        before, self._told = self._told, self._files.value
+        if (before.roots, before.successions) != (self._told.roots, self._told.successions):
+            serials = TrustBundle.load(self._told.roots.encode()).serials
+            roots = " ".join(f"{serial:x}" for serial in sorted(serials))
+            self._log.info("other roots are trusted now", roots=roots)
+            detail = {"roots": said_by_stranger(roots)}
+            self._audit.record(Act.TRUST_CHANGED, "", Outcome.DONE, self._me, detail)
         for session in self._hub.sessions():
             offer = self.offer_to(session)
             if offer is not None:
                 session.send(pb.ServerMessage(trust=offer))
 
 
-def _offer_in(ca: Path, succession: Path) -> pb.TrustOffer:
+def _offer_in(ca: Path, succession: Path, crl: Path | None) -> pb.TrustOffer:
     roots = read_file(ca, "ca certificate")
-    TrustBundle.load(roots)
+    trust = TrustBundle.load(roots)
     try:
         successions = read_file(succession, "succession of roots")
     except NotFoundError:
         successions = b""
     successions_of(successions)
-    return pb.TrustOffer(roots=roots.decode("ascii"), successions=successions.decode("ascii"))
+    return pb.TrustOffer(
+        roots=roots.decode("ascii"),
+        successions=successions.decode("ascii"),
+        revocations="" if crl is None else _revocations_in(crl, trust),
+    )
+
+
+def _revocations_in(crl: Path, trust: TrustBundle) -> str:
+    """Return the list's text, or nothing: roots do not wait for a list that fits to them."""
+    try:
+        content = read_file(crl, "revocation list")
+        RevocationList.read(content, trust)
+        if len(content) > REVOCATIONS_BYTES_MAX:
+            raise CertificateError(
+                f"revocation list must be at most {REVOCATIONS_BYTES_MAX} bytes, got {len(content)}"
+            )
+    except KumiaiError as error:
+        log = structlog.get_logger("kumiai.coordinator")
+        log.warning("revocation list not handed to clients", error=str(error))
+        return ""
+    return content.decode("ascii")

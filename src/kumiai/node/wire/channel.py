@@ -21,6 +21,7 @@ __all__ = [
     "GET",
     "PROTOCOL_VERSION",
     "PUT",
+    "REVOCATIONS_BYTES_MAX",
     "SESSION_SERVICE",
     "STAT",
     "TlsFiles",
@@ -43,6 +44,7 @@ STAT = f"/{BLOB_SERVICE}/Stat"
 # holds a few chunks of every stream that moves, hence smaller ones where there are many.
 CHUNK_BYTES = 1 << 20
 CONTROL_BYTES_MAX = 256 << 10
+REVOCATIONS_BYTES_MAX = 128 << 10
 _CHUNK_BYTES_MIN = 128 << 10
 _CHUNKS_OF_ALL_BYTES = 4 << 20
 _MESSAGE_BYTES_MAX = CHUNK_BYTES + (64 << 10)

@@ -127,12 +127,14 @@ class Welcome(_message.Message):
     def __init__(self, protocol_version: _Optional[int] = ..., coordinator_id: _Optional[str] = ..., heartbeat_seconds: _Optional[float] = ..., wall_time: _Optional[float] = ..., software_version: _Optional[str] = ..., audit: _Optional[_Union[AuditCheckpoint, _Mapping]] = ..., trust: _Optional[_Union[TrustOffer, _Mapping]] = ...) -> None: ...
 
 class TrustOffer(_message.Message):
-    __slots__ = ("roots", "successions")
+    __slots__ = ("roots", "successions", "revocations")
     ROOTS_FIELD_NUMBER: _ClassVar[int]
     SUCCESSIONS_FIELD_NUMBER: _ClassVar[int]
+    REVOCATIONS_FIELD_NUMBER: _ClassVar[int]
     roots: str
     successions: str
-    def __init__(self, roots: _Optional[str] = ..., successions: _Optional[str] = ...) -> None: ...
+    revocations: str
+    def __init__(self, roots: _Optional[str] = ..., successions: _Optional[str] = ..., revocations: _Optional[str] = ...) -> None: ...
 
 class TrustAnswer(_message.Message):
     __slots__ = ("roots", "reason")

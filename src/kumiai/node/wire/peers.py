@@ -17,9 +17,11 @@ import grpc
 import grpc.aio
 
 from kumiai.core.clock import Clock
+from kumiai.core.errors import CertificateError
 from kumiai.identity import CallGate, PeerRefusedError, Permission, Principal, Refusal
 from kumiai.node.wire.channel import ATTACH, GET, PUT, STAT
 from kumiai.node.wire.connection_pace import ConnectionPace
+from kumiai.node.wire.proving import CHALLENGE_KEY, PROOF_KEY, CoordinatorProver
 from kumiai.node.wire.unused_connections import PERIOD_SECONDS, UnusedConnections
 
 __all__ = ["REFUSAL_KEY", "REMOTE_CALLS", "AuthenticationInterceptor", "caller_of", "refusal_of"]
@@ -79,6 +81,7 @@ class AuthenticationInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[mis
         watch_seconds: float = WATCH_SECONDS,
         hold_seconds: float = HOLD_SECONDS,
         wasted_per_second: float = 100.0,
+        prover: CoordinatorProver | None = None,
     ) -> None:
         """Let this gate decide.
 
@@ -88,8 +91,10 @@ class AuthenticationInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[mis
             watch_seconds: how often `watch` looks at open calls, > 0.
             hold_seconds: how long who calls too often waits for the answer, >= 0.
             wasted_per_second: so many connections may come to no admitted call, on average, > 0.
+            prover: answers clients that ask whom they talk to; ``None``: nobody does.
         """
         self._gate = gate
+        self._prover = prover
         self._hold_seconds = hold_seconds
         self.connections = UnusedConnections(clock)
         self.pace = ConnectionPace(
@@ -167,6 +172,7 @@ class AuthenticationInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[mis
         self._open.add(call)
         _CALL.set(call)
         try:
+            await self._prove(context, principal)
             yield
         except asyncio.CancelledError:
             if call.refusal is None:
@@ -176,6 +182,17 @@ class AuthenticationInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[mis
             await _end(context, call.refusal)
         finally:
             self._open.discard(call)
+
+    async def _prove(self, context: Any, principal: Principal) -> None:
+        """Tell a caller that asks which certificate it talks to."""
+        challenge = dict(context.invocation_metadata() or ()).get(CHALLENGE_KEY)
+        if challenge is None or self._prover is None or principal.identity is None:
+            return
+        try:
+            proof = await asyncio.to_thread(self._prover.prove, challenge, principal.identity.uri)
+        except CertificateError as error:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
+        await context.send_initial_metadata(((PROOF_KEY, proof),))
 
     async def _principal_of(self, method: str, context: Any) -> Principal:
         is_first = self.connections.note_call(context.peer())
