@@ -1,10 +1,13 @@
 """Rounds with a Paillier key: the sum is exact, whoever vanishes or restarts, and none is read."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kumiai.core.digest import digest_of
 from kumiai.core.errors import SecureAggregationError
 from kumiai.crypto.paillier import PaillierPrivateKey, private_key_to_bytes
 from kumiai.secagg.actions import Send
@@ -229,6 +232,23 @@ def test_a_sum_that_leaves_out_a_weight_is_not_confirmed_even_without_proofs() -
     assert not network.body_of(network.sent[name][-1], Confirmation).is_right
     with pytest.raises(SecureAggregationError, match="must be confirmed by 3 survivors"):
         network.tell(name, Confirmations(()))
+
+
+def test_the_sum_is_told_only_after_a_quorum_has_signed_the_same() -> None:
+    network = paillier_network(4)
+    held = network.run_until(Kind.CONFIRMATIONS)
+    (name,) = held
+    envelopes = network.body_of(held[name], Confirmations).envelopes
+    other = network.lie(Confirmation(bytes(32), is_right=True), "site-0002")
+    wrong = network.body_of(sent_by(network, "site-0002", Kind.CONFIRMATION), Confirmation)
+    denied = network.lie(replace(wrong, is_right=False), "site-0002")
+
+    for told in (envelopes[:2], (*envelopes[:2], other), (*envelopes[:2], denied)):
+        with pytest.raises(SecureAggregationError, match=r"must be confirmed by 3 survivors .* 2"):
+            network.tell(name, Confirmations(told))
+    network.tell(name, Confirmations(envelopes[:3]))
+
+    assert network.kind_of(network.sent[name][-1]) is Kind.OPENING
 
 
 def test_nothing_is_decrypted_before_enough_have_agreed_to_the_survivors() -> None:
@@ -473,6 +493,49 @@ def test_an_upload_of_other_bytes_or_no_ciphertexts_leaves_the_sum_as_it_was() -
 
     assert_plain_sum(network)
     assert "upload must hold ciphertexts" in str(network.refused[0][1])
+
+
+def spoiling(network: Network, name: str, plaintext: int) -> None:
+    """Let a client put another plaintext into its first ciphertext."""
+
+    def change(sender: str, send: Send) -> Send:
+        if sender != name or send.vector is None:
+            return send
+        key = network.server._knowledge.cipher.public_key  # type: ignore[attr-defined]
+        first = int(key.raw_encrypt(plaintext, 1)).to_bytes(key.ciphertext_size, "big")
+        vector = first + bytes(send.vector)[key.ciphertext_size :]
+        digest = bytes.fromhex(digest_of([vector]))
+        body = replace(network.body_of(send, MaskedInput), vector_digest=digest)
+        return replaced(send, message=network.lie(body, name), vector=memoryview(vector))
+
+    network.to_server = change
+    network.raises = False  # the cheat's own machine does not know its input again
+
+
+@pytest.mark.parametrize(
+    "plaintext",
+    [
+        pytest.param(1 << 2046, id="more than its slots hold"),
+        pytest.param(3_600_000_000, id="more than a word holds"),
+    ],
+)
+def test_a_sum_with_a_number_that_is_too_large_is_confirmed_by_nobody(plaintext: int) -> None:
+    network = paillier_network(3, weight_bound=21845)
+    spoiling(network, "site-0001", plaintext)
+
+    network.run()
+
+    assert network.stopped == "confirming needs 2 clients, got 0"
+
+
+def test_how_long_the_sum_is_is_known_with_the_key() -> None:
+    network = paillier_network(3)
+    before = network.clients["site-0001"].sum_size_bytes
+    network.run()
+
+    assert before == 0
+    assert network.clients["site-0001"].sum_size_bytes == len(network.uploads["site-0001"])
+    assert Network(3).clients["site-0001"].sum_size_bytes == 4 * 38
 
 
 def test_an_upload_with_another_digest_is_refused() -> None:

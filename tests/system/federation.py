@@ -300,6 +300,7 @@ class Federation:
             "state_dir": self.folder / "clients" / name,
             "apps": [study.APP],
             "data": {"number": int(name.rpartition("-")[2])},
+            "accepts_paillier": True,
         }
 
     def _identity(self, role: Role, name: str) -> dict[str, Any]:

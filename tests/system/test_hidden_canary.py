@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from kumiai.node.job import JobSpec, parse_job
-from kumiai.node.local.federation import LocalFederation
+from kumiai.node.local.federation import LocalFederation, ProcessOptions
 from kumiai.node.study import initial_model
 from tests.system import canary
 
@@ -27,6 +27,7 @@ _RUN = slice(100, 116)
 
 def job(mode: str, rounds: int) -> JobSpec:
     secure: dict[str, Any] = {"mode": mode, "clip": 32_767 / canary.LEVELS_PER_UNIT}
+    secure |= {"key_bits": 2048} if mode == "paillier" else {}
     return parse_job(
         {
             "run": {"app": "canary", "rounds": rounds},
@@ -86,7 +87,12 @@ def found_on_disk(folder: Path) -> set[str]:
 @contextlib.asynccontextmanager
 async def running(folder: Path, mode: str, rounds: int) -> AsyncIterator[tuple[Any, str]]:
     """Run a job of three sites; yields the federation and the run."""
-    federation = LocalFederation(folder, client_names=list(SITES), apps=[canary.APP])
+    federation = LocalFederation(
+        folder,
+        client_names=list(SITES),
+        apps=[canary.APP],
+        client=ProcessOptions(config={"client": {"accepts_paillier": True}}),
+    )
     async with federation:
         weights = initial_model(canary.app, {}, seed=0)
         yield federation, await federation.api.submit(job(mode, rounds), weights)
@@ -105,10 +111,11 @@ async def search(federation: Any, folder: Path) -> set[str]:
 
 @pytest.mark.timeout(300)
 @pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="memory is read through /proc")
-async def test_a_hidden_update_is_nowhere_at_the_coordinator(tmp_path: Path) -> None:
+@pytest.mark.parametrize("mode", ["masking", "paillier"])
+async def test_a_hidden_update_is_nowhere_at_the_coordinator(tmp_path: Path, mode: str) -> None:
     folder = tmp_path / "federation"
     found: set[str] = set()
-    async with running(folder, "masking", ROUNDS) as (federation, run_id):
+    async with running(folder, mode, ROUNDS) as (federation, run_id):
         searches = 0
         while (run := await federation.api.run(run_id))["state"] in {"submitted", "running"}:
             if searches < SEARCHES_MAX:

@@ -75,6 +75,21 @@ MORE_CLIENT_DEATHS = [
 """The same points at other steps; `make chaos` dies there too."""
 WITH_A_NEW_ATTEMPT = ["storage.restart_round.commit.before", "storage.restart_round.commit.after"]
 
+ENCRYPTED_JOB: dict[str, Any] = {
+    **JOB,
+    "secure_aggregation": {**JOB["secure_aggregation"], "mode": "paillier", "key_bits": 2048},
+}
+ENCRYPTED_COORDINATOR_DEATHS = [f"{SECOND}>coordinator.secure.recorded:{each}" for each in (2, 7)]
+ENCRYPTED_CLIENT_DEATHS = ["client.secure.recorded:4", "client.secure.counted:6"]
+MORE_ENCRYPTED_COORDINATOR_DEATHS = [
+    *(f"{SECOND}>coordinator.secure.recorded:{number}" for number in (1, 3, 4, 5, 6, 8)),
+    *(f"{SECOND}>storage.append_secure_records.commit.before:{number}" for number in (1, 5, 8)),
+]
+MORE_ENCRYPTED_CLIENT_DEATHS = [
+    *(f"client.secure.recorded:{number}" for number in (1, 2, 3, 5, 6, 7)),
+    *(f"client.secure.before_send:{number}" for number in (2, 3, 4)),
+]
+
 POINTS = {
     re.sub(r":\d+$", "", death.rpartition(">")[2])
     for death in (*COORDINATOR_DEATHS, *CLIENT_DEATHS, *WITH_A_NEW_ATTEMPT)
@@ -182,6 +197,42 @@ async def test_a_killed_client_says_the_same_again(federation: Federation, death
     died_at(client, death)
     assert set(await attempts_of(federation, run_id)) == {1}
     await verify_run(federation, run_id, receipts=("site-1", "site-2"))
+
+
+@pytest.mark.parametrize(
+    "death",
+    [*ENCRYPTED_COORDINATOR_DEATHS, *(chaotic(each) for each in MORE_ENCRYPTED_COORDINATOR_DEATHS)],
+)
+async def test_a_killed_coordinator_goes_on_with_the_same_encrypted_sum(
+    federation: Federation, death: str
+) -> None:
+    await federation.start_coordinator(death)
+    federation.start_living_clients(*SITES)
+    async with federation.within(SECONDS):
+        run_id = await federation.submit(ENCRYPTED_JOB)
+        await federation.wait_for_end(run_id)
+
+    died_at(federation.coordinator, death)
+    assert set(await attempts_of(federation, run_id)) == {1}
+    await verify_run(federation, run_id, receipts=SITES)
+
+
+@pytest.mark.parametrize(
+    "death", [*ENCRYPTED_CLIENT_DEATHS, *(chaotic(each) for each in MORE_ENCRYPTED_CLIENT_DEATHS)]
+)
+async def test_a_killed_client_encrypts_the_same_bytes_again(
+    federation: Federation, death: str
+) -> None:
+    await federation.start_coordinator()
+    client = await federation.start_mortal_client("site-1", death)
+    federation.start_living_clients("site-2", "site-3")
+    async with federation.within(SECONDS):
+        run_id = await federation.submit(ENCRYPTED_JOB)
+        await federation.wait_for_end(run_id)
+
+    died_at(client, death)
+    assert set(await attempts_of(federation, run_id)) == {1}
+    await verify_run(federation, run_id, receipts=("site-2", "site-3"))
 
 
 @pytest.mark.parametrize("death", WITH_A_NEW_ATTEMPT)
