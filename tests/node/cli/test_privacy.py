@@ -117,6 +117,16 @@ def test_noise_is_calibrated_and_what_it_gives_is_simulated() -> None:
     assert "* epsilon" in plotted.out
 
 
+def test_the_tighter_epsilon_of_a_fixed_plan_is_told_beside() -> None:
+    outcome = invoke(
+        "privacy", "simulate", "--noise-multiplier", "1.1", "--rounds", "1000",
+        "--sampling-rate", "0.01", "--tight", "-o", "json",
+    )  # fmt: skip
+
+    assert outcome.data["epsilon"] == pytest.approx(1.7118, abs=1e-3)
+    assert outcome.data["epsilon_tight"] == pytest.approx(1.5154, abs=5e-3)
+
+
 def test_people_read_the_noise_in_a_sentence() -> None:
     outcome = invoke("privacy", "calibrate", "--epsilon", "3", "--rounds", "10")
 

@@ -137,6 +137,10 @@ def simulate(
     epsilon: Annotated[
         float | None, typer.Option(help="A budget, to see when it is spent.")
     ] = None,
+    tight: Annotated[
+        bool,
+        typer.Option("--tight", help="Tell the tighter epsilon of a fixed plan, too (an extra)."),
+    ] = False,
 ) -> None:
     """Plot how the epsilon would grow over the rounds of a run; nothing is asked or charged."""
     from kumiai.privacy.budget import BudgetLimit, Standing, rounds_left
@@ -145,7 +149,7 @@ def simulate(
     from kumiai.privacy.ledger import BudgetScope, Guarantee, ScopeKind, Unit
 
     told = _curve_told(noise_multiplier, rounds, delta, sampling_rate, adjacency)
-    told["rounds_in_budget"] = None
+    told["rounds_in_budget"], told["epsilon_tight"] = None, None
     legend = "* epsilon"
     if epsilon is not None:
         guarantee = Guarantee(Unit.RECORD, Adjacencies(adjacency))
@@ -154,12 +158,18 @@ def simulate(
             limit = BudgetLimit(scope, guarantee, epsilon, delta)
         except (TypeError, ValueError) as error:
             raise ConfigError(str(error)) from error
-        event = event_to_json(_event(noise_multiplier, sampling_rate, adjacency))
-        told["rounds_in_budget"] = rounds_left(Standing(limit, 0.0, {}), {event: 1})
+        text = event_to_json(_event(noise_multiplier, sampling_rate, adjacency))
+        told["rounds_in_budget"] = rounds_left(Standing(limit, 0.0, {}), {text: 1})
         legend += f"   - the budget of {epsilon:g}, enough for {told['rounds_in_budget']} rounds"
     points = [(each["rounds"], each["epsilon"]) for each in told["points"]]
     plot = text_plot([Series("*", points)], limit=epsilon)
     head = f"epsilon at delta {delta:g}: {told['epsilon']:.4g} after {rounds} rounds"
+    if tight:
+        from kumiai.privacy import tight_epsilon
+
+        event = _event(noise_multiplier, sampling_rate, adjacency)
+        told["epsilon_tight"] = tight_epsilon({event: rounds}, delta).epsilon
+        head += f"; {told['epsilon_tight']:.4g} if the plan was fixed beforehand"
     emit(invocation_of(ctx).output, told, Table((), (), note=f"{head}\n\n{plot}\n\n{legend}"))
 
 

@@ -1,0 +1,97 @@
+"""Private rounds survive kills: each is paid for, sealed and released once, whoever dies where.
+
+A site pays for itself, too, before its vector leaves, and once however often it starts again. In
+each case one process is killed at a named point of the second round, and started again.
+"""
+
+from collections import Counter
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kumiai.core.clock import SystemClock
+from kumiai.node.client.budget import SiteLedger, read_copy
+from kumiai.privacy.ledger import EntryKind
+from kumiai.storage import BudgetRepository, DatabaseManager
+from kumiai.testing.databases import SQLiteTemplate
+from tests.system import study
+from tests.system.federation import SITES, Federation, attempts_of
+from tests.system.test_hidden_kills import JOB as HIDDEN_JOB
+from tests.system.test_hidden_kills import ROUNDS, SECONDS, died_at
+from tests.zygote import Zygote
+
+JOB: dict[str, Any] = {
+    **HIDDEN_JOB,
+    "secure_aggregation": {"mode": "masking", "phase_seconds": 80, "colluders": 0},
+    "privacy": {"unit": "client", "clip": 1.0, "delta": 1e-5, "noise_multiplier": 1.0},
+}
+COORDINATOR_DEATHS = [
+    "storage.charge_budget.commit.before:2",
+    "storage.charge_budget.commit.after:2",
+    "storage.seal_budget.commit.before:2",
+    "storage.seal_budget.commit.after:2",
+    "coordinator.round.aggregated:2",
+    "storage.publish_round.commit.before:2",
+    "storage.publish_round.commit.after:2",
+]
+CLIENT_DEATHS = ["client.train.done:2", "client.secure.recorded:8", "client.secure.before_send:6"]
+
+
+@pytest.fixture
+async def federation(
+    tmp_path: Path, sqlite_template: SQLiteTemplate, zygote: Zygote
+) -> AsyncIterator[Federation]:
+    federation = Federation(tmp_path, sqlite_template.copy_to(tmp_path / "kumiai.db"), zygote)
+    yield federation
+    study.release_all()
+    await federation.stop()
+
+
+async def verify_paid_once(federation: Federation, run_id: str) -> None:
+    database = DatabaseManager(federation.database_url)
+    await database.connect()
+    budgets = BudgetRepository(database)
+    entries, checked = await budgets.entries(), await budgets.check()
+    await database.close()
+
+    assert list(checked.mended) == []
+    assert Counter((entry.key, entry.kind) for entry in entries) == {
+        (f"{run_id}/{number}/1", kind): 1
+        for number in range(1, ROUNDS + 1)
+        for kind in (EntryKind.CHARGED, EntryKind.SEALED, EntryKind.RELEASED)
+    }
+    for site in SITES:
+        ledger = SiteLedger(federation.folder / "clients" / site, site, SystemClock())
+        assert [str(each.key) for each in read_copy(ledger.export()).charges] == [
+            f"{run_id}/{number}/1" for number in range(1, ROUNDS + 1)
+        ]
+
+
+@pytest.mark.parametrize("death", COORDINATOR_DEATHS)
+async def test_a_killed_coordinator_pays_for_each_round_once(
+    federation: Federation, death: str
+) -> None:
+    await federation.start_coordinator(death)
+    federation.start_living_clients(*SITES)
+    async with federation.within(SECONDS):
+        run_id = await federation.submit(JOB)
+        await federation.wait_for_end(run_id)
+
+    died_at(federation.coordinator, death)
+    assert set(await attempts_of(federation, run_id)) == {1}
+    await verify_paid_once(federation, run_id)
+
+
+@pytest.mark.parametrize("death", CLIENT_DEATHS)
+async def test_a_killed_client_pays_for_each_round_once(federation: Federation, death: str) -> None:
+    await federation.start_coordinator()
+    client = await federation.start_mortal_client("site-3", death)
+    federation.start_living_clients("site-1", "site-2")
+    async with federation.within(SECONDS):
+        run_id = await federation.submit(JOB)
+        await federation.wait_for_end(run_id)
+
+    died_at(client, death)
+    await verify_paid_once(federation, run_id)
