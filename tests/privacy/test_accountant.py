@@ -208,7 +208,9 @@ def test_numbers_of_every_type_give_equal_curves(make: Any) -> None:
 def test_no_rounds_cost_nothing_even_where_one_has_no_bound() -> None:
     accountant = RDPAccountant()
 
-    assert not accountant.compute_rdp(q=1, noise_multiplier=1e-300, steps=0).any()
+    nothing = accountant.compute_rdp(q=1, noise_multiplier=1e-300, steps=0)
+
+    assert np.array_equal(nothing, np.zeros(len(DEFAULT_ORDERS)))
     assert np.all(accountant.compute_rdp(q=1, noise_multiplier=1e-300, steps=1) == np.inf)
 
 
@@ -220,6 +222,23 @@ def test_a_narrow_grid_is_warned_of() -> None:
         accountant.get_privacy_spent(accountant.orders, rdp, target_delta=1e-5)
     accountant.compose(EVENTS[1])
     assert accountant.epsilon(1e-5).is_at_edge
+
+
+def test_a_budget_is_planned_on_the_grid_of_the_accountant() -> None:
+    accountant = RDPAccountant([4, 8, 16])
+    accountant.compose(GaussianEvent(30), 10)
+    budget: dict[str, Any] = {"target_epsilon": 3, "target_delta": 1e-5}
+
+    noise = accountant.calibrate_noise(GaussianEvent, steps=10, **budget)
+
+    assert accountant.rounds_left(GaussianEvent(noise), **budget) == 10
+
+
+def test_nobody_changes_the_curve_of_the_history() -> None:
+    accountant = accountant_of([(EVENTS[0], 3)])
+
+    with pytest.raises(ValueError, match="read-only"):
+        accountant.rdp[0] = 0
 
 
 def test_an_unknown_unit_is_refused() -> None:

@@ -37,6 +37,14 @@ def test_calibrated_noise_is_the_least_that_stays_within_the_budget(name: str) -
     assert epsilon(event_of(noise * 0.99999), 100) > 3
 
 
+def test_noise_that_costs_exactly_the_budget_is_enough() -> None:
+    floor = 2**-6
+    budget = {"target_epsilon": epsilon(GaussianEvent(floor), 1), "target_delta": 1e-5}
+
+    assert calibrate_noise(GaussianEvent, steps=1, **budget) == floor
+    assert rounds_left(GaussianEvent(floor), **budget) == 1
+
+
 def test_calibrated_noise_is_that_of_other_accountants() -> None:
     noise = calibrate_noise(MAKERS["poisson"], steps=1000, **BUDGET)
 
@@ -89,7 +97,7 @@ def test_a_round_that_costs_next_to_nothing_has_rounds_without_end() -> None:
 
 @pytest.mark.parametrize("value", [0, 2.5, True, "5", float("nan"), COUNT_MAX + 1])
 def test_steps_must_be_a_whole_number(value: Any) -> None:
-    with pytest.raises((TypeError, ValueError), match="steps must be"):
+    with pytest.raises((TypeError, ValueError), match=r"^steps must be"):
         calibrate_noise(GaussianEvent, steps=value, **BUDGET)
 
 
@@ -108,7 +116,7 @@ def test_steps_must_be_a_whole_number(value: Any) -> None:
 def test_a_wrong_argument_is_refused_by_its_name(name: str, value: Any, word: str) -> None:
     arguments = BUDGET | {name: value}
 
-    with pytest.raises((TypeError, ValueError), match=word):
+    with pytest.raises((TypeError, ValueError), match=f"^{word} must"):
         calibrate_noise(GaussianEvent, steps=5, **arguments)
-    with pytest.raises((TypeError, ValueError), match=word):
+    with pytest.raises((TypeError, ValueError), match=f"^{word} must"):
         rounds_left(GaussianEvent(1), **arguments)

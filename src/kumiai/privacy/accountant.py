@@ -66,8 +66,7 @@ class RDPAccountant:
         self.orders = checked_orders(orders)
         self.unit = PrivacyUnit(unit)
         self.history = PrivacyHistory() if history is None else history
-        self._curves: dict[Event, Floats] = {}
-        self._summed: tuple[int, Floats] = (-1, self.orders)
+        self._summed = (0, np.zeros_like(self.orders))
 
     def compute_rdp(self, q: float, noise_multiplier: float, steps: int) -> Floats:
         """Return the curve of equal rounds of the Poisson-sampled Gaussian mechanism.
@@ -87,7 +86,7 @@ class RDPAccountant:
         """
         event = PoissonGaussianEvent(fraction("q", q), noise_multiplier)
         count = whole("steps", steps, at_least=0, at_most=COUNT_MAX)
-        return _times(count, self._curve(event))
+        return _times(count, rdp_of(event, self.orders))
 
     def get_privacy_spent(self, orders: Any, rdp: Any, target_delta: float) -> float:
         """Return the epsilon of a curve at a delta.
@@ -124,7 +123,7 @@ class RDPAccountant:
         if length != len(self.history):
             curve = np.zeros_like(self.orders)
             for event, count in self.history.counts.items():
-                curve = curve + _times(count, self._curve(event))
+                curve = curve + _times(count, rdp_of(event, self.orders))
             curve.flags.writeable = False
             self._summed = (len(self.history), curve)
         return curve
@@ -176,12 +175,6 @@ class RDPAccountant:
             orders=self.orders,
             spent=self.rdp,
         )
-
-    def _curve(self, event: Event) -> Floats:
-        curve = self._curves.get(event)
-        if curve is None:
-            curve = self._curves[event] = rdp_of(event, self.orders)
-        return curve
 
     def _spent(self, epsilon: float, delta: float, bound: Bound) -> PrivacySpent:
         return PrivacySpent.on(

@@ -58,16 +58,14 @@ def calibrate_noise(
         curve = before + count * rdp_of(event_of(math.exp2(exponent)), grid)
         return epsilon_bound(grid, curve, delta).value <= target
 
-    low, high = float(_NOISE_EXPONENT_MIN), 0.0
+    low, high = float(_NOISE_EXPONENT_MIN), float(_NOISE_EXPONENT_MAX)
     if is_enough(low):
         return math.exp2(low)
-    while not is_enough(high):
-        low, high = high, high + 1
-        if high > _NOISE_EXPONENT_MAX:
-            raise ValueError(
-                f"target_epsilon must be more than what is spent and than what no noise can hide "
-                f"at this delta, got {target!r}; take a larger epsilon or delta"
-            )
+    if not is_enough(high):
+        raise ValueError(
+            f"target_epsilon must be more than what is spent and than what no noise can hide "
+            f"at this delta, got {target!r}; take a larger epsilon or delta"
+        )
     while high - low > _PRECISION:
         middle = (low + high) / 2
         low, high = (low, middle) if is_enough(middle) else (middle, high)
@@ -102,11 +100,9 @@ def rounds_left(
     def is_affordable(count: int) -> bool:
         return epsilon_bound(grid, before + count * curve, delta).value <= target
 
-    low, high = 0, 1
-    while is_affordable(high):
-        low, high = high, 2 * high
-        if low >= COUNT_MAX:
-            return COUNT_MAX
+    if is_affordable(COUNT_MAX):
+        return COUNT_MAX
+    low, high = 0, COUNT_MAX
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (middle, high) if is_affordable(middle) else (low, middle)
