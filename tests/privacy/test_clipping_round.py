@@ -265,6 +265,23 @@ def test_a_contribution_at_the_bound_is_good() -> None:
     ROUND.verify(np.array([ROUND.sign_steps]))
 
 
+def test_a_voice_that_is_longer_than_the_update_may_be_is_good() -> None:
+    this = ClippingRound(
+        clipping_norm=1.0, noise_multiplier=1.0, cohort_size=10, count_deviation=0.51
+    )
+
+    this.verify(this.contribution(tensors([0.5])))
+
+    assert this.sign_steps > STEPS
+
+
+@pytest.mark.parametrize("norm", [1e-100, 1e100])
+def test_the_least_and_the_greatest_norm_are_good(norm: float) -> None:
+    this = ClippingRound(clipping_norm=norm, noise_multiplier=1.0, cohort_size=10)
+
+    assert this.contribution(tensors([norm / 2])).tolist() == [STEPS // 2, this.sign_steps]
+
+
 def test_a_contribution_of_floats_is_refused() -> None:
     with pytest.raises(TypeError, match=r"^contribution must be an array of int64"):
         ROUND.verify(np.zeros(3))

@@ -198,6 +198,10 @@ def test_shares_are_never_charged_less_than_their_noise_is_worth(
     assert shares.share_variance % 2 == 0
 
 
+def test_the_variance_of_few_shares_is_charged_as_it_is() -> None:
+    assert SHARES.event.variance == SHARES.share_variance * 7
+
+
 def test_the_variance_of_many_shares_is_rounded_down() -> None:
     shares = SkellamShares(1024, (1 << 50) - 3, dimension=3, share_count=999_001)
     exact = shares.share_variance * shares.share_count
