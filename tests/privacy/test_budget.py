@@ -87,6 +87,10 @@ def test_a_count_beyond_what_a_float_holds_is_rounded_up() -> None:
     assert epsilon_of({TINY: 2**53 + 1}, DELTA) == epsilon_of({TINY: 2**53 + 2}, DELTA)
 
 
+def test_nothing_costs_nothing() -> None:
+    assert epsilon_of({}, DELTA) == 0.0
+
+
 @given(EVENTS, EVENTS)
 def test_the_order_of_charges_does_not_matter_and_more_of_them_never_cost_less(
     first: dict[str, int], second: dict[str, int]
@@ -195,8 +199,40 @@ def test_a_forecast_ends_somewhere() -> None:
 def test_a_budget_that_can_not_be_is_refused_with_its_field(name: str, value: object) -> None:
     fields = {"epsilon": 1.0, "delta": 1e-5, "window_days": 0} | {name: value}
 
-    with pytest.raises((TypeError, ValueError), match=name):
+    with pytest.raises((TypeError, ValueError), match=f"^{name} must"):
         BudgetLimit(SITE, CLIENT, **fields)  # type: ignore[arg-type]
+
+
+def test_a_number_of_another_type_is_the_same_budget() -> None:
+    odd = BudgetLimit(SITE, CLIENT, np.float32(3), np.float64(DELTA), 30.0)  # type: ignore[arg-type]
+
+    assert odd == BudgetLimit(SITE, CLIENT, 3.0, DELTA, 30)
+    assert [type(odd.epsilon), type(odd.delta), type(odd.window_days)] == [float, float, int]
+
+
+def test_what_is_older_than_a_window_does_not_count() -> None:
+    limit = limit_of(epsilon_of({PLAIN: 3}, DELTA), window_days=30)
+    charge = Charge.alike(CLIENT, [SITE], {PLAIN: 1})
+    earlier = paid(9, day=69)
+
+    assert standing(limit, [earlier, paid(2)], 100).events == {PLAIN: 2}
+    verify_affordable(charge, {SITE: [limit]}, {SITE: [earlier, paid(2)]}, 100)
+    with pytest.raises(BudgetExhaustedError, match=f"with {limit.epsilon:.4g} spent") as caught:
+        verify_affordable(charge, {SITE: [limit]}, {SITE: [earlier, paid(3)]}, 100)
+    assert f"{epsilon_of({PLAIN: 4}, DELTA):.4g} after it" in str(caught.value)
+
+
+@pytest.mark.parametrize("guarantees", [(RECORD,), (CLIENT, RECORD), (RECORD, CLIENT)])
+def test_after_a_release_that_hid_records_alone_no_epsilon_of_clients_is_enough(
+    guarantees: tuple[Guarantee, ...],
+) -> None:
+    before = [paid(1, guarantee=guarantee) for guarantee in guarantees]
+
+    assert standing(limit_of(1e9), before, 100).spent == math.inf
+    with pytest.raises(BudgetExhaustedError, match="with inf spent, and inf after it"):
+        verify_affordable(
+            Charge.alike(CLIENT, [SITE], {PLAIN: 1}), {SITE: [limit_of(1e9)]}, {SITE: before}, 100
+        )
 
 
 def test_a_budget_says_its_time() -> None:

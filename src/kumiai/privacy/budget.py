@@ -230,7 +230,7 @@ def epsilon_of(events: Mapping[str, int], delta: float) -> float:
     Source: Renyi differential privacy adds up (Mironov 2017, Proposition 1).
     """
     # Clients that take part together have paid the same: they are asked for one after the other.
-    return _epsilon_of(tuple(sorted(events.items())), delta) if events else 0.0
+    return _epsilon_of(tuple(sorted(events.items())), delta)
 
 
 def rounds_left(now: Standing, events: Mapping[str, int]) -> int:

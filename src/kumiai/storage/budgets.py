@@ -255,12 +255,11 @@ class BudgetRepository:
 
     async def find_newest(self, run_id: str, round: int) -> ChargeRecord | None:  # noqa: A002
         """Return the newest charge of a round, with what became of it."""
-        statement = select(_ENTRIES.c.body).where(_ENTRIES.c.run_id == run_id)
+        keys = _ENTRIES.c.charge_key.startswith(f"{run_id}/{round}/", autoescape=True)
+        statement = select(_ENTRIES.c.body).where(_ENTRIES.c.run_id == run_id, keys)
         found: dict[ChargeKey, dict[EntryKind, LedgerEntry]] = {}
         for entry in await self._entries(statement):
-            key = ChargeKey.parse(entry.key)
-            if key.round == round:
-                found.setdefault(key, {})[entry.kind] = entry
+            found.setdefault(ChargeKey.parse(entry.key), {})[entry.kind] = entry
         return _record_of(found[max(found)]) if found else None
 
     # ------------------------------------------------------------------ budgets
