@@ -1,8 +1,11 @@
+import contextlib
 import errno
 import json
 import socket
 import ssl
 import struct
+import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -323,6 +326,144 @@ def test_a_server_that_is_gone_at_the_second_look_is_still_explained(
     assert "not acceptable (a message)" in texts[26]
 
 
+@pytest.mark.parametrize(
+    ("codes", "said"),
+    [
+        ((9, 11), "is not valid yet"),
+        ((10, 12), "has expired"),
+        ((2, 7, 18, 19, 20, 21, 24, 30), "is of another authority"),
+        ((62, 64), "is not for 'h' but for"),
+        ((3, 8, 13, 22, 25, 31, 61, 63, 65), "is not acceptable (a message)"),
+    ],
+)
+def test_every_fault_of_a_servers_certificate_has_its_sentence(
+    client: IssuedCertificate, codes: Sequence[int], said: str
+) -> None:
+    error = ssl.SSLCertVerificationError(1, "certificate verify failed")
+    error.verify_message = "a message"
+
+    for error.verify_code in codes:
+        text = handshake._explain_server_certificate(
+            error, "h", "h:1", ca=client.ca, certificate=None
+        )
+        assert said in text, error.verify_code
+
+
+def test_a_server_that_says_nothing_at_the_second_look_is_not_waited_for(
+    client: IssuedCertificate, stranger: IssuedCertificate
+) -> None:
+    """The first connection shows a foreign certificate, the second one only hangs."""
+    with socket.create_server(("127.0.0.1", 0)) as listener, ThreadPoolExecutor(1) as worker:
+
+        def answer_once() -> list[socket.socket]:
+            first, _ = listener.accept()
+            with contextlib.suppress(OSError):
+                raw_server(stranger).wrap_socket(first, server_side=True)
+            return [first, listener.accept()[0]]
+
+        answering = worker.submit(answer_once)
+        began = time.monotonic()
+        text = explain_handshake(
+            "127.0.0.1", listener.getsockname()[1], client.cert, client.key, client.ca, 1.0
+        )
+        waited_seconds = time.monotonic() - began
+        for each in answering.result(30):
+            each.close()
+
+    assert "of another authority" in text
+    assert waited_seconds < 20
+
+
+def test_both_looks_ask_for_the_server_by_its_name_and_offer_what_grpc_speaks(
+    serving: Any, authority: CertificateManager, client: IssuedCertificate, tmp_path: Path
+) -> None:
+    elsewhere = authority.issue(
+        Role.COORDINATOR, "b", hosts=["fl.example.org"], out_dir=tmp_path / "b"
+    )
+    asked: list[str | None] = []
+    context = raw_server(elsewhere, client_certificate=ssl.CERT_NONE)
+    context.sni_callback = lambda _socket, name, _context: asked.append(name)
+
+    for protocol in ("h2", "http/1.1"):
+        context.set_alpn_protocols([protocol])
+        spoken: list[str | None] = []
+
+        def note(connection: Any, spoken: list[str | None] = spoken) -> None:
+            spoken.append(connection.selected_alpn_protocol())
+
+        with serving(context, note) as server:
+            text = explained(server, client, host="localhost")
+        assert "not for 'localhost' but for fl.example.org;" in text
+        assert spoken[-1] == protocol
+
+    assert asked == ["localhost"] * 4
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere there is only 127.0.0.1")
+def test_the_second_look_goes_to_the_same_address(
+    serving: Any, authority: CertificateManager, client: IssuedCertificate, tmp_path: Path
+) -> None:
+    elsewhere = authority.issue(Role.COORDINATOR, "b", hosts=["b.org"], out_dir=tmp_path / "b")
+    context = raw_server(elsewhere, client_certificate=ssl.CERT_NONE)
+
+    with serving(context, greet, host="127.0.0.9") as server:
+        text = explained(server, client)
+
+    assert "not for '127.0.0.9' but for b.org;" in str(text)
+
+
+def test_a_server_that_is_fine_is_asked_once(
+    serving: Any, coordinator: IssuedCertificate, client: IssuedCertificate
+) -> None:
+    greeted: list[socket.socket] = []
+
+    def greet_and_count(connection: socket.socket) -> None:
+        greeted.append(connection)
+        greet(connection)
+
+    with serving(server_of(coordinator), greet_and_count) as server:
+        assert explained(server, client) is None
+
+    assert len(greeted) == 1
+
+
+def test_silence_means_consent_after_as_long_as_was_said(
+    serving: Any, coordinator: IssuedCertificate, client: IssuedCertificate
+) -> None:
+    began = time.monotonic()
+    with serving(server_of(coordinator)) as server:
+        text = explain_handshake(
+            server.host, server.port, client.cert, client.key, client.ca, 15.0,
+            settle_seconds=0.01,
+        )  # fmt: skip
+        waited_seconds = time.monotonic() - began
+
+    assert text is None
+    assert waited_seconds < 10
+    assert handshake.SETTLE_SECONDS == 1.0
+
+
+def test_a_silence_that_was_said_to_be_longer_is_waited_for(
+    serving: Any, coordinator: IssuedCertificate, client: IssuedCertificate
+) -> None:
+    def hang_up_late(connection: socket.socket) -> None:
+        connection.settimeout(1.2)
+        with contextlib.suppress(TimeoutError):
+            connection.recv(1)
+
+    with serving(server_of(coordinator), hang_up_late) as server:
+        text = explained(server, client, settle_seconds=30.0)
+
+    assert text is not None
+    assert text.startswith(f"the server at {server.host}:{server.port} hung up after the handshake")
+
+
+def test_the_last_port_is_one(client: IssuedCertificate) -> None:
+    text = explain_handshake("127.0.0.1", 65_535, client.cert, client.key, client.ca, 5.0)
+
+    assert "server must be" not in str(text)
+
+
 def test_fetching_a_certificate_from_nobody_gives_none() -> None:
     assert handshake._fetch_certificate("127.0.0.1", free_port(), 1.0) is None
 
@@ -422,6 +563,7 @@ def test_a_server_that_wants_no_client_certificate_is_fine(
         ("SSLV3_ALERT_UNSUPPORTED_CERTIFICATE", "this kind of certificate"),
         ("TLSV1_ALERT_DECRYPT_ERROR", "another authority of the same name"),
         ("UNSUPPORTED_PROTOCOL", "does not speak TLS 1.3"),
+        ("RECORD_LAYER_FAILURE", "does not speak TLS; check the port"),
         ("TLSV1_ALERT_INTERNAL_ERROR", "failed (tlsv1 alert internal error)"),
         (None, "failed (unknown)"),
     ],
@@ -502,7 +644,7 @@ def test_a_server_that_hangs_up_once_was_just_restarting(
 def test_an_address_of_version_6_is_written_in_brackets(client: IssuedCertificate) -> None:
     text = explain_handshake("::1", free_port(), client.cert, client.key, client.ca, 5.0)
 
-    assert "[::1]:" in text
+    assert " [::1]:" in text
 
 
 # ---------------------------------------------------------------- gRPC

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from kumiai.identity import (
     Role,
     TrustBundle,
 )
+from kumiai.identity.keys import is_signed_by, verify_strong
 from kumiai.identity.vouchers import VOUCHER_SIZE_BYTES_MAX, new_voucher, verify_voucher
 from tests.identity.conftest import DAY_SECONDS, FEDERATION, AdjustableClock
 from tests.identity.forge import forge, forge_authority, rsa_key
@@ -67,6 +69,8 @@ def test_a_voucher_with_an_rsa_key_holds() -> None:
     vouched = verify_voucher(voucher, TrustBundle.load(ROOT.pem), RULES, NOW)
 
     assert vouched.public_key == KEY
+    with pytest.raises(CertificateError, match="got another signature"):
+        verify_voucher(changed(voucher, made_at=1.0), TrustBundle.load(ROOT.pem), RULES, NOW)
 
 
 @pytest.mark.parametrize(
@@ -136,6 +140,7 @@ def test_a_voucher_of_the_future_is_refused(
         {"chain": ["AAAA"]},
         {"chain": 1},
         {"chain": ["%"]},
+        {"chain": [base64.b64encode(ROOT.pem).decode()]},
         {"signature": "%"},
     ],
 )
@@ -146,6 +151,15 @@ def test_a_damaged_voucher_is_told_as_such(
         verify_voucher(changed(voucher, **fields), trust, RULES, clock.now())
 
 
+def test_a_chain_with_strange_letters_in_it_is_none(
+    voucher: bytes, trust: TrustBundle, clock: AdjustableClock
+) -> None:
+    chain = ["%" + each for each in json.loads(voucher)["chain"]]
+
+    with pytest.raises(CertificateError, match="do not parse"):
+        verify_voucher(changed(voucher, chain=chain), trust, RULES, clock.now())
+
+
 def test_no_chain_is_no_voucher(voucher: bytes, trust: TrustBundle, clock: AdjustableClock) -> None:
     with pytest.raises(PeerRefusedError) as caught:
         verify_voucher(changed(voucher, chain=[]), trust, RULES, clock.now())
@@ -153,9 +167,28 @@ def test_no_chain_is_no_voucher(voucher: bytes, trust: TrustBundle, clock: Adjus
     assert caught.value.refusal is Refusal.NO_CERTIFICATE
 
 
-def test_a_huge_voucher_is_not_read(trust: TrustBundle) -> None:
-    with pytest.raises(CertificateError, match="must be at most"):
-        verify_voucher(b" " * (VOUCHER_SIZE_BYTES_MAX + 1), trust, RULES, 0.0)
+def test_a_voucher_is_read_up_to_a_limit(
+    voucher: bytes, trust: TrustBundle, clock: AdjustableClock
+) -> None:
+    largest = voucher + b" " * (24 * 1024 - len(voucher))
+
+    assert len(largest) == VOUCHER_SIZE_BYTES_MAX
+    assert verify_voucher(largest, trust, RULES, clock.now()).public_key == KEY
+    with pytest.raises(CertificateError, match="must be at most 24576 bytes, got 24577"):
+        verify_voucher(largest + b" ", trust, RULES, clock.now())
+
+
+def test_a_voucher_is_written_in_one_way_and_signs_known_bytes(
+    voucher: bytes, client: IssuedCertificate, clock: AdjustableClock
+) -> None:
+    fields = json.loads(voucher)
+
+    assert voucher == json.dumps(fields, sort_keys=True, separators=(",", ":")).encode()
+    uri = client.identity.uri.encode()
+    signed = b"kumiai/identity/signing-key-voucher/v1\x00"
+    signed += struct.pack(">Hd", len(uri), clock.now()) + uri + KEY
+    member = x509.load_pem_x509_certificate(client.cert.read_bytes()).public_key()
+    assert is_signed_by(verify_strong(member), base64.b64decode(fields["signature"]), signed)
 
 
 @given(st.binary(max_size=300))
