@@ -199,3 +199,22 @@ def test_a_run_without_a_known_number_of_clients_promises_and_no_more() -> None:
 
     assert len(outlook_of(asked, 10**6)) == 1
     assert outlook_of(asked.model_copy(update={"privacy": None}), 10) == []
+
+
+@pytest.mark.parametrize("more", [0, 37])
+def test_records_that_all_pull_alike_break_no_round_however_many_there_are(more: int) -> None:
+    asked = job({**RECORD, "records_per_site": 12, "records": 48, "noise_multiplier": 0.01})
+
+    (moved,) = simulate(lone_number_app(12 + more), asked, sites=4).weights["w"]
+
+    # No site's sum is more than its records may come to by public knowledge.
+    assert moved == pytest.approx(-2.0, rel=0.01)
+
+
+def lone_number_app(records: int) -> km.App:
+    """Return a study whose model is one number, so that each record is as large there as can be."""
+    app = km.App("pulling")
+    app.model(lambda config: {"w": np.zeros(1, np.float32)})
+    app.train(lambda weights, context: km.Update(weights, 1))
+    app.gradients(lambda weights, context: {"w": np.full((records, 1), 9.0)})
+    return app
