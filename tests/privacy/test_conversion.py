@@ -82,6 +82,18 @@ def test_a_small_loss_is_told_by_the_distance_of_the_distributions() -> None:
     assert epsilon_of(orders, curve, 2 * math.sqrt(curve[0])) == 0
 
 
+def test_the_order_with_the_least_loss_tells_the_distance() -> None:
+    assert epsilon_of([2, 3, 4], [0.03, 5, 5], 0.2) == 0
+    assert delta_of([2, 3, 4], [0.03, 5, 5], 0) == pytest.approx(math.sqrt(-math.expm1(-0.03)))
+
+
+def test_a_distance_of_exactly_delta_is_enough() -> None:
+    loss = math.nextafter(-math.log1p(-0.25), 1)
+
+    assert -math.expm1(-loss) == 0.25
+    assert epsilon_of([1.1, 1.2, 1.3], [loss, 9, 9], 0.5) == 0
+
+
 def test_no_bound_anywhere_is_an_infinite_epsilon_and_a_delta_of_1() -> None:
     nothing = np.full(len(ORDERS), np.inf)
 
@@ -122,13 +134,13 @@ def test_a_best_order_within_the_grid_is_not_warned_of() -> None:
     "delta", [0, 1, -0.1, 1.5, float("nan"), float("inf"), True, "1e-5", None, 1j]
 )
 def test_a_delta_must_be_between_0_and_1(delta: Any) -> None:
-    with pytest.raises((TypeError, ValueError), match="delta must be"):
+    with pytest.raises((TypeError, ValueError), match=r"^delta must be"):
         epsilon_of(ORDERS, rdp_of(GaussianEvent(1)), delta)
 
 
 @pytest.mark.parametrize("epsilon", [-1e-9, float("nan"), float("inf"), True, "1", None])
 def test_an_epsilon_must_be_at_least_0(epsilon: Any) -> None:
-    with pytest.raises((TypeError, ValueError), match="epsilon must be"):
+    with pytest.raises((TypeError, ValueError), match=r"^epsilon must be"):
         delta_of(ORDERS, rdp_of(GaussianEvent(1)), epsilon)
 
 

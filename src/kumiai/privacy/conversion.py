@@ -64,34 +64,33 @@ def epsilon_bound(orders: Any, rdp: Any, delta: float) -> Bound:
     """Return the epsilon with its order; never warn.
 
     Source: Canonne, Kamath, Steinke 2020, "The Discrete Gaussian", proposition 12; and epsilon 0
-    where delta^2 > 1 - exp(-KL), by Bretagnolle and Huber, with KL at most the curve anywhere.
+    where delta^2 >= 1 - exp(-KL), by Bretagnolle and Huber, with KL at most the curve anywhere.
     """
     grid = checked_orders(orders)
     curve, delta = checked_rdp(grid, rdp), open_fraction("delta", delta)
-    if -np.expm1(-curve.min()) < np.square(delta):
+    if -np.expm1(-curve.min()) <= np.square(delta):
         return Bound(0.0, None, is_at_edge=False)
     candidates = curve + np.log1p(-1 / grid) - (np.log(delta) + np.log(grid)) / (grid - 1)
-    return _least(grid, np.maximum(candidates, 0.0), useless=np.inf)
+    return _least(grid, np.maximum(candidates, 0.0))
 
 
 def delta_bound(orders: Any, rdp: Any, epsilon: float) -> Bound:
     """Return the delta with its order; never warn. Sources as for `epsilon_bound`."""
     grid = checked_orders(orders)
     curve, epsilon = checked_rdp(grid, rdp), at_least_zero("epsilon", epsilon)
-    candidates = np.exp(
-        np.minimum((grid - 1) * (curve - epsilon + np.log1p(-1 / grid)) - np.log(grid), 0.0)
-    )
-    found = _least(grid, candidates, useless=1.0)
+    with np.errstate(over="ignore"):
+        candidates = np.exp((grid - 1) * (curve - epsilon + np.log1p(-1 / grid)) - np.log(grid))
+    found = _least(grid, candidates)
     by_variation = float(np.sqrt(-np.expm1(-curve.min())))
     if by_variation < found.value:
         return Bound(by_variation, None, is_at_edge=False)
     return found
 
 
-def _least(orders: Floats, candidates: Floats, *, useless: float) -> Bound:
+def _least(orders: Floats, candidates: Floats) -> Bound:
     best = int(np.argmin(candidates))
     value = float(candidates[best])
-    if not 0 < value < useless:
+    if not 0 < value < np.inf:
         return Bound(value, None, is_at_edge=False)
     return Bound(value, float(orders[best]), is_at_edge=best in (0, len(orders) - 1))
 
