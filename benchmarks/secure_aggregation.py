@@ -16,7 +16,7 @@ import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -35,6 +35,7 @@ from kumiai.secagg import (
     Proofs,
     Publish,
     RoundDescriptor,
+    Scheme,
     SecureAggregationProtocol,
     Send,
     smallest_graph,
@@ -75,10 +76,19 @@ class Bench:
         rows: PedersenRows,
         *,
         clients_verify: bool = True,
+        key_bits: int = 0,
     ) -> None:
         self.signers = {f"site-{n:04}": Ed25519Signer.generate() for n in range(count)}
         coordinator = Ed25519Signer.generate()
         self.descriptor = describe(self.signers, coordinator, dimension, proofs)
+        if key_bits:
+            self.descriptor = replace(
+                self.descriptor,
+                scheme=Scheme.PAILLIER,
+                key_bits=key_bits,
+                adversary=Adversary.SEMI_HONEST,
+                colluders=0,
+            )
         made = None if proofs is Proofs.OFF else PedersenProofs(rows)
         protocol = SecureAggregationProtocol(Ed25519Verifier(), made)
         theirs = protocol if clients_verify else SecureAggregationProtocol(_Credulous(), made)
@@ -241,6 +251,18 @@ def proven(sizes: list[tuple[int, int, Proofs]], rows: PedersenRows) -> None:
     print_table("a round whose sum everybody checks", headers, lines)
 
 
+def encrypted(sizes: list[tuple[int, int, int]], rows: PedersenRows) -> None:
+    lines = []
+    for count, dimension, key_bits in sizes:
+        cost = Bench(count, dimension, Proofs.OFF, rows, key_bits=key_bits).run()
+        lines.append(
+            (f"{count} x {dimension // 1000} k", str(key_bits), f"{cost.client:.2f}",
+             f"{cost.server:.3f}", f"{cost.upload_bytes / dimension:.2f}")
+        )  # fmt: skip
+    headers = ("clients x numbers", "key bits", "client CPU s", "coordinator CPU s", "B/number up")
+    print_table("a round with a Paillier key that the clients share", headers, lines)
+
+
 def sparse(dimension: int, rows: PedersenRows) -> Goal:
     cost = Bench(500, dimension, Proofs.OFF, rows, clients_verify=False).run()
     print_table(
@@ -266,6 +288,8 @@ def main() -> None:
     goals = rounds(sizes, rows)
     checked = [(4, 100_000, Proofs.SUM), (4, 100_000, Proofs.NORM)]
     proven(checked[:1] if short else checked, rows)
+    sized = [(4, 100_000, 2048), (4, 100_000, 3072)]
+    encrypted(sized[:1] if short else sized, rows)
     if not short:
         goals.append(sparse(100_000, rows))
     print_goals(goals)

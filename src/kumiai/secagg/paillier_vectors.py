@@ -35,8 +35,8 @@ __all__ = ["CipherLayout", "CiphertextSum", "decrypt_sum", "encrypt_vector"]
 
 _PIECE_BITS: Final = 16
 _PIECES: Final = 8 * SCALAR_BYTES // _PIECE_BITS
-_TABLE_COUNT_LEAST: Final = 64
-"""A table of powers costs as much as so many ciphertexts without one."""
+_TABLE_COUNT_LEAST: Final = 40
+"""A table of powers costs as much as it saves with so many ciphertexts."""
 _WORD_MAX: Final = (1 << 31) - 1
 
 
