@@ -1,17 +1,21 @@
 import hashlib
 
 import pytest
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
 
 from kumiai.core.errors import CertificateError, IntegrityError
 from kumiai.identity.keys import (
     digest_of,
+    is_signed_by,
     new_key,
     private_key_of,
     private_pem_of,
+    signed_by,
     verify_strong,
 )
+from tests.identity.forge import rsa_key
 
 
 @pytest.mark.parametrize("curve", [ec.SECP256R1(), ec.SECP384R1()])
@@ -75,14 +79,52 @@ def test_a_key_is_read_as_it_was_written() -> None:
     assert again.private_numbers() == key.private_numbers()
 
 
-def test_a_key_that_is_damaged_or_of_another_kind_is_named() -> None:
-    other = ed25519.Ed25519PrivateKey.generate().private_bytes(
+def pem_of(key: rsa.RSAPrivateKey | ed25519.Ed25519PrivateKey) -> bytes:
+    return key.private_bytes(
         serialization.Encoding.PEM,
         serialization.PrivateFormat.PKCS8,
         serialization.NoEncryption(),
     )
 
+
+def test_a_key_that_is_damaged_or_of_another_kind_is_named() -> None:
+    other = pem_of(ed25519.Ed25519PrivateKey.generate())
+
     with pytest.raises(IntegrityError, match=r"^own key must be an unencrypted private key"):
         private_key_of(b"junk", "own key")
     with pytest.raises(IntegrityError, match=r"^own key must be on an elliptic curve"):
         private_key_of(other, "own key")
+
+
+def test_a_signature_is_good_for_its_message_and_its_key_alone() -> None:
+    key, another = new_key(), new_key().public_key()
+
+    signature = signed_by(private_pem_of(key), b"message")
+
+    assert is_signed_by(key.public_key(), signature, b"message")
+    assert not is_signed_by(key.public_key(), signature, b"another")
+    assert not is_signed_by(key.public_key(), signature[:-1], b"message")
+    assert not is_signed_by(another, signature, b"message")
+    # What others verify, too.
+    key.public_key().verify(signature, b"message", ec.ECDSA(hashes.SHA256()))
+
+
+def test_a_signature_of_an_rsa_key_is_pss_with_a_salt_as_long_as_the_hash() -> None:
+    key = rsa_key(3072)
+    pss = padding.PSS(padding.MGF1(hashes.SHA256()), 32)
+
+    signature = signed_by(pem_of(key), b"message")
+
+    assert is_signed_by(key.public_key(), signature, b"message")
+    assert not is_signed_by(key.public_key(), signature, b"another")
+    assert not is_signed_by(key.public_key(), signature[:-1], b"message")
+    key.public_key().verify(signature, b"message", pss, hashes.SHA256())
+    with pytest.raises(InvalidSignature):
+        key.public_key().verify(signature, b"message", padding.PKCS1v15(), hashes.SHA256())
+
+
+def test_a_key_that_signs_nothing_is_named() -> None:
+    with pytest.raises(CertificateError, match="must be PEM without a passphrase, got one that"):
+        signed_by(b"junk", b"message")
+    with pytest.raises(CertificateError, match="must be on an elliptic curve or RSA, got another"):
+        signed_by(pem_of(ed25519.Ed25519PrivateKey.generate()), b"message")
