@@ -218,3 +218,18 @@ def lone_number_app(records: int) -> km.App:
     app.train(lambda weights, context: km.Update(weights, 1))
     app.gradients(lambda weights, context: {"w": np.full((records, 1), 9.0)})
     return app
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_client_whose_update_is_no_number_is_hidden_like_any_other(bad: float) -> None:
+    broken = km.App("pulling", data=lambda site: bad if site.name.endswith("1") else -1.0)
+    broken.model(lambda config: {"w": np.zeros(SIZE, np.float32)})
+    broken.train(
+        lambda weights, context: km.Update({"w": weights["w"] + np.float32(context.data)}, 1)
+    )
+
+    result = simulate(broken, job({**CLIENT, "noise_multiplier": 0.01}), sites=4)
+
+    assert result.history[1].reports == 4
+    # Three of four pull as far as the clip lets them.
+    assert result.weights["w"].mean() == pytest.approx(-2 / math.sqrt(SIZE) * 3 / 4, rel=0.05)

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+import numpy as np
 import structlog
 
 from kumiai.core.arrays import NamedArrays, layout_of
@@ -64,11 +65,18 @@ def contribution_of(
             context.check_cancelled()
             total.add(rows)
         if total.dropped:
-            log = structlog.get_logger("kumiai.client")
-            log.warning("gradients of records are not finite and count as zero", app=app.name)
+            _log("gradients of records are not finite and count as zero", app)
         return Contribution(total.total(), 1, {}, privacy)
     update = run_train(app, base, context)
     vector = flattened(delta_of(update.weights, base), layout)
     if privacy is not None:
+        if not np.isfinite(vector).all():
+            # A refusal would tell of this client what the noise is to hide.
+            _log("update is not finite and counts as zero", app)
+            vector[:] = 0
         return Contribution(vector, 1, {}, privacy)
     return Contribution(vector, update.examples, update.metrics)
+
+
+def _log(event: str, app: App) -> None:
+    structlog.get_logger("kumiai.client").warning(event, app=app.name)
