@@ -228,7 +228,8 @@ class ClientSettings(_Table):
     back; none: in ``state_dir``. The site's own ledger of privacy budgets is there, too."""
     budget_epsilon: Annotated[float, Field(gt=0)] | None = None
     """What this site's data may spend on private runs of all studies together; none: no limit here.
-    The site refuses by itself when it is spent, whatever the coordinator says."""
+    The site refuses by itself when it is spent, whatever the coordinator says, and it refuses what
+    has no price: to train without noise, and to evaluate."""
     budget_delta: Annotated[float, Field(gt=0, lt=1)] = 1e-5
     """The delta at which ``budget_epsilon`` is stated."""
     budget_window_days: Annotated[int, Field(ge=0, le=36_500)] = 0

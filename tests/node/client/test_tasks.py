@@ -9,11 +9,14 @@ import numpy as np
 import pytest
 from structlog.testing import capture_logs
 
+from kumiai.core.clock import SystemClock
 from kumiai.core.codec import encode
 from kumiai.core.errors import DeadlineError
+from kumiai.node.client.budget import SiteLedger, limits_of
 from kumiai.node.client.deltas import DeltaUpload
 from kumiai.node.client.tasks import TaskRunner
 from kumiai.node.client.transfer import ModelFile, PutReport
+from kumiai.node.settings import ClientSettings
 from kumiai.node.study import App, Context, Evaluation, Site, Update
 from kumiai.node.wire import kumiai_pb2 as pb
 
@@ -258,6 +261,92 @@ async def test_a_study_that_fails_is_told_and_not_begun_again(tmp_path: Path) ->
     assert "evaluate of app 'heart' failed" in failures[0]
     assert [each["event"] for each in logged] == ["task failed"]
     assert runner.is_idle
+
+
+def private_task() -> pb.Task:
+    terms = pb.PrivateTask(unit=pb.PRIVACY_UNIT_RECORD, clip=1.0, step=0.001)
+    message = task(1, TRAIN)
+    message.secure.CopyFrom(pb.SecureTask(privacy=terms))
+    return message
+
+
+@pytest.mark.parametrize("fault", ["raises", "has other shapes"])
+async def test_why_a_study_failed_stays_at_the_site_when_the_run_is_private(
+    tmp_path: Path, fault: str
+) -> None:
+    app = App("heart")
+
+    @app.gradients
+    def gradients(_weights: Any, context: Context) -> Any:
+        context.report(0.5, "at the record of Ann Example")
+        if fault == "raises":
+            raise ValueError("no number: 'Ann Example'")
+        return {"w": np.zeros((4711, 3))}
+
+    sent: list[pb.ClientMessage] = []
+    transfer: Any = OneModel(tmp_path)
+    runner = TaskRunner(
+        apps={"heart": app},
+        site=Site("site-1", {}),
+        transfer=transfer,
+        state_dir=tmp_path,
+        send=sent.append,
+    )
+
+    with capture_logs() as logged:
+        await done(runner, private_task())
+
+    (reason,) = [each.failure.reason for each in sent if each.HasField("failure")]
+    assert reason == "study failed, and a private run is not told why: see the log of this site"
+    assert not any("Ann" in str(each) or "4711" in str(each) for each in sent)
+    (told,) = warnings(logged)
+    assert ("Ann" if fault == "raises" else "4711") in str(told["exc_info"])
+
+
+async def test_what_is_asked_of_a_private_task_in_public_is_answered_in_words(
+    tmp_path: Path,
+) -> None:
+    sent: list[pb.ClientMessage] = []
+    transfer: Any = OneModel(tmp_path)
+    runner = TaskRunner(
+        apps={"heart": counting_app()},
+        site=Site("site-1", {}),
+        transfer=transfer,
+        state_dir=tmp_path,
+        send=sent.append,
+    )
+
+    await done(runner, private_task())
+
+    (reason,) = [each.failure.reason for each in sent if each.HasField("failure")]
+    assert "must have a function gradients" in reason
+
+
+@pytest.mark.parametrize("message", [task(1, TRAIN), task(1, EVALUATE)])
+@pytest.mark.parametrize("has_budget", [True, False])
+async def test_a_site_with_a_budget_gives_nothing_without_noise(
+    tmp_path: Path,
+    message: pb.Task,
+    has_budget: bool,
+) -> None:
+    sent: list[pb.ClientMessage] = []
+    transfer: Any = OneModel(tmp_path)
+    settings = ClientSettings(budget_epsilon=3.0 if has_budget else None)
+    runner = TaskRunner(
+        apps={"heart": counting_app()},
+        site=Site("site-1", {}),
+        transfer=transfer,
+        state_dir=tmp_path,
+        send=sent.append,
+        ledger=SiteLedger(tmp_path, "site-1", SystemClock(), limits_of(settings, "site-1")),
+    )
+
+    await done(runner, message)
+
+    reasons = [each.failure.reason for each in sent if each.HasField("failure")]
+    assert any("this site has a privacy budget" in each for each in reasons) is has_budget
+    assert not (has_budget and transfer.reports)
+    assert any(each.HasField("progress") for each in sent) is not has_budget
 
 
 def warnings(logged: Any) -> list[Any]:

@@ -100,6 +100,11 @@ class SiteLedger:
         for limit in limits:
             self._limits.setdefault(limit.scope, []).append(limit)
 
+    @property
+    def is_limited(self) -> bool:
+        """Whether this site has set itself a budget."""
+        return bool(self._limits)
+
     def charge(self, key: ChargeKey, *, context: bytes, app: str, unit: str, event: Event) -> None:
         """Pay for a contribution, durably, before it leaves; paying again for it changes nothing.
 

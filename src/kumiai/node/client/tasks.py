@@ -20,7 +20,7 @@ import structlog
 
 from kumiai.core import failpoints
 from kumiai.core.codec import decode
-from kumiai.core.errors import ConfigError, KumiaiError
+from kumiai.core.errors import ConfigError, KumiaiError, UpdateRejectedError
 from kumiai.node.client.budget import SiteLedger
 from kumiai.node.client.deltas import DeltaUpload
 from kumiai.node.client.secure.site import SecureSite
@@ -32,6 +32,7 @@ from kumiai.node.study import (
     Context,
     Evaluation,
     Site,
+    StudyError,
     TaskCancelledError,
     run_evaluate,
     run_train,
@@ -197,16 +198,8 @@ class TaskRunner:
             app = self._apps.get(message.app)
             if app is None:
                 return _failure(task, f"app {message.app!r} is not installed at this site")
-            if (
-                self._requires_secure
-                and message.key.kind == pb.TASK_KIND_TRAIN
-                and not message.HasField("secure")
-            ):
-                return _failure(
-                    task,
-                    "this site trains only where its update is hidden: the job must ask for "
-                    'secure_aggregation.mode = "masking"',
-                )
+            if (refusal := self._refusal_of(message)) is not None:
+                return _failure(task, refusal)
             self._tell(task, pb.TASK_PHASE_FETCHING)
             model = await self._transfer.fetch_model(
                 message.key.run_id,
@@ -234,6 +227,21 @@ class TaskRunner:
             log.exception("task failed")
             return _failure(task, f"internal error of the client: {type(error).__name__}")
 
+    def _refusal_of(self, message: pb.Task) -> str | None:
+        """Return why this site does no such task; ``None``: it does."""
+        is_training = message.key.kind == pb.TASK_KIND_TRAIN
+        if self._requires_secure and is_training and not message.HasField("secure"):
+            return (
+                "this site trains only where its update is hidden: the job must ask for "
+                'secure_aggregation.mode = "masking"'
+            )
+        if self._ledger is not None and self._ledger.is_limited and not _is_private(message):
+            return (
+                "this site has a privacy budget, and what leaves it without noise has no price: "
+                "the job must have a [privacy] table, and evaluation.every = 0"
+            )
+        return None
+
     async def _train(
         self, task: _Task, app: App, model: ModelFile, log: Any
     ) -> pb.ClientMessage | None:
@@ -242,7 +250,7 @@ class TaskRunner:
         def compute() -> Contribution | _OpenUpdate:
             base, context = _open_model(model), self._context(task, app, loop)
             if task.message.HasField("secure"):
-                made: Contribution | _OpenUpdate = contribution_of(
+                made: Contribution | _OpenUpdate = _contributed(
                     app, base, context, _terms_of(task.message.secure)
                 )
             else:
@@ -338,7 +346,7 @@ class TaskRunner:
             rounds=message.rounds_total,
             config=json.loads(message.config_json),
             seed=message.seed,
-            report=report,
+            report=None if _is_private(message) else report,
             cancelled=task.cancelled.is_set,
         )
 
@@ -360,6 +368,24 @@ class TaskRunner:
         for path in (*old, *self._models.glob(".*.part")):
             with contextlib.suppress(OSError):  # what can not be deleted is tried again next time
                 path.unlink()
+
+
+def _is_private(message: pb.Task) -> bool:
+    return message.HasField("secure") and message.secure.HasField("privacy")
+
+
+def _contributed(
+    app: App, base: Mapping[str, Any], context: Context, terms: PrivateTerms | None
+) -> Contribution:
+    try:
+        return contribution_of(app, base, context, terms)
+    except (StudyError, UpdateRejectedError) as error:
+        if terms is None:
+            raise
+        # Its words may hold a record, or how many there are; the log beside the data has them.
+        raise StudyError(
+            "study failed, and a private run is not told why: see the log of this site"
+        ) from error
 
 
 def _terms_of(secure: pb.SecureTask) -> PrivateTerms | None:
