@@ -111,6 +111,11 @@ def test_a_result_names_unit_adjacency_and_claims() -> None:
     )
 
 
+def test_units_and_methods_are_plain_words() -> None:
+    assert list(PrivacyUnit) == ["unstated", "client", "record"]
+    assert list(Method) == ["rdp", "pld"]
+
+
 def test_a_delta_is_told_for_an_epsilon() -> None:
     accountant = accountant_of([(PoissonGaussianEvent(0.01, 1.1), 1000)])
 

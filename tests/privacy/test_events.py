@@ -134,6 +134,21 @@ def test_numbers_of_every_type_make_equal_events(make: Callable[[int], Any]) -> 
     assert [type(getattr(sampled, each.name)) for each in fields(sampled)][1:] == [int, int, float]
 
 
+def test_the_adjacencies_that_have_a_price_are_named() -> None:
+    with pytest.raises(ValueError, match="must be add-or-remove or zero-out for poisson-gaussian"):
+        PoissonGaussianEvent(0.1, 1, adjacency=Adjacency.REPLACE_ONE)
+
+
+def test_a_replacement_moves_a_sum_by_two_bounds_and_all_else_by_one() -> None:
+    factors = {each: GaussianEvent(1, adjacency=each).sensitivity_factor for each in Adjacency}
+
+    assert factors == {
+        Adjacency.ZERO_OUT: 1,
+        Adjacency.ADD_OR_REMOVE: 1,
+        Adjacency.REPLACE_ONE: 2,
+    }
+
+
 def test_a_zero_is_the_same_with_any_sign() -> None:
     assert event_to_json(PoissonGaussianEvent(-0.0, 1)) == event_to_json(PoissonGaussianEvent(0, 1))
 
@@ -211,9 +226,17 @@ def test_the_bound_of_the_l1_norm_is_never_below_that_of_the_l2_norm() -> None:
     assert l1_norm_max_of(10, 10_000) == 100
 
 
-@pytest.mark.parametrize(("l2_norm", "dimension"), [(0, 3), (1, 0), (1, 2.5), (float("nan"), 2)])
+@pytest.mark.parametrize(
+    ("l2_norm", "dimension", "name"),
+    [
+        (0, 3, "l2_norm_max"),
+        (float("nan"), 2, "l2_norm_max"),
+        (1, 0, "dimension"),
+        (1, 2.5, "dimension"),
+    ],
+)
 def test_the_bound_of_the_l1_norm_needs_a_norm_and_a_dimension(
-    l2_norm: float, dimension: int
+    l2_norm: float, dimension: int, name: str
 ) -> None:
-    with pytest.raises(ValueError, match=r"l2_norm_max|dimension"):
+    with pytest.raises(ValueError, match=f"^{name} must"):
         l1_norm_max_of(l2_norm, dimension)
