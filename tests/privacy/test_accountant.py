@@ -178,6 +178,7 @@ def test_a_tight_figure_stands_beside_the_charged_one() -> None:
 
     assert tight.epsilon == pytest.approx(1.5154, abs=5e-3)
     assert (tight.method, tight.unit) == (Method.PLD, PrivacyUnit.RECORD)
+    assert (tight.order, tight.is_at_edge) == (None, False)
 
 
 @pytest.mark.parametrize(

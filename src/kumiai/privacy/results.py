@@ -50,9 +50,9 @@ class PrivacySpent:
     unit: PrivacyUnit
     adjacency: Adjacency | None
     sampling: tuple[Sampling, ...]
-    method: Method = Method.RDP
-    order: float | None = None
-    is_at_edge: bool = False
+    method: Method
+    order: float | None
+    is_at_edge: bool
 
     @classmethod
     def on(
