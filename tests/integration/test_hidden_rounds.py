@@ -1,5 +1,7 @@
 """Whole runs in which the coordinator sees the sum and no update, over real mutual TLS."""
 
+import json
+import sqlite3
 import threading
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -152,3 +154,34 @@ async def test_a_site_that_is_in_no_sum_asks_once_for_its_receipt(federation: Fe
 
     await eventually(lambda: not any(note.exists() for note in notes))
     assert not list(folder.glob("*.receipt"))
+
+
+async def test_a_run_that_hid_updates_gets_none_in_the_open(federation: Federation) -> None:
+    await federation.start_clients(3)
+    cohort = {"size": 3, "min_reports": 3, "max_attempts": 1}
+    run_id = await federation.submit(hidden_job(run={"rounds": 1}, cohort=cohort), study.app)
+    await federation.wait_for(run_id, seconds=60)
+    for name in list(federation.clients):
+        await federation.stop_client(name)
+    assert federation.server is not None
+    await federation.server.stop()
+    # What a coordinator can do that wants to see: another job in the run's row.
+    rows = sqlite3.connect(federation.folder / "kumiai.db")
+    (text,) = rows.execute("SELECT job_json FROM runs").fetchone()
+    open_job = {**json.loads(text), "secure_aggregation": {"mode": "none"}}
+    rows.execute(
+        "UPDATE runs SET state = 'running', finished_at = NULL, rounds_total = 2, job_json = ?",
+        (json.dumps(open_job),),
+    )
+    rows.commit()
+    rows.close()
+    await federation.start()
+
+    await federation.start_clients(3)
+
+    await federation.wait_for(run_id, state="failed", seconds=60)
+    async with federation.http() as http:
+        events = (await http.get(f"/api/v1/runs/{run_id}/events")).json()["events"]
+    told = {each["client_id"]: each["text"] for each in events if each["kind"] == "train_failed"}
+    assert told.keys() == {"site-1", "site-2", "site-3"}
+    assert "must hide this site's update, as it did before" in told["site-2"]

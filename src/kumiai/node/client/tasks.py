@@ -198,7 +198,7 @@ class TaskRunner:
             app = self._apps.get(message.app)
             if app is None:
                 return _failure(task, f"app {message.app!r} is not installed at this site")
-            if (refusal := self._refusal_of(message)) is not None:
+            if (refusal := await self._refusal_of(message)) is not None:
                 return _failure(task, refusal)
             self._tell(task, pb.TASK_PHASE_FETCHING)
             model = await self._transfer.fetch_model(
@@ -227,13 +227,18 @@ class TaskRunner:
             log.exception("task failed")
             return _failure(task, f"internal error of the client: {type(error).__name__}")
 
-    def _refusal_of(self, message: pb.Task) -> str | None:
+    async def _refusal_of(self, message: pb.Task) -> str | None:
         """Return why this site does no such task; ``None``: it does."""
-        is_training = message.key.kind == pb.TASK_KIND_TRAIN
-        if self._requires_secure and is_training and not message.HasField("secure"):
+        is_open = message.key.kind == pb.TASK_KIND_TRAIN and not message.HasField("secure")
+        if self._requires_secure and is_open:
             return (
                 "this site trains only where its update is hidden: the job must ask for "
                 'secure_aggregation.mode = "masking"'
+            )
+        if is_open and self._secure and await self._secure.has_hidden(message.key.run_id):
+            return (
+                f"run {message.key.run_id} must hide this site's update, as it did before, and now "
+                "asks for an open one; a run's job never changes: ask who runs the coordinator"
             )
         if self._ledger is not None and self._ledger.is_limited and not _is_private(message):
             return (

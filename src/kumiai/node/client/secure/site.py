@@ -19,6 +19,7 @@ from kumiai.core.digest import Buffer, digest_of
 from kumiai.core.errors import DeadlineError, IntegrityError, KumiaiError, SecureAggregationError
 from kumiai.crypto.signatures import Ed25519Signer, Ed25519Verifier
 from kumiai.identity import files
+from kumiai.node.client.secure.hidden_runs import HiddenRuns
 from kumiai.node.client.secure.journal import JournalFolder, RoundJournal
 from kumiai.node.client.secure.opening import RoundTerms, read_opening
 from kumiai.node.client.secure.receipt_folder import ReceiptFolder
@@ -117,6 +118,7 @@ class SecureSite:
         self._journals = JournalFolder(folder / "rounds", counters)
         self._folder = folder / "receipts"
         self._receipts = ReceiptFolder(self._folder, terms.name, terms.peers)
+        self._hidden_runs = HiddenRuns(folder / "hidden-runs")
         self._terms = terms
         self._signer = signer
         self._send = send
@@ -169,6 +171,14 @@ class SecureSite:
                     reason=str(error),
                 )
 
+    async def has_hidden(self, run_id: str) -> bool:
+        """Return whether this site has hidden an update in a run, now or before a restart.
+
+        Raises:
+            ConfigError: no run can be called so.
+        """
+        return await _in_thread(self._hidden_runs.has, run_id)
+
     async def mask(
         self,
         key: RoundKey,
@@ -198,6 +208,7 @@ class SecureSite:
             sent = next(action for action in actions if isinstance(action, Send))
             vector = sent.vector or memoryview(b"")
             found.sent_input = replace(sent, vector=None)
+            await _in_thread(self._hidden_runs.add, key[0])
             await _in_thread(self._receipts.await_one, key)
             await self._do(found, actions)
         return MaskedUpload(await _in_thread(_digest_of, vector), vector.nbytes, vector)
