@@ -185,3 +185,62 @@ async def test_a_run_that_hid_updates_gets_none_in_the_open(federation: Federati
     told = {each["client_id"]: each["text"] for each in events if each["kind"] == "train_failed"}
     assert told.keys() == {"site-1", "site-2", "site-3"}
     assert "must hide this site's update, as it did before" in told["site-2"]
+
+
+def one_off(values: Any, commit: Any) -> CommittedUpdate:
+    """Commit to another update than the one that is uploaded."""
+    other = values.copy()
+    other[0] += 1
+    made: CommittedUpdate = commit(other)
+    return made
+
+
+async def test_a_site_that_uploads_something_else_costs_the_round_its_group_alone(
+    federation: Federation,
+) -> None:
+    await federation.start_clients(12)
+    let_lie(federation, "site-5", one_off)
+
+    run_id = await federation.submit(
+        hidden_job(
+            run={"rounds": 1},
+            cohort={"size": 12, "grace_seconds": 0},
+            secure_aggregation={"colluders": 1, "clip": 16.0},
+        ),
+        study.app,
+    )
+    run = await federation.wait_for(run_id, seconds=120)
+
+    async with federation.http() as http:
+        events = (await http.get(f"/api/v1/runs/{run_id}/events")).json()["events"]
+        entries = (await http.get("/api/v1/audit?act=sum.refused")).json()["entries"]
+        (_, published) = (await http.get(f"/api/v1/runs/{run_id}/rounds")).json()["rounds"]
+    (refused,) = [each for each in events if each["kind"] == "sum_refused"]
+    left_out = refused["data"]["clients"]
+    assert "site-5" in left_out
+    assert len(left_out) == 3
+    assert (entries[0]["subject"], entries[0]["detail"]["clients"]) == (f"run/{run_id}", 3)
+    # Twelve, the half with the liar, its two quarters, the other half.
+    assert (run["state"], published["attempt"], published["reports"]) == ("finished", 5, 9)
+    counted = {number for number in range(1, 13) if f"site-{number}" not in left_out}
+    mean = sum(counted) / len(counted)
+    np.testing.assert_allclose((await federation.model(run_id))["w"], mean, atol=1e-4)
+    folder = federation.folder / "clients"
+
+    def receipts() -> set[str]:
+        return {path.parents[2].name for path in folder.glob("*/secure/receipts/*.receipt")}
+
+    await eventually(lambda: receipts() == {f"site-{number}" for number in counted})
+
+
+async def test_a_wrong_sum_of_few_ends_the_run_without_a_model(federation: Federation) -> None:
+    await federation.start_clients(4)
+    let_lie(federation, "site-2", one_off)
+
+    run_id = await federation.submit(hidden_job(cohort={"size": 4, "min_reports": 4}), study.app)
+    run = await federation.wait_for(run_id, state="failed", seconds=60)
+
+    assert "not that of what its clients had committed to" in run["reason"]
+    async with federation.http() as http:
+        told = (await http.get(f"/api/v1/runs/{run_id}/explain")).json()
+    assert told["hidden"]["reason"].startswith("the sum is not that of what its clients")

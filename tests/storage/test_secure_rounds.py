@@ -191,6 +191,44 @@ async def test_a_restarted_round_has_nothing_of_the_first_attempt(
         )
 
 
+async def test_reports_that_are_in_a_sum_stay_when_the_round_goes_on_in_parts(
+    leading: Leading, inbox: UpdateInbox
+) -> None:
+    await leading.open()
+    for client in ("a", "b"):
+        await inbox.accept(request_of(client))
+
+    await leading.runs.restart_round(
+        leading.lease,
+        round=1,
+        deadline_seconds=TTL_SECONDS,
+        clients=[("c", 9)],
+        reason="the next part",
+        counted=("a",),
+    )
+
+    assert [each.client_id for each in await leading.runs.updates("run-a", 1)] == ["a"]
+    states = {each.client_id: each.state for each in await leading.runs.assignments("run-a", 1)}
+    assert states == {"a": "reported", "b": "cancelled", "c": "assigned"}
+
+
+async def test_a_group_is_blamed_once(leading: Leading, database: DatabaseManager) -> None:
+    trail = Trail()
+    secure = SecureRoundRepository(database, trail=trail)
+    await leading.open()
+
+    for _ in range(2):
+        await secure.blame(leading.lease, 1, ["a", "b"], "entry")
+    await secure.blame(leading.lease, 1, ["c"])
+    with pytest.raises(FencedError):
+        await secure.blame(replace(leading.lease, epoch=0), 1, ["d"])
+
+    events = [each for each in await leading.runs.events("run-a") if each.kind == "sum_refused"]
+    assert [each.data for each in events] == [{"clients": ["a", "b"]}, {"clients": ["c"]}]
+    assert events[0].text.startswith("a, b are left out of the sum: one of them has uploaded")
+    assert trail.entries == ["entry"]
+
+
 async def test_a_published_round_is_not_restarted(leading: Leading) -> None:
     await leading.play(1)
 

@@ -162,6 +162,9 @@ class SecureAggregationSpec(_Table):
     """How many clients may work for a lying coordinator; ``None``: a fifth of those asked."""
     threshold: Annotated[int, Field(ge=2)] | None = None
     """How many clients are needed to unmask; ``None``: the fewest that ``colluders`` allows."""
+    rerun_size: Annotated[int, Field(ge=0, le=4096)] | None = None
+    """Clients in the smallest group that is summed apart when a sum is wrong; 0: none is; ``None``:
+    the fewest that ``colluders`` allows."""
     phase_seconds: Annotated[float, Field(gt=0, le=86400)] = 30.0
     """How long each exchange of messages before and after the training waits for a client."""
     key_bits: Literal[2048, 3072, 4096] | None = None

@@ -16,6 +16,7 @@ from kumiai.secagg.actions import (
     Publish,
     Send,
     Stop,
+    WrongSum,
 )
 from kumiai.secagg.buffering import BufferGroup, BufferPolicy, GroupBuffer
 from kumiai.secagg.client import ClientRound
@@ -72,6 +73,7 @@ __all__ = [
     "Stop",
     "UpdateProofs",
     "Verifier",
+    "WrongSum",
     "client_machine",
     "plan_rerun",
     "server_machine",

@@ -16,6 +16,7 @@ __all__ = [
     "Publish",
     "Send",
     "Stop",
+    "WrongSum",
 ]
 
 
@@ -113,10 +114,29 @@ class Publish:
 
 
 @dataclass(frozen=True, slots=True)
+class WrongSum:
+    """A sum that is not that of what its clients had committed to.
+
+    Attributes:
+        survivors: who is in it; one of them at least has uploaded something else.
+        groups: in which they go again; none: they are too few to be told apart.
+    """
+
+    survivors: tuple[str, ...]
+    groups: tuple[tuple[str, ...], ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Stop:
-    """The round ends without a result; begin another, with a new round id."""
+    """The round ends without a result; begin another, with a new round id.
+
+    Attributes:
+        reason: for people.
+        wrong: what was found instead of the sum, if it was that.
+    """
 
     reason: str
+    wrong: WrongSum | None = None
 
 
 Action = Persist | Advance | Send | AskUpdate | KeepReceipt | Exclude | Publish | Stop

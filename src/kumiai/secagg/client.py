@@ -33,6 +33,7 @@ from kumiai.secagg.conversation import Conversation
 from kumiai.secagg.descriptor import Proofs, RoundDescriptor
 from kumiai.secagg.messages import (
     Abandonment,
+    Confirmation,
     Envelope,
     Kind,
     ReceiptIssue,
@@ -44,6 +45,7 @@ from kumiai.secagg.messages import (
 from kumiai.secagg.proofs import UpdateProofs
 from kumiai.secagg.quantizing import Numbers
 from kumiai.secagg.receipts import verify_receipt
+from kumiai.secagg.reruns import rerun_groups
 
 __all__ = ["ClientRound"]
 
@@ -160,6 +162,19 @@ class ClientRound:
     def sum_size_bytes(self) -> int:
         """How long the sum is that the coordinator sends to be checked."""
         return self._knowledge.sum_size_bytes
+
+    @property
+    def rerun_groups(self) -> tuple[tuple[str, ...], ...]:
+        """The groups in which the round may go again, once this client has found its sum wrong."""
+        done = self._steps.get(ClientEvent.RESULT)
+        if done is None or decode_body(self._read(done.reply), Confirmation).is_right:
+            return ()
+        knowledge, conversation = self._knowledge, self._conversation
+        return rerun_groups(
+            [conversation.name(entry.index) for entry in knowledge.survivors],
+            agreement=knowledge.agreement,
+            minimum_size=conversation.descriptor.rerun_size,
+        )
 
     def begin(self) -> tuple[Action, ...]:
         """Draw keys and advertise them.

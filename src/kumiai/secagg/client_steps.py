@@ -54,6 +54,7 @@ from kumiai.secagg.round_keys import (
     vector_mask,
 )
 from kumiai.secagg.sharing import SharePair, leaf_of, make_entries, open_entry
+from kumiai.secagg.sum_checks import is_sum_of
 from kumiai.secagg.tree import HashTree, verify_path
 from kumiai.secagg.vectors import VectorLayout, vector_digest
 
@@ -431,18 +432,7 @@ class ClientKnowledge:
         return [each for _, each in opened.values()]
 
     def _is_sum_of(self, vector: NDArray[np.uint8], inputs: list[MaskedInput]) -> bool:
-        total = signed(self.layout.words(vector))
-        if int(total[-1]) != sum(each.weight for each in inputs):
-            return False
-        if self._proofs is None:
-            return True
-        try:
-            self._proofs.verify_sum(
-                [each.commitments for each in inputs], total, self.layout.blindings(vector)
-            )
-        except (CryptoError, SecureAggregationError):
-            return False
-        return True
+        return is_sum_of(vector, inputs, layout=self.layout, proofs=self._proofs)
 
     def _verify_count(self, what: str, count: int) -> None:
         least = max(

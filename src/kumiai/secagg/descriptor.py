@@ -118,6 +118,8 @@ class RoundDescriptor:
         weight_bound: the largest weight that a client may give its update.
         norm_bound: the largest L2 norm of an update.
         proofs: what is proven.
+        rerun_size: clients in the smallest group that is summed apart when the sum is not that of
+            the commitments; 0: no group is.
         noise_variance: of the Skellam noise that each client adds to each number, in squared steps,
             an even number; 0: none.
         scheme: what hides the updates.
@@ -145,6 +147,7 @@ class RoundDescriptor:
     weight_bound: int
     norm_bound: float
     proofs: Proofs
+    rerun_size: int = 0
     noise_variance: int = 0
     scheme: Scheme = Scheme.MASKING
     key_bits: int = 0
@@ -158,6 +161,7 @@ class RoundDescriptor:
         self._verify_counts()
         self._verify_exact()
         self._verify_norm()
+        self._verify_rerun()
         self._verify_noise()
         if self.scheme is Scheme.PAILLIER:
             self._verify_paillier()
@@ -304,6 +308,24 @@ class RoundDescriptor:
             self.proofs is not Proofs.NORM,
             "proofs must be sum or off in a round with noise, got norm: an update with noise in it "
             "is larger than its bound",
+        )
+
+    def _verify_rerun(self) -> None:
+        least = max(SURVIVORS_LEAST, self.colluders + 2)
+        _verify(
+            self.rerun_size == 0 or self.rerun_size >= least,
+            f"rerun_size must be 0 or at least {least}, got {self.rerun_size}; else the sum of a "
+            "group tells colluders the only other update: raise rerun_size",
+        )
+        _verify(
+            self.rerun_size == 0
+            or (
+                self.proofs is not Proofs.OFF
+                and self.scheme is Scheme.MASKING
+                and self.noise_variance == 0
+            ),
+            "rerun_size must be 0 without proofs, with scheme paillier and with noise, "
+            f"got {self.rerun_size}; leave it out",
         )
 
     @property
@@ -458,6 +480,7 @@ _DESCRIPTOR: Final[Codec[RoundDescriptor]] = record(
     weight_bound=number(4, "weight_bound", least=1),
     norm_bound=real("norm_bound"),
     proofs=choice(tuple(Proofs), "proofs"),
+    rerun_size=number(2, "rerun_size", most=CLIENT_COUNT_MAX),
     noise_variance=number(8, "noise_variance", most=_NOISE_VARIANCE_MAX),
     scheme=choice(tuple(Scheme), "scheme"),
     key_bits=number(2, "key_bits"),

@@ -13,13 +13,15 @@ A client that is in a failing group again and again, with other clients each tim
 Source: group testing (Dorfman 1943), with a floor under the groups.
 """
 
+import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 from kumiai.secagg.descriptor import SURVIVORS_LEAST
 
-__all__ = ["plan_rerun", "suspects"]
+__all__ = ["plan_rerun", "rerun_groups", "suspects"]
 
+_ORDER_DOMAIN: Final = b"kumiai/secagg/rerun/v1/"
 _FAILURES_LEAST: Final = 2
 
 
@@ -45,6 +47,30 @@ def plan_rerun(clients: Sequence[str], *, minimum_size: int) -> tuple[tuple[str,
         return ()
     half = len(clients) // 2
     return tuple(clients[:half]), tuple(clients[half:])
+
+
+def rerun_groups(
+    survivors: Iterable[str], *, agreement: bytes, minimum_size: int
+) -> tuple[tuple[str, ...], ...]:
+    """Return the one way in which all members split a failed sum, the coordinator among them.
+
+    Whoever could choose the groups, or let a member of one drop out, could take sums that differ
+    in a single update. So the order follows from what all survivors had signed, a group is summed
+    whole or not at all, and both groups are of at least the minimum.
+
+    Args:
+        survivors: who was in the failed sum.
+        agreement: what they had signed before it was unmasked.
+        minimum_size: of each group; 0: there are no groups.
+    """
+    if minimum_size == 0:
+        return ()
+
+    def place(name: str) -> bytes:
+        return hashlib.sha256(_ORDER_DOMAIN + agreement + name.encode()).digest()
+
+    groups = plan_rerun(sorted(survivors, key=place), minimum_size=minimum_size)
+    return tuple(tuple(sorted(group)) for group in groups)
 
 
 def suspects(failed_groups: Iterable[Sequence[str]]) -> Mapping[str, int]:

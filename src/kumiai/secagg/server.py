@@ -11,13 +11,22 @@ client one of two secrets, and its sum is taken out of the masks only as a whole
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kumiai.core.errors import SecureAggregationError
-from kumiai.secagg.actions import Action, Exclude, Outcome, Persist, Publish, Send, Stop
+from kumiai.secagg.actions import (
+    Action,
+    Exclude,
+    Outcome,
+    Persist,
+    Publish,
+    Send,
+    Stop,
+    WrongSum,
+)
 from kumiai.secagg.client import verify_proofs_fit
 from kumiai.secagg.conversation import Conversation, Said
 from kumiai.secagg.descriptor import RoundDescriptor
@@ -58,6 +67,9 @@ from kumiai.secagg.vectors import Blocks, VectorSum, vector_digest
 
 __all__ = ["ServerRound"]
 
+_WRONG: Final = b"wrong"
+"""Attached to the record of an abandoning: the sum was shown, and it was not right."""
+
 
 class ServerRound:
     """The coordinator in one round."""
@@ -84,6 +96,7 @@ class ServerRound:
         "_name",
         "_phase",
         "_signer",
+        "_stopped",
         "_sum",
     )
 
@@ -122,6 +135,7 @@ class ServerRound:
         self._heard: dict[tuple[Kind, int], bytes] = {}
         self._folded: set[int] = set()
         self._is_unmasked = False
+        self._stopped: Stop | None = None
         self._begin_sum()
 
     @classmethod
@@ -335,13 +349,22 @@ class ServerRound:
         """
         self._verify_allowed(ServerEvent.ABANDON)
         everybody = tuple(member.name for member in self._conversation.descriptor.roster)
+        wrong = self._find_wrong()
+        if wrong is not None:
+            reason = "the sum is not that of what its clients had committed to"
         self._enter(ServerEvent.ABANDON)
-        record = ServerRecord(ServerEvent.ABANDON, reason.encode())
+        self._stopped = Stop(reason, wrong)
+        record = ServerRecord(ServerEvent.ABANDON, reason.encode(), _WRONG if wrong else b"")
         return (
             Persist(record.encode()),
             Send(self._seal(Abandonment(reason)), recipients=everybody),
-            Stop(reason),
+            self._stopped,
         )
+
+    @property
+    def stopped(self) -> Stop | None:
+        """Why there is no result, if there will be none."""
+        return self._stopped
 
     def announce(self) -> tuple[Action, ...]:
         """Return what this phase began with, to be sent again after a restart."""
@@ -460,6 +483,13 @@ class ServerRound:
             return []
         digest = self._result_digest()
         return [each for each in self._knowledge.confirmed.values() if each[1].digest == digest]
+
+    def _find_wrong(self) -> WrongSum | None:
+        """Return who is in the sum that was shown, if that is not right."""
+        is_shown = self._phase is ServerPhase.CONFIRMING and self._is_unmasked
+        if not is_shown or self._knowledge.is_right(self._sum.vector()):
+            return None
+        return self._knowledge.wrong_sum()
 
     def _result_digest(self) -> bytes:
         return self._conversation.result_digest(self._knowledge.agreement, self._sum_digest())
@@ -619,6 +649,10 @@ class ServerRound:
                 self._knowledge.excluded[index] = record.attachment.decode()
             case ServerEvent.END | ServerEvent.ABANDON:
                 self._enter(record.event)
+                if record.event is ServerEvent.ABANDON:
+                    is_wrong = record.attachment == _WRONG
+                    wrong = self._knowledge.wrong_sum() if is_wrong else None
+                    self._stopped = Stop(record.message.decode(), wrong)
             case _:
                 said = self._conversation.open_client(record.message)
                 body = decode_body(said.envelope, self._event_of(said)[1])

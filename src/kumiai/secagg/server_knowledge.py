@@ -3,9 +3,13 @@
 from collections.abc import Collection
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
 from kumiai.core.errors import KumiaiError, SecureAggregationError
 from kumiai.crypto.agreement import verify_public_key
 from kumiai.crypto.shamir import Share
+from kumiai.secagg.actions import WrongSum
 from kumiai.secagg.client_steps import proof_context, proof_digest
 from kumiai.secagg.conversation import Conversation, Said
 from kumiai.secagg.graph import Neighbourhoods, complete_graph, sparse_graph
@@ -23,8 +27,10 @@ from kumiai.secagg.messages import (
     Unmasking,
 )
 from kumiai.secagg.proofs import UpdateProofs
+from kumiai.secagg.reruns import rerun_groups
 from kumiai.secagg.round_keys import nonce_digest_of
 from kumiai.secagg.sharing import leaf_of, verify_revealed
+from kumiai.secagg.sum_checks import is_sum_of
 from kumiai.secagg.tree import HashTree
 from kumiai.secagg.unmasking import Rebuilding
 from kumiai.secagg.vectors import VectorLayout
@@ -141,6 +147,18 @@ class ServerKnowledge:
             for index in self.survivors
         )
         self.agreement = self.conversation.agreement_digest(self.seen, self.sharers, self.entries)
+
+    def is_right(self, vector: NDArray[np.uint8]) -> bool:
+        """Return whether a sum is that of the survivors' inputs."""
+        inputs = [self.inputs[index][1] for index in self.survivors]
+        return is_sum_of(vector, inputs, layout=self.layout, proofs=self._proofs)
+
+    def wrong_sum(self) -> WrongSum:
+        """Return who was in a sum that is not right, and how they go again."""
+        survivors = tuple(self.conversation.name(index) for index in self.survivors)
+        size = self.conversation.descriptor.rerun_size
+        groups = rerun_groups(survivors, agreement=self.agreement, minimum_size=size)
+        return WrongSum(survivors, groups)
 
     def see_hidden(self) -> None:
         """Fix what all have seen before they reveal their nonces."""

@@ -5,7 +5,7 @@ lease's epoch and leader, which locks the row and fails when someone else leads.
 committed before the leader died can be asked for again where the docstring says so.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, Literal
 
 from sqlalchemy import Double, Row, and_, bindparam, delete, or_, select, update
@@ -284,6 +284,7 @@ class RunLeading(RunReports):
         deadline_seconds: float,
         clients: Sequence[tuple[str, int]],
         reason: str,
+        counted: Collection[str] = (),
     ) -> RoundRecord:
         """Let a round collect anew, from nothing: what was counted could not be summed.
 
@@ -293,6 +294,7 @@ class RunLeading(RunReports):
             deadline_seconds: from now, by the database's clock.
             clients: ``(client, seed)`` who are asked again; the others are out of the round.
             reason: why, in words.
+            counted: clients whose reports stay: they are in the sum of a part.
 
         Raises:
             FencedError: another leads.
@@ -317,7 +319,7 @@ class RunLeading(RunReports):
             ).one_or_none()
             if row is None:
                 raise await _wrong_stage(connection, lease, round, "collecting or closed")
-            await _forget_reports(connection, lease, round, clean(reason))
+            await _forget_reports(connection, lease, round, clean(reason), counted)
             await _assign_training(
                 connection, lease.run_id, round, clients, attempt=int(row.attempt)
             )
@@ -726,11 +728,15 @@ async def _insert_round(connection: AsyncConnection, **values: Any) -> Row[Any]:
 
 
 async def _forget_reports(
-    connection: AsyncConnection, lease: Lease, number: int, reason: str
+    connection: AsyncConnection, lease: Lease, number: int, reason: str, kept: Collection[str]
 ) -> None:
     """Drop what was counted in a round, and end what its clients still owe or have given."""
     await connection.execute(
-        delete(_UPDATES).where(_UPDATES.c.run_id == lease.run_id, _UPDATES.c.round == number)
+        delete(_UPDATES).where(
+            _UPDATES.c.run_id == lease.run_id,
+            _UPDATES.c.round == number,
+            _UPDATES.c.client_id.not_in(kept),
+        )
     )
     await connection.execute(
         update(_ASSIGNMENTS)
@@ -739,6 +745,7 @@ async def _forget_reports(
             _ASSIGNMENTS.c.round == number,
             _ASSIGNMENTS.c.kind == "train",
             _ASSIGNMENTS.c.state.in_(("assigned", "reported")),
+            _ASSIGNMENTS.c.client_id.not_in(kept),
         )
         .values(state="cancelled", reason=reason, ended_at=clock_sql())
     )

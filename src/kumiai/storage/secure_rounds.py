@@ -30,8 +30,10 @@ _RECORDS = table_of(SecureRecordRow)
 
 _RESULTS_KEPT: Final = 64
 _EXCLUDED: Final = "client_excluded"
+_REFUSED: Final = "sum_refused"
 
-SecureRoundState = Literal["open", "done", "aborted"]
+SecureRoundState = Literal["open", "done", "aborted", "wrong"]
+"""``wrong``: a sum was shown, and it was not that of what its clients had committed to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,6 +208,50 @@ class SecureRoundRepository:
             for exclusion in exclusions:
                 await self._exclude(connection, attempt, exclusion)
 
+    async def blame(
+        self,
+        lease: Lease,
+        round: int,  # noqa: A002 - the glossary's word
+        clients: Sequence[str],
+        entry: Any = None,
+    ) -> None:
+        """Tell that clients are left out of a round's sum, one of which has lied; twice is once.
+
+        Args:
+            lease: held.
+            round: of the run.
+            clients: whose sum was wrong.
+            entry: of the audit log, written with it; ``None``: none is kept.
+
+        Raises:
+            FencedError: another leads.
+        """
+        text = (
+            f"{', '.join(clients)} are left out of the sum: one of them has uploaded something "
+            "else than it had committed to"
+        )
+        told = select(_EVENTS.c.seq).where(
+            _EVENTS.c.run_id == lease.run_id,
+            _EVENTS.c.round == round,
+            _EVENTS.c.kind == _REFUSED,
+            _EVENTS.c.text == clean(text),
+        )
+        async with self._database.transaction("blame_group") as connection:
+            await fence(connection, lease)
+            if (await connection.execute(told)).first() is not None:
+                return
+            await add_event_row(
+                connection,
+                lease.run_id,
+                kind=_REFUSED,
+                text=text,
+                level="error",
+                round=round,
+                data={"clients": list(clients)},
+            )
+            if entry is not None:
+                await self._trail.append(connection, entry)
+
     async def _exclude(
         self, connection: AsyncConnection, attempt: SecureRoundRecord, exclusion: ClientExclusion
     ) -> None:
@@ -226,7 +272,7 @@ class SecureRoundRepository:
         self,
         lease: Lease,
         attempt: SecureRoundRecord,
-        state: Literal["done", "aborted"],
+        state: Literal["done", "aborted", "wrong"],
         reason: str | None = None,
         *,
         result: bytes | None = None,

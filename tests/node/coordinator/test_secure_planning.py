@@ -13,7 +13,13 @@ from kumiai.secagg import Adversary, Member, RoundDescriptor, Scheme
 MEMBERS = [Member(f"site-{number}", bytes([number]) * 32) for number in range(1, 13)]
 
 
-def planned(count: int = 4, *, dimension: int = 1000, **secure: Any) -> RoundDescriptor:
+def planned(
+    count: int = 4,
+    *,
+    dimension: int = 1000,
+    rerun_of: RoundDescriptor | None = None,
+    **secure: Any,
+) -> RoundDescriptor:
     job = parse_job({"run": {"app": "digits"}, "secure_aggregation": {"mode": "masking"} | secure})
     return new_descriptor(
         job,
@@ -22,6 +28,7 @@ def planned(count: int = 4, *, dimension: int = 1000, **secure: Any) -> RoundDes
         coordinator=Member("coordinator", bytes(32)),
         dimension=dimension,
         min_reports=count,
+        rerun_of=rerun_of,
     )
 
 
@@ -88,3 +95,23 @@ def test_a_bound_that_cannot_be_proven_is_refused_before_the_round() -> None:
 
     with pytest.raises(ConfigError, match=problem):
         planned(verification="norm", norm_bound=1e9, dimension=10**6, value_bits=24)
+
+
+def test_a_group_of_a_wrong_sum_is_summed_whole_on_the_terms_of_the_whole() -> None:
+    whole = planned(12, colluders=1, threshold=11)
+
+    group = planned(4, colluders=1, threshold=11, rerun_of=whole)
+
+    assert (whole.rerun_size, whole.minimum_survivors) == (3, 12)
+    assert (group.rerun_size, group.colluders, group.minimum_survivors) == (3, 1, 4)
+    assert group.threshold == 4
+
+
+def test_the_smallest_group_is_as_large_as_the_job_asks_or_as_colluders_allow() -> None:
+    assert planned(12).rerun_size == 4
+    assert planned(12, colluders=0).rerun_size == 3
+    assert planned(12, rerun_size=6).rerun_size == 6
+    assert planned(12, rerun_size=0).rerun_size == 0
+    assert planned(12, verification="off").rerun_size == 0
+    with pytest.raises(ConfigError, match="rerun_size must be 0 or at least 4, got 3"):
+        planned(12, rerun_size=3)

@@ -89,6 +89,7 @@ class Act(StrEnum):
     SITE_REMOVED = "site.removed"
     SITE_RESUMED = "site.resumed"
     SITE_SUSPENDED = "site.suspended"
+    SUM_REFUSED = "sum.refused"
     TOKEN_CREATED = "token.created"  # noqa: S105 - the name of an act
     TOKEN_REVOKED = "token.revoked"  # noqa: S105
     TRUST_CHANGED = "trust.changed"

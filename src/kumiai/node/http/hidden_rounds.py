@@ -58,7 +58,7 @@ async def find_hidden_round(
     if attempt is None:
         return None
     standing = None
-    if attempt.state == "open":
+    if attempt.state == "open" and attempt.opening:
         opening = pb.SecureOpening.FromString(attempt.opening)
         descriptor = RoundDescriptor.decode(opening.descriptor)
         standing = standing_of(descriptor, await secure.records(attempt))
@@ -79,7 +79,7 @@ def hidden_lines(hidden: HiddenRound) -> Iterator[str]:
         if standing.awaited:
             answered = len(standing.answered)
             yield f"{head}: {answered} answered, waits for {_listed(standing.awaited)}"
-    elif hidden.state == "aborted":
+    elif hidden.state in {"aborted", "wrong"}:
         yield f"{head}: ended without a sum: {hidden.reason}"
     for client, reason in sorted(hidden.excluded.items()):
         yield f"left out of the sum: {client}: {reason}"

@@ -122,6 +122,12 @@ def _verify_terms(descriptor: RoundDescriptor, policy: SecurePolicy) -> None:
             "sum of the round must be verified, got verification off; ask for it in the job, or "
             "set client.requires_verification = false at this site"
         )
+    if 0 < descriptor.rerun_size < policy.minimum_survivors:
+        raise DeniedError(
+            f"groups of a wrong sum must have at least {policy.minimum_survivors} members for this "
+            f"site, got {descriptor.rerun_size}; set secure_aggregation.rerun_size in the job to "
+            "that, or to 0, or see client.minimum_survivors"
+        )
     if descriptor.minimum_survivors < policy.minimum_survivors:
         raise DeniedError(
             f"sum of the round must have at least {policy.minimum_survivors} updates for this "

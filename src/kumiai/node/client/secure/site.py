@@ -18,11 +18,11 @@ from kumiai.core import failpoints
 from kumiai.core.digest import Buffer, digest_of
 from kumiai.core.errors import DeadlineError, IntegrityError, KumiaiError, SecureAggregationError
 from kumiai.crypto.signatures import Ed25519Signer, Ed25519Verifier
-from kumiai.identity import files
 from kumiai.node.client.secure.hidden_runs import HiddenRuns
 from kumiai.node.client.secure.journal import JournalFolder, RoundJournal
 from kumiai.node.client.secure.opening import RoundTerms, read_opening
 from kumiai.node.client.secure.receipt_folder import ReceiptFolder
+from kumiai.node.client.secure.revealed import RevealedAttempt
 from kumiai.node.secure_proofs import proofs_of
 from kumiai.node.wire import kumiai_pb2 as pb
 from kumiai.node.wire.secure_parts import PartCollector, RoundKey, parts_of
@@ -279,14 +279,11 @@ class SecureSite:
     def _joined(self, key: RoundKey, opening: pb.SecureOpening) -> tuple[_Round, Sequence[Action]]:
         """Return the round with what is to be done first; blocking."""
         descriptor = read_opening(key, opening, self._terms)
-        revealed = self._revealed_file(key)
+        revealed = RevealedAttempt.find(self._revealed_file(key))
         journal = self._journals.journal(descriptor.round_id)
         records = journal.read()
-        if revealed.exists() and revealed.read_bytes() != descriptor.round_id:
-            raise SecureAggregationError(
-                f"round {key[1]} must not be summed twice with this site: it gave shares in an "
-                "earlier attempt, and two sums of different sites would tell one update"
-            )
+        if revealed is not None:
+            revealed.verify(descriptor)
         verifier, proofs = Ed25519Verifier(), proofs_of(descriptor)
         if not records and not journal.counter:
             machine = client_machine(descriptor)(
@@ -337,8 +334,9 @@ class SecureSite:
 
     def _note_revealed(self, found: _Round) -> None:
         path = self._revealed_file(found.key)
-        if not path.exists():
-            files.write_atomic(path, found.descriptor.round_id, mode=0o600)
+        revealed = RevealedAttempt.of(found.descriptor, found.machine.rerun_groups)
+        if RevealedAttempt.find(path) != revealed:
+            revealed.write(path)
 
     def _revealed_file(self, key: RoundKey) -> Path:
         return self._folder / f"{key[0]}.{key[1]}.revealed"

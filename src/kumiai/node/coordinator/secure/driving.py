@@ -32,6 +32,7 @@ from kumiai.node.coordinator.engine import RoundEngine
 from kumiai.node.coordinator.namespaces import update_namespace
 from kumiai.node.coordinator.secure.paying import RoundPayer
 from kumiai.node.coordinator.secure.planning import survivors_least
+from kumiai.node.coordinator.secure.reruns import Rerun
 from kumiai.node.coordinator.secure.summing import SecureSum
 from kumiai.node.coordinator.secure.sums import SecureSums
 from kumiai.node.job import JobSpec
@@ -147,7 +148,7 @@ class SecureRoundDriver:
             await self._hear(found)
             await found.add(await runs.updates(self._run_id, number))
             if found.stopped is not None:
-                await self._begin_anew(run, job, current, found.stopped)
+                await self._go_on(run, job, current, found.stopped)
                 return
             if found.phase > ServerPhase.COLLECTING:
                 await runs.close_round(self._lease, number, "all wanted reports are in")
@@ -177,7 +178,12 @@ class SecureRoundDriver:
         outcome = await self._secure.summed(current)
         if outcome is None and await self._conclude(run, job, current):
             outcome = await self._secure.summed(current)
-        return None if outcome is None else await self._checked(run, current, outcome)
+            if outcome is None:
+                await self._go_on(run, job, current, "the next part is to be summed")
+        if outcome is None:
+            return None
+        await self._settle(job, current)
+        return await self._checked(run, current, outcome)
 
     async def _conclude(self, run: RunRecord, job: JobSpec, current: RoundRecord) -> bool:
         """Unmask the sum and have it checked; return whether there is one now."""
@@ -202,7 +208,7 @@ class SecureRoundDriver:
             elif not found.is_over:
                 await self._engine.signals.wait(self._run_id, self._engine.times.look_seconds)
         if found.stopped is not None:
-            await self._begin_anew(run, job, current, found.stopped)
+            await self._go_on(run, job, current, found.stopped)
             return False
         await found.conclude()
         self._sum = None
@@ -258,16 +264,16 @@ class SecureRoundDriver:
             try:
                 attempt = await self._begun(job, current)
             except SecureAggregationError as error:
-                await self._begin_anew(run, job, current, str(error))
+                await self._go_on(run, job, current, str(error))
                 return None
         if attempt.state != "open":
-            await self._begin_anew(run, job, current, attempt.reason or "it was ended")
+            await self._go_on(run, job, current, attempt.reason or "it was ended")
             return None
         try:
             self._sum = await sums.resume(self._lease, attempt)
         except SecureAggregationError as error:
             await sums.end(self._lease, attempt, str(error))
-            await self._begin_anew(run, job, current, str(error))
+            await self._go_on(run, job, current, str(error))
             return None
         if is_new:
             await self._verify_affordable(run, self._sum)
@@ -287,10 +293,16 @@ class SecureRoundDriver:
     async def _begun(self, job: JobSpec, current: RoundRecord) -> SecureRoundRecord:
         asked = await self._asked(current.round)
         await self._wait_for(asked, job)
+        rerun = await self._secure.rerun(self._run_id, current.round)
         needed = max(current.min_reports, survivors_least(job.secure_aggregation, len(asked)))
+        if rerun is not None:
+            needed = len(rerun.pending[0]) if rerun.pending else 0
         if (count := len(self.able(asked))) < needed:
-            raise SecureAggregationError(f"only {count} of {needed} clients came to sum with")
-        return await self._secure.begin(self._lease, job, current, clients=asked)
+            reason = f"only {count} of {needed} clients came to sum with"
+            if rerun is not None:
+                await self._secure.skip(self._lease, current, reason)
+            raise SecureAggregationError(reason)
+        return await self._secure.begin(self._lease, job, current, clients=asked, rerun=rerun)
 
     async def _wait_for(self, asked: Collection[str], job: JobSpec) -> None:
         """Give those who were asked the time to be there: after a restart nobody is at first."""
@@ -341,12 +353,11 @@ class SecureRoundDriver:
         found: SecureSum,
     ) -> bool:
         """Do what the counters of the round ask for; return whether the collecting is over."""
-        decision = decide(
-            progress,
-            job.cohort,
-            target_reports=max(current.target_reports, len(found.roster)),
-            min_reports=max(current.min_reports, found.survivors_least),
-        )
+        target = max(current.target_reports, len(found.roster))
+        least = max(current.min_reports, found.survivors_least)
+        if (rerun := await self._secure.rerun(self._run_id, current.round)) is not None:
+            target = least = len(rerun.counted) + len(found.roster)
+        decision = decide(progress, job.cohort, target_reports=target, min_reports=least)
         match decision:
             case MarkQuorum():
                 await self._engine.runs.mark_quorum(self._lease, current.round)
@@ -354,7 +365,7 @@ class SecureRoundDriver:
                 await self._engine.runs.close_round(self._lease, current.round, reason)
                 return True
             case Extend(reason) | GiveUp(reason):
-                await self._begin_anew(run, job, current, reason)
+                await self._go_on(run, job, current, reason)
                 return True
             case Stop():
                 raise StopAskedError
@@ -362,14 +373,64 @@ class SecureRoundDriver:
                 pass
         return False
 
+    async def _go_on(self, run: RunRecord, job: JobSpec, current: RoundRecord, reason: str) -> None:
+        """End the attempt, and let the round go on: in parts if its sum was wrong, else anew.
+
+        Raises:
+            StopAskedError: the run is to stop.
+            QuorumLostError: it cannot go on.
+        """
+        if self._sum is not None:
+            await self._sum.abort(reason)
+            self._sum = None
+        rerun = await self._secure.rerun(self._run_id, current.round)
+        if rerun is None:
+            await self._begin_anew(run, job, current, reason)
+        elif rerun.pending:
+            await self._begin_part(job, current, rerun, reason)
+        else:
+            await self._settle(job, current)
+            await self._engine.runs.close_round(self._lease, current.round, "all parts are summed")
+
+    async def _begin_part(
+        self, job: JobSpec, current: RoundRecord, rerun: Rerun, reason: str
+    ) -> None:
+        """Ask the next group of those whose sum was wrong; the groups before it stay counted."""
+        number, group = current.round, rerun.pending[0]
+        await self._engine.runs.restart_round(
+            self._lease,
+            round=number,
+            deadline_seconds=job.cohort.deadline_seconds,
+            clients=self._seeded(job, number, group),
+            reason=reason,
+            counted=rerun.counted,
+        )
+        self._log.warning("part of the round begins", round=number, reason=reason, clients=group)
+
+    async def _settle(self, job: JobSpec, current: RoundRecord) -> None:
+        """Tell which parts of a round are left out; check that the others are enough.
+
+        Raises:
+            QuorumLostError: they are not.
+        """
+        rerun = await self._secure.rerun(self._run_id, current.round)
+        if rerun is None:
+            return
+        for group in rerun.wrong:
+            await self._secure.blame(self._lease, current, group)
+        counted, number = len(rerun.counted), current.round
+        # The default of two thirds would let one liar stop a small federation.
+        if counted < max(1, job.cohort.min_reports or 0):
+            raise QuorumLostError(
+                f"round {number}: the sum was not that of what its clients had committed to, and "
+                f"in parts only {counted} updates could be summed"
+            )
+
     async def _begin_anew(
         self, run: RunRecord, job: JobSpec, current: RoundRecord, reason: str
     ) -> None:
         """Ask those again who are there; the spool of the attempt is emptied."""
         runs, number = self._engine.runs, current.round
-        if self._sum is not None:
-            await self._sum.abort(reason)
-            self._sum = None
         if current.attempt >= job.cohort.max_attempts:
             raise QuorumLostError(f"round {number}: {reason}")
         excluded = await self._secure.exclusions(self._run_id, number)

@@ -38,6 +38,7 @@ def new_descriptor(
     coordinator: Member,
     dimension: int,
     min_reports: int,
+    rerun_of: RoundDescriptor | None = None,
 ) -> RoundDescriptor:
     """Return the round that a job asks for with these clients.
 
@@ -48,6 +49,7 @@ def new_descriptor(
         coordinator: who leads it.
         dimension: how many numbers the model has.
         min_reports: the quorum.
+        rerun_of: the attempt whose sum was wrong, if this is to sum one of its groups.
 
     Raises:
         ConfigError: the job's settings and this cohort cannot keep what is promised; names the
@@ -56,8 +58,12 @@ def new_descriptor(
     spec, count = job.secure_aggregation, len(roster)
     _verify_time(spec, dimension)
     colluders = _colluders(spec, count)
+    if rerun_of is not None:
+        # A group is summed whole or not at all: less would tell single updates.
+        colluders, min_reports = rerun_of.colluders, count
     try:
         degree, threshold = _graph(spec, count, colluders, min_reports)
+        threshold = threshold if rerun_of is None else min(threshold, count)
         descriptor = RoundDescriptor(
             run_id=names.run_id,
             round_number=names.round,
@@ -77,6 +83,7 @@ def new_descriptor(
             weight_bound=1,
             norm_bound=_NO_NORM_BOUND if spec.norm_bound is None else spec.norm_bound,
             proofs=Proofs(spec.verification),
+            rerun_size=_rerun_size(job, colluders) if rerun_of is None else rerun_of.rerun_size,
             **_scheme(spec),
         )
         if job.privacy is not None:
@@ -149,6 +156,13 @@ def _graph(
         adversary=Adversary.MALICIOUS,
     )
     return graph.degree, spec.threshold or graph.threshold
+
+
+def _rerun_size(job: JobSpec, colluders: int) -> int:
+    spec = job.secure_aggregation
+    if spec.verification == "off" or spec.mode != "masking" or job.privacy is not None:
+        return 0
+    return max(_SURVIVORS_LEAST, colluders + 2) if spec.rerun_size is None else spec.rerun_size
 
 
 def _weight_bound(job: JobSpec, descriptor: RoundDescriptor) -> int:

@@ -22,6 +22,7 @@ from kumiai.identity.audit import Outcome as Ended
 from kumiai.node.auditing.actors import said_by_stranger, subject_of
 from kumiai.node.coordinator.namespaces import sum_namespace, update_namespace
 from kumiai.node.coordinator.secure.mailbox import Letter
+from kumiai.node.coordinator.secure.reruns import encode_wrong
 from kumiai.node.wire import kumiai_pb2 as pb
 from kumiai.secagg import (
     Action,
@@ -81,7 +82,7 @@ class _Result:
     """What came of an attempt so far."""
 
     outcome: Outcome | None = None
-    stopped: str | None = None
+    stopped: Stop | None = None
 
 
 class SecureSum:
@@ -110,7 +111,7 @@ class SecureSum:
         self._attempt = attempt
         self._server = server
         self._record_count = record_count
-        self._result = _Result()
+        self._result = _Result(stopped=server.stopped)
         self._opening = pb.SecureContent(opening=pb.SecureOpening.FromString(attempt.opening))
         self._descriptor = RoundDescriptor.decode(self._opening.opening.descriptor)
         self._log = structlog.get_logger("kumiai.secure").bind(
@@ -160,7 +161,8 @@ class SecureSum:
     @property
     def stopped(self) -> str | None:
         """Why there will be no sum, if that is so."""
-        return self._result.stopped
+        stopped = self._result.stopped
+        return None if stopped is None else stopped.reason
 
     @property
     def is_over(self) -> bool:
@@ -272,9 +274,14 @@ class SecureSum:
         """
         if self.phase < ServerPhase.PUBLISHED:
             await self._do(await self._parts.in_worker(self._server.abandon, reason))
-        await self._parts.repository.end(
-            self._lease, self._attempt, "aborted", self.stopped or reason
-        )
+        stopped = self._result.stopped or Stop(reason)
+        if stopped.wrong is None:
+            await self._parts.repository.end(self._lease, self._attempt, "aborted", stopped.reason)
+        else:
+            result = encode_wrong(stopped.wrong)
+            await self._parts.repository.end(
+                self._lease, self._attempt, "wrong", stopped.reason, result=result
+            )
 
     # ------------------------------------------------------------------------------------ actions
 
@@ -302,7 +309,7 @@ class SecureSum:
                 case Publish(outcome):
                     self._result.outcome = outcome
                 case Stop(reason):
-                    self._result.stopped = reason
+                    self._result.stopped = action
                     self._log.warning("sum abandoned", reason=reason)
                 case _:
                     pass

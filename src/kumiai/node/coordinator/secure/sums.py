@@ -1,24 +1,30 @@
 """Begins the attempts of rounds, and finds those again that were under way before a restart."""
 
 import secrets
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 
 from kumiai.core import failpoints
-from kumiai.core.errors import NotFoundError, SecureAggregationError, StorageError
+from kumiai.core.errors import NotFoundError, SecureAggregationError
+from kumiai.identity import Role
+from kumiai.identity.audit import Act, Actor, NewEntry
+from kumiai.identity.audit import Outcome as AuditOutcome
 from kumiai.learning import dimension_of
+from kumiai.node.auditing.actors import subject_of
 from kumiai.node.coordinator.namespaces import sum_namespace
 from kumiai.node.coordinator.run_facts import RunFactsCache
 from kumiai.node.coordinator.secure.mailbox import SecureMailbox
 from kumiai.node.coordinator.secure.planning import RoundNames, new_descriptor
 from kumiai.node.coordinator.secure.receipts import find_kept
+from kumiai.node.coordinator.secure.reruns import Ended, Rerun, decode_wrong, rerun_of
 from kumiai.node.coordinator.secure.summing import SecureSum, SumParts
 from kumiai.node.job import JobSpec
 from kumiai.node.wire import kumiai_pb2 as pb
 from kumiai.secagg import (
+    KeptSum,
     Member,
     Outcome,
     RoundDescriptor,
@@ -106,15 +112,59 @@ class SecureSums:
         return await self._parts.repository.exclusions(run_id, round_number)
 
     async def summed(self, current: RoundRecord) -> Outcome | None:
-        """Return the sum of the present attempt of a round; ``None``: it goes on, or has none.
+        """Return the sum of a round, of all its parts; ``None``: it goes on, or has none.
 
         Raises:
             StorageError: the sum cannot be read.
         """
-        attempt = await self.find(current.run_id, current.round)
-        if attempt is None or attempt.attempt < current.attempt or attempt.state != "done":
+        ended = await self._ended(current.run_id, current.round)
+        if not ended or ended[-1].attempt.attempt < current.attempt:
             return None
-        return await self._outcome_of(attempt)
+        rerun = rerun_of(ended)
+        done = ended[-1:] if rerun is None else rerun.done
+        if rerun is not None and rerun.pending:
+            return None
+        outcomes = [
+            await self._outcome_of(each.attempt, each.kept)
+            for each in done
+            if each.kept is not None
+        ]
+        return _added(outcomes) if outcomes else None
+
+    async def rerun(self, run_id: str, round_number: int) -> Rerun | None:
+        """Return how far a round is that goes again in parts; ``None``: it does not.
+
+        Raises:
+            StorageError: its attempts cannot be read.
+        """
+        return rerun_of(await self._ended(run_id, round_number))
+
+    async def blame(self, lease: Lease, current: RoundRecord, group: Sequence[str]) -> None:
+        """Tell once that a group is left out of a round's sum, since one of it must have lied.
+
+        Raises:
+            FencedError: another leads.
+            StorageError: nothing was told.
+        """
+        entry = NewEntry(
+            Act.SUM_REFUSED,
+            Actor(Role.COORDINATOR.value, lease.leader),
+            subject_of("run", current.run_id),
+            AuditOutcome.REFUSED,
+            {"round": current.round, "clients": len(group)},
+        )
+        await self._parts.repository.blame(lease, current.round, group, entry)
+
+    async def skip(self, lease: Lease, current: RoundRecord, reason: str) -> None:
+        """End the present attempt before it begins.
+
+        Raises:
+            FencedError: another leads.
+            StorageError: nothing has changed.
+        """
+        repository = self._parts.repository
+        attempt = await repository.open(lease, current.round, current.attempt, b"")
+        await repository.end(lease, attempt, "aborted", reason)
 
     async def descriptor(self, run_id: str, round_number: int) -> RoundDescriptor:
         """Return what the newest attempt of a round agreed on.
@@ -123,10 +173,10 @@ class SecureSums:
             NotFoundError: there is none.
             StorageError: it cannot be read.
         """
-        attempt = await self.find(run_id, round_number)
-        if attempt is None:
-            raise NotFoundError(f"round {round_number} of run {run_id} has no secure round")
-        return RoundDescriptor.decode(pb.SecureOpening.FromString(attempt.opening).descriptor)
+        for attempt in reversed(await self._parts.repository.attempts(run_id, round_number)):
+            if attempt.opening:
+                return _descriptor_of(attempt)
+        raise NotFoundError(f"round {round_number} of run {run_id} has no secure round")
 
     async def hand_out(self, run_id: str, round_number: int) -> None:
         """Send the receipts of a published round to those who are there; the others will ask.
@@ -147,6 +197,7 @@ class SecureSums:
         current: RoundRecord,
         *,
         clients: Collection[str],
+        rerun: Rerun | None = None,
     ) -> SecureRoundRecord:
         """Begin the present attempt of a round.
 
@@ -155,6 +206,7 @@ class SecureSums:
             job: the run's.
             current: the round, collecting.
             clients: who was asked, and is attached.
+            rerun: of which this attempt is a part.
 
         Raises:
             ConfigError: these clients are too few, or the job does not fit them.
@@ -170,6 +222,7 @@ class SecureSums:
             coordinator=Member(own.name, own.verification_key),
             dimension=dimension_of((await self._facts.get(lease.run_id)).layout),
             min_reports=min(current.min_reports, len(members)),
+            rerun_of=None if rerun is None else _descriptor_of(rerun.first),
         )
         opening = pb.SecureOpening(
             descriptor=descriptor.encode(),
@@ -214,10 +267,21 @@ class SecureSums:
         self.mailbox.open(lease.run_id, found.roster)
         return found
 
-    async def _outcome_of(self, attempt: SecureRoundRecord) -> Outcome:
-        kept = await find_kept(self._parts.repository, attempt)
-        if kept is None:
-            raise StorageError(f"sum of round {attempt.round} must be kept, got none")
+    async def _ended(self, run_id: str, round_number: int) -> list[Ended]:
+        repository, found = self._parts.repository, []
+        for attempt in await repository.attempts(run_id, round_number):
+            match attempt.state:
+                case "open":
+                    break
+                case "wrong":
+                    result = await repository.result(attempt)
+                    wrong = None if result is None else decode_wrong(result)
+                    found.append(Ended(attempt, wrong=wrong))
+                case _:
+                    found.append(Ended(attempt, kept=await find_kept(repository, attempt)))
+        return found
+
+    async def _outcome_of(self, attempt: SecureRoundRecord, kept: KeptSum) -> Outcome:
         namespace = sum_namespace(attempt.run_id, attempt.round)
 
         def outcome() -> Outcome:
@@ -234,3 +298,17 @@ class SecureSums:
             StorageError: it is open still.
         """
         await self._parts.repository.end(lease, attempt, "aborted", reason)
+
+
+def _descriptor_of(attempt: SecureRoundRecord) -> RoundDescriptor:
+    return RoundDescriptor.decode(pb.SecureOpening.FromString(attempt.opening).descriptor)
+
+
+def _added(outcomes: Sequence[Outcome]) -> Outcome:
+    """Return the sum of a round's parts; one step for all, since the job is one."""
+    return Outcome(
+        np.sum([each.total for each in outcomes], axis=0, dtype=np.int64),
+        sum(each.weight for each in outcomes),
+        outcomes[0].step,
+        tuple(sorted(name for each in outcomes for name in each.survivors)),
+    )
