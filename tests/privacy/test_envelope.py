@@ -82,10 +82,48 @@ def test_the_alias_table_gives_each_step_exactly_its_mass(law: Law) -> None:
     assert min(envelope.masses) >= 0
 
 
-@pytest.mark.parametrize("law", [DiscreteGaussian(Fraction(1 << 34)), Poisson(1 << 33)])
-def test_nearly_every_candidate_is_a_good_one(law: Law) -> None:
+def total_weight(law: Law) -> float:
+    """Return the sum of all weights, which is one over the probability of the mode."""
+    if isinstance(law, Poisson):
+        return math.exp(law.rate + math.lgamma(law.rate + 1) - law.rate * math.log(law.rate))
+    return math.fsum(law.weight_bounds(offset, 64)[1] / 2**64 for offset in range(-99, 100))
+
+
+@pytest.mark.parametrize(
+    ("law", "least"),
+    [
+        (DiscreteGaussian(Fraction(1, 4)), 1 - 1e-9),
+        (DiscreteGaussian(Fraction(9)), 1 - 1e-9),
+        (Poisson(1), 1 - 1e-9),
+        (Poisson(600), 1 - 1e-9),
+        (Poisson(1 << 14), 0.97),
+    ],
+    ids=str,
+)
+def test_where_steps_are_one_wide_no_candidate_is_lost(law: Law, least: float) -> None:
     envelope = envelope_of(law)
 
-    accepted = envelope.unit * law.deviation * math.sqrt(2 * math.pi) / 2**63
+    accepted = envelope.unit * total_weight(law) / 2 ** (63 + envelope.width_bits)
 
-    assert 0.97 < accepted / (1 << envelope.width_bits) < 1
+    assert least < accepted < 1 + 1e-9
+
+
+@pytest.mark.parametrize("power", [28, 33, 34, 60])
+def test_nearly_every_candidate_is_a_good_one(power: int) -> None:
+    envelope = envelope_of(DiscreteGaussian(Fraction(1 << power)))
+
+    total = math.sqrt(2 * math.pi * 2**power)
+
+    assert 0.97 < envelope.unit * total / 2 ** (63 + envelope.width_bits) < 1
+
+
+def test_the_tails_go_on_in_steps_of_one_number_each_their_own_way() -> None:
+    up, down = envelope_of(DiscreteGaussian(Fraction(9))).tails
+
+    assert (up.sign, down.sign) == (1, -1)
+
+
+def test_an_envelope_is_shown_without_its_tables() -> None:
+    shown = repr(envelope_of(Poisson(1)))
+
+    assert not any(name in shown for name in ("array", "masses", "ratios", "steps", "starts"))

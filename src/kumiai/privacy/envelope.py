@@ -104,8 +104,8 @@ def envelope_of(law: Law) -> Envelope:
     heights = np.exp(error - costs) * _MARGIN
     # The further steps of a tail weigh as much as two of the first.
     heights[-2:] *= [2.0 ** (1 + tail.width_bits - width_bits) for tail in tails]
-    unit = int(((1 << _MASS_BITS) - 2 * _SLOT_COUNT) / (float(heights.sum()) * _MARGIN**2))
-    masses = [int(unit * height * _MARGIN) + 1 for height in heights.tolist()]
+    unit = int(((1 << _MASS_BITS) - 2 * _SLOT_COUNT) / (float(heights.sum()) * _MARGIN))
+    masses = [int(unit * height) + 1 for height in heights.tolist()]
     masses.append((1 << _MASS_BITS) - sum(masses))
     starts = np.concatenate([grid[:up], -grid[:down] - width, np.zeros(3)]).astype(np.int64)
     ratios = [unit / mass for mass in masses[:-3]] + [math.nan, math.nan, 0.0]
