@@ -25,6 +25,7 @@ from kumiai.privacy.ledger import (
 A, B = BudgetScope.parse("client/a"), BudgetScope.parse("dataset/a/heart")
 CLIENT = Guarantee(Unit.CLIENT, Adjacency.ZERO_OUT)
 CHARGE = Charge(CLIENT, (Spend((A,), {"e": 2}), Spend((B,), {"e": 1, "f": 3})))
+KNOWN_CHAIN = "f99cd56fa0f083f79053637a5c876e8263351158a848bce33f0a0ac9fdf6a6d1"
 
 
 @pytest.mark.parametrize("text", ["client/a", "dataset/a/heart", "model/heart-net"])
@@ -72,16 +73,34 @@ def test_a_key_is_what_its_text_says_and_keys_follow_their_numbers() -> None:
     assert ChargeKey("run-a", 9, 11) < key < ChargeKey("run-a", 10, 10)
 
 
-@pytest.mark.parametrize("text", ["", "run-a/1", "run-a/1/x", "run-a/01/1", "run a/1/1", "a/b/1/1"])
+@pytest.mark.parametrize("text", ["", "run-a/1", "run-a/1/x", "run-a/1/1x", "run a/1/1", "a/b/1/1"])
 def test_a_text_that_is_no_key_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match="charge's key"):
+    with pytest.raises(ValueError, match="key must be run/round/attempt"):
         ChargeKey.parse(text)
 
 
-@pytest.mark.parametrize(("round_", "attempt"), [(0, 1), (1, 0), (-1, 1), (10**9, 1)])
-def test_a_key_out_of_range_is_refused(round_: int, attempt: int) -> None:
-    with pytest.raises(ValueError, match="charge's key must be"):
-        ChargeKey("run-a", round_, attempt)
+@pytest.mark.parametrize(
+    ("run_id", "round_", "attempt"),
+    [
+        ("run-a", 0, 1),
+        ("run-a", 1, 0),
+        ("run-a", -1, 1),
+        ("run-a", 10**9, 1),
+        ("run-a", 1, 10**9),
+        ("a/1/1", 1, 1),
+        ("", 1, 1),
+        ("r" * 129, 1, 1),
+    ],
+)
+def test_a_key_out_of_range_is_refused(run_id: str, round_: int, attempt: int) -> None:
+    with pytest.raises(ValueError, match="must be a run's id and two numbers from 1"):
+        ChargeKey(run_id, round_, attempt)
+
+
+def test_a_key_at_the_end_of_its_range_is_one() -> None:
+    keys = ChargeKey("r", 1, 1), ChargeKey("r" * 128, 10**9 - 1, 10**9 - 1)
+
+    assert tuple(map(ChargeKey.parse, map(str, keys))) == keys
 
 
 @pytest.mark.parametrize(
@@ -113,11 +132,18 @@ def test_a_scope_pays_once_in_a_charge(spends: tuple[Spend, ...]) -> None:
         Charge(CLIENT, spends)
 
 
-def test_scopes_that_pay_alike_are_sorted() -> None:
-    charge = Charge.alike(CLIENT, [B, A, A], {"e": 1})
+def test_a_number_of_a_key_is_written_in_one_way() -> None:
+    with pytest.raises(ValueError, match="must be written as run-a/1/1"):
+        ChargeKey.parse("run-a/01/1")
 
-    assert charge.scopes == [A, B]
-    assert charge.events_of() == {A: {"e": 1}, B: {"e": 1}}
+
+def test_scopes_that_pay_alike_are_sorted() -> None:
+    scopes = [BudgetScope.parse(f"client/{letter}") for letter in "abcdefghij"]
+    charge = Charge.alike(CLIENT, [*reversed(scopes), A], {"e": 1})
+
+    assert charge.scopes == scopes
+    assert charge.guarantee == CLIENT
+    assert charge.events_of() == {scope: {"e": 1} for scope in scopes}
 
 
 def test_a_charge_comes_back_from_its_content() -> None:
@@ -227,9 +253,33 @@ def test_a_text_that_is_no_entry_is_refused(body: str) -> None:
         LedgerEntry.from_body(body)
 
 
-def test_an_entry_that_is_too_long_is_not_written() -> None:
+def test_an_entry_has_a_length_at_most() -> None:
+    _, _, short = LedgerHead().appended(0, EntryKind.FROZEN, "", {"reason": ""})
+    longest = "x" * (2**22 - len(short))
+
+    _, entry, body = LedgerHead().appended(0, EntryKind.FROZEN, "", {"reason": longest})
     with pytest.raises(ValueError, match="at most"):
-        LedgerHead().appended(0, EntryKind.FROZEN, "", {"reason": "x" * 2**22})
+        LedgerHead().appended(0, EntryKind.FROZEN, "", {"reason": longest + "x"})
+
+    assert LedgerEntry.from_body(body) == entry
+
+
+def test_an_entry_holds_finite_numbers() -> None:
+    with pytest.raises(ValueError, match="JSON compliant"):
+        LedgerHead().appended(0, EntryKind.LIMITED, "", {"epsilon": float("nan")})
+
+
+def test_an_entry_is_written_as_it_ever_was() -> None:
+    first = LedgerHead()
+
+    head, _, body = first.appended(5, EntryKind.CHARGED, "run-a/1/1", CHARGE.to_content())
+
+    assert body == (
+        '{"at":5,"content":{"guarantee":"client/zero-out","spends":[{"events":{"e":2},'
+        '"scopes":["client/a"]},{"events":{"e":1,"f":3},"scopes":["dataset/a/heart"]}]},'
+        '"key":"run-a/1/1","kind":"charged","seq":0,"v":1}'
+    )
+    assert head.chain.hex() == KNOWN_CHAIN
 
 
 def test_a_scope_has_a_kind() -> None:

@@ -72,6 +72,14 @@ def test_what_only_a_site_knows_is_charged_under_a_fresh_key() -> None:
     missing = missing_charges(ours, [SiteCopy("a", theirs)])
 
     assert missing == [keyed(1, 3, A), keyed(2, 1, A)]
+    assert missing_charges(ours, [SiteCopy("a", theirs[::-1])]) == missing
+
+
+def test_a_model_that_a_copy_names_is_charged_alone() -> None:
+    other = BudgetScope.parse("model/other")
+    ours = [keyed(1, 1, A, MODEL, other)]
+
+    assert missing_charges(ours, [SiteCopy("a", [keyed(2, 1, MODEL)])]) == [keyed(2, 1, MODEL)]
 
 
 def test_of_what_several_sites_say_of_a_scope_the_most_counts() -> None:
@@ -105,6 +113,8 @@ def test_afterwards_no_copy_knows_more_than_we_do_and_nothing_is_charged_for_not
         for place, count in after.items()
     )
     assert missing_charges([*ours, *missing], told) == []
+    turned = [SiteCopy(copy.site, copy.charges[::-1]) for copy in told[::-1]]
+    assert missing_charges(ours[::-1], turned) == missing
 
 
 def test_the_model_of_a_run_pays_for_what_its_sites_remember() -> None:
@@ -134,6 +144,9 @@ def test_rounds_are_assumed_at_the_price_of_the_last() -> None:
     ours = [keyed(1, 1, A, event="old"), keyed(2, 1, A, B), keyed(3, 1, B, event="other")]
 
     assert assumed_charges(ours, {A: 2, B: 0}) == [keyed(3, 2, A), keyed(4, 1, A)]
+    assert assumed_charges(ours, {B: 1, A: 1}) == [keyed(3, 2, A), keyed(4, 1, B, event="other")]
+    assert assumed_charges(ours, {A: 0, B: 1}) == [keyed(4, 1, B, event="other")]
+    assert assumed_charges(ours, {MODEL: 0}) == []
     with pytest.raises(ConfigError, match="must have paid before to assume rounds of it"):
         assumed_charges(ours, {MODEL: 1})
 
