@@ -71,7 +71,7 @@ async def test_a_private_run_is_noised_and_both_sides_have_paid_for_each_round(
     plan = plan_of(spec, spec.privacy, SIZE + 1)
     # Downhill is upwards here: each of 40 records moves by its clip, three times, over 40.
     assert model["w"].mean() == pytest.approx(ROUNDS * 2 / np.sqrt(SIZE), abs=0.2)
-    noise = ROUNDS**0.5 * plan.noise_multiplier * 2 / 40 * (4 / 3) ** 0.5
+    noise = ROUNDS**0.5 * plan.noise_multiplier * 2 / 40 * (4 / 2) ** 0.5
     assert model["w"].std() == pytest.approx(noise, rel=0.25)
 
     async with federation.http() as http:

@@ -9,9 +9,12 @@ import pytest
 
 import kumiai as km
 from kumiai.core.errors import ConfigError, KumiaiError
+from kumiai.node.contributions import Contribution
 from kumiai.node.job import CohortSpec, parse_job
-from kumiai.node.noised_rounds import outlook_of, plan_of
+from kumiai.node.noised_rounds import PrivateTerms, event_of_round, outlook_of, plan_of
 from kumiai.node.simulation import simulate
+from kumiai.secagg import RoundDescriptor
+from tests.secagg.rounds import describe, signers_of
 
 SIZE = 4_000
 
@@ -66,8 +69,8 @@ def test_records_move_the_model_by_their_clip_and_noise_lies_on_it(verification:
 
     # 200 records of norm 2 each, over 200: downhill.
     assert moved.mean() == pytest.approx(-2 / math.sqrt(SIZE), abs=6 * 0.035 / math.sqrt(SIZE))
-    # Planned for three survivors, and all four came.
-    expected = 3.0 * 2.0 / 200 * math.sqrt(4 / 3)
+    # Planned for three survivors, of whom one may take its own share off; and all four came.
+    expected = 3.0 * 2.0 / 200 * math.sqrt(4 / 2)
     bound = 1 + 0.5 * math.sqrt(SIZE) * plan_of(asked, asked.privacy, SIZE).terms.step / 2.0
     assert moved.std() == pytest.approx(expected * bound, rel=0.06)
 
@@ -79,7 +82,7 @@ def test_clients_move_the_model_by_their_clip_and_noise_lies_on_it() -> None:
 
     assert moved.mean() == pytest.approx(-2 / math.sqrt(SIZE), abs=6 * 0.3 / math.sqrt(SIZE))
     bound = 1 + 0.5 * math.sqrt(SIZE) * plan_of(asked, asked.privacy, SIZE).terms.step / 2.0
-    assert moved.std() == pytest.approx(0.5 * 2.0 / 4 * math.sqrt(4 / 3) * bound, rel=0.06)
+    assert moved.std() == pytest.approx(0.5 * 2.0 / 4 * math.sqrt(4 / 2) * bound, rel=0.06)
 
 
 def test_two_rounds_have_noise_of_their_own() -> None:
@@ -115,6 +118,13 @@ def test_the_epsilon_that_is_asked_for_is_what_all_rounds_cost() -> None:
     assert plan.epsilon() == pytest.approx(2.0, rel=1e-3)
     looser = job({**fields, "epsilon": 2.0}, rounds=24)
     assert plan_of(looser, looser.privacy, SIZE).noise_multiplier < plan.noise_multiplier
+
+
+def test_noise_that_is_too_large_to_count_is_refused() -> None:
+    asked = job({**RECORD, "noise_multiplier": 1e5})
+
+    with pytest.raises(ConfigError, match=r"privacy\.noise_multiplier must be less, got 100000"):
+        plan_of(asked, asked.privacy, SIZE).variance_of_each(2)
 
 
 def test_what_no_noise_can_keep_is_refused() -> None:
@@ -194,6 +204,28 @@ def test_a_run_that_cannot_learn_is_told_before_it_begins(
     assert all(warning in told[0] for warning in warnings)
 
 
+@pytest.mark.parametrize(
+    ("privacy", "secure", "mend"),
+    [
+        ({**RECORD, "records": 10**7, "records_per_site": 10**6}, {}, "privacy.records_per_site"),
+        ({**CLIENT, "noise_multiplier": 1e-3}, {"value_bits": 4}, "secure_aggregation.value_bits"),
+    ],
+)
+def test_contributions_that_are_counted_too_coarsely_are_told_of(
+    privacy: Mapping[str, Any], secure: Mapping[str, Any], mend: str
+) -> None:
+    asked = job(privacy, **secure)
+
+    promise, warning = outlook_of(asked, SIZE)[:2]
+
+    assert "is rounded to nothing" in warning
+    assert mend in warning
+    # And the noise that is told of is the one that is added.
+    plan = plan_of(asked, asked.privacy, SIZE)
+    added = math.sqrt(plan.variance) * plan.terms.step / plan.terms.clip
+    assert f"the noise is {added:.3g} times the clip" in promise
+
+
 def test_a_run_without_a_known_number_of_clients_promises_and_no_more() -> None:
     asked = job(CLIENT).model_copy(update={"cohort": CohortSpec()})
 
@@ -233,3 +265,53 @@ def test_a_client_whose_update_is_no_number_is_hidden_like_any_other(bad: float)
     assert result.history[1].reports == 4
     # Three of four pull as far as the clip lets them.
     assert result.weights["w"].mean() == pytest.approx(-2 / math.sqrt(SIZE) * 3 / 4, rel=0.05)
+
+
+def described(signers: Any = None, **changes: Any) -> RoundDescriptor:
+    fields = {"minimum_survivors": 4, "colluders": 0, "noise_variance": 10, "weight_bound": 1}
+    return describe(
+        signers or signers_of(5), **{"dimension": 9, "norm_bound": 2.0, **fields, **changes}
+    )
+
+
+@pytest.mark.parametrize(("colluders", "shares"), [(0, 3), (1, 3), (2, 2)])
+def test_a_site_pays_for_what_others_see_who_know_their_own_noise(
+    colluders: int, shares: int
+) -> None:
+    descriptor = described(colluders=colluders, threshold=4)
+    terms = PrivateTerms("client", 2.0, descriptor.clip / descriptor.levels)
+
+    assert event_of_round(descriptor, terms).variance == 10 * shares
+
+
+def test_a_site_never_pays_for_more_noise_than_there_is() -> None:
+    # Nineteen shares of it: the nearest float is more.
+    variance = (1 << 51) - 6
+    assert float(19 * variance) > 19 * variance
+    descriptor = described(
+        signers_of(20), noise_variance=variance, ring_bits=64, minimum_survivors=20, threshold=15
+    )
+    terms = PrivateTerms("client", 2.0, descriptor.clip / descriptor.levels)
+
+    assert event_of_round(descriptor, terms).variance < 19 * variance
+
+
+@pytest.mark.parametrize(
+    ("changes", "terms", "problem"),
+    [
+        ({"noise_variance": 0}, {}, "round must have noise, got none"),
+        ({}, {"step": 0.1}, "step of the round must be that of the task, 0.1"),
+        ({"norm_bound": 2.1}, {}, "norm_bound of the round must be at most the task's clip 2.0"),
+    ],
+)
+def test_a_round_that_is_less_private_than_its_task_is_refused(
+    changes: Mapping[str, Any], terms: Mapping[str, Any], problem: str
+) -> None:
+    descriptor = described(**changes)
+    step = descriptor.clip / descriptor.levels
+    contribution = Contribution(
+        np.zeros(9, np.float32), 1, {}, PrivateTerms("client", 2.0, terms.get("step", step))
+    )
+
+    with pytest.raises(ConfigError, match=problem):
+        contribution.weight_in(descriptor, 1)

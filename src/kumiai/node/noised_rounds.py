@@ -2,7 +2,8 @@
 
 The coordinator plans with it; a site checks with it what it is asked to take part in. Noise counts
 only as far as it surely is in the sum: that of the fewest survivors a round may have, less those
-who may work for a lying coordinator, who know their own shares.
+who may work for a lying coordinator, who know their own shares. Nor does a site that is curious
+by itself count for the others: it takes its own share off what is published.
 """
 
 import math
@@ -24,6 +25,7 @@ from kumiai.privacy import (
     l2_norm_max_in_steps,
     rdp_of,
 )
+from kumiai.privacy.mechanisms import float_below
 from kumiai.secagg import Outcome, RoundDescriptor
 
 __all__ = [
@@ -33,6 +35,7 @@ __all__ = [
     "mean_of",
     "outlook_of",
     "plan_of",
+    "sure_shares",
     "terms_of",
 ]
 
@@ -88,18 +91,13 @@ class NoisePlan:
         """Of the noise in each number of the sum, in squared steps."""
         return (self.noise_multiplier * self.l2_norm_max) ** 2
 
-    def variance_of_each(self, sure_count: int) -> int:
+    def variance_of_each(self, share_count: int) -> int:
         """Return the noise of each site, so that so many of them add up to all: an even number.
 
         Raises:
-            ConfigError: there is nobody to add it, or it is too much to count.
+            ConfigError: it is too much to count.
         """
-        if sure_count < 1:
-            raise ConfigError(
-                "privacy needs noise from one honest site at least; lower "
-                "secure_aggregation.colluders, or raise cohort.min_reports"
-            )
-        each = 2 * math.ceil(self.variance / sure_count / 2)
+        each = 2 * math.ceil(self.variance / share_count / 2)
         if each > _VARIANCE_MAX:
             raise ConfigError(
                 f"privacy.noise_multiplier must be less, got {self.noise_multiplier:g}: its noise "
@@ -115,13 +113,23 @@ class NoisePlan:
         """Return what all rounds cost, each released once."""
         return epsilon_of(DEFAULT_ORDERS, self.rounds * rdp_of(self.event()), self.delta)
 
+    @property
+    def deviation(self) -> float:
+        """Of the noise in each number of the sum, over the clip: with what rounding adds to it."""
+        return self.noise_multiplier * self.l2_norm_max / self.clip_in_steps
+
+    @property
+    def clip_in_steps(self) -> float:
+        """How finely one contribution is counted."""
+        return self.terms.clip / self.terms.step
+
     def signal_to_noise(self, units: int) -> float:
         """Return how the largest possible sum of contributions compares with the noise, as norms.
 
         Args:
             units: how many contributions there are.
         """
-        return units / (self.noise_multiplier * math.sqrt(self.dimension))
+        return units / (self.deviation * math.sqrt(self.dimension))
 
 
 def plan_of(job: JobSpec, privacy: PrivacySpec, dimension: int) -> NoisePlan:
@@ -164,9 +172,19 @@ def outlook_of(job: JobSpec, dimension: int) -> list[str]:
     plan = plan_of(job, privacy, dimension)
     promise = (
         f"privacy: epsilon {plan.epsilon():.3g} at delta {plan.delta:g} for each {privacy.unit}, "
-        f"over {plan.rounds} rounds; the noise is {plan.noise_multiplier:.3g} times the clip"
+        f"over {plan.rounds} rounds; the noise is {plan.deviation:.3g} times the clip"
     )
     told = [promise]
+    if plan.clip_in_steps < math.sqrt(dimension):
+        told.append(
+            f"warning: the clip is counted in {plan.clip_in_steps:.3g} steps, so that a "
+            f"contribution that spreads over {dimension} numbers is rounded to nothing; "
+            + (
+                "lower privacy.records_per_site, or take a smaller model"
+                if privacy.unit == "record"
+                else "raise secure_aggregation.value_bits, or take a smaller model"
+            )
+        )
     units = privacy.records or job.cohort.size
     if units is None:
         return told
@@ -229,7 +247,7 @@ def event_of_round(descriptor: RoundDescriptor, terms: PrivateTerms) -> SkellamE
         terms: by which this site clipped and counted.
 
     Raises:
-        ConfigError: the round counts otherwise, or has no noise that surely is in its sum.
+        ConfigError: the round counts otherwise, or has no noise.
     """
     step = descriptor.clip / descriptor.levels
     if step != terms.step:
@@ -242,14 +260,20 @@ def event_of_round(descriptor: RoundDescriptor, terms: PrivateTerms) -> SkellamE
             f"norm_bound of the round must be at most the task's clip {terms.clip!r}, got "
             f"{descriptor.norm_bound!r}; this site takes no part in it"
         )
-    sure = descriptor.minimum_survivors - descriptor.colluders
-    if descriptor.noise_variance == 0 or sure < 1:
-        raise ConfigError(
-            "round must have noise of one honest site at least, got none; this site takes no part "
-            "in it"
-        )
+    if descriptor.noise_variance == 0:
+        raise ConfigError("round must have noise, got none; this site takes no part in it")
     bound = l2_norm_max_in_steps(terms.clip, step, descriptor.dimension)
-    return _event(float(sure * descriptor.noise_variance), bound, descriptor.dimension)
+    variance = float_below(sure_shares(descriptor) * descriptor.noise_variance)
+    return _event(variance, bound, descriptor.dimension)
+
+
+def sure_shares(descriptor: RoundDescriptor) -> int:
+    """Return how many shares of noise hide a contribution from whoever takes part: one or more.
+
+    Of the fewest survivors, those do not count who tell theirs to others; and one at least, which
+    whoever looks has added itself.
+    """
+    return descriptor.minimum_survivors - max(1, descriptor.colluders)
 
 
 def mean_of(outcome: Outcome, privacy: PrivacySpec | None, *, invited: int) -> NDArray[np.float32]:

@@ -21,7 +21,7 @@ from kumiai.privacy.events import DiscreteGaussianEvent, SkellamEvent, l1_norm_m
 from kumiai.privacy.keystream import Keystream
 from kumiai.privacy.sampler import Integers, discrete_gaussian, skellam
 
-__all__ = ["GaussianMechanism", "SkellamShares", "verified_integers"]
+__all__ = ["GaussianMechanism", "SkellamShares", "float_below", "verified_integers"]
 
 _NOISE_MULTIPLIER_MAX: Final = 1 << 12
 _L2_NORM_SQUARED_MAX: Final = 1 << 52
@@ -128,7 +128,7 @@ class SkellamShares:
         """What each release of a sum with enough shares is charged with."""
         l2_norm_max = _root_above(self.l2_norm_squared)
         return SkellamEvent(
-            variance=_float_below(self.share_variance * self.share_count),
+            variance=float_below(self.share_variance * self.share_count),
             l2_norm_max=l2_norm_max,
             l1_norm_max=l1_norm_max_of(l2_norm_max, self.dimension),
         )
@@ -171,7 +171,7 @@ def _l2_norm_squared(value: Any) -> int:
     return whole("l2_norm_squared", value, at_least=1, at_most=_L2_NORM_SQUARED_MAX)
 
 
-def _float_below(number: int) -> float:
+def float_below(number: int) -> float:
     """Return a float that is not above the number."""
     value = float(number)
     return value if value <= number else math.nextafter(value, 0)

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from kumiai.core.errors import ConfigError, SecureAggregationError
 from kumiai.node.job import JobSpec, SecureAggregationSpec
-from kumiai.node.noised_rounds import NoisePlan, plan_of
+from kumiai.node.noised_rounds import NoisePlan, plan_of, sure_shares
 from kumiai.secagg import Adversary, Member, Proofs, RoundDescriptor, Scheme, smallest_graph
 
 __all__ = ["RoundNames", "new_descriptor", "survivors_least"]
@@ -95,12 +95,11 @@ def new_descriptor(
 
 def _noised(plan: NoisePlan, descriptor: RoundDescriptor) -> RoundDescriptor:
     """Return the round with the noise that keeps the plan, in a ring that has room for it."""
-    sure = descriptor.minimum_survivors - descriptor.colluders
     fields: dict[str, Any] = {
         "clip": plan.coordinate_clip,
         "norm_bound": plan.terms.clip if plan.terms.unit == "client" else _NO_NORM_BOUND,
         "value_bits": plan.value_bits,
-        "noise_variance": plan.variance_of_each(sure),
+        "noise_variance": plan.variance_of_each(sure_shares(descriptor)),
     }
     try:
         return replace(descriptor, ring_bits=32, **fields)
