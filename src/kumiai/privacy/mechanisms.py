@@ -93,8 +93,9 @@ class SkellamShares:
             4096, when no more shares are in it than were counted on.
         l2_norm_squared: the bound of one contribution's L2 norm, squared; 1 to 2^52.
         dimension: coordinates of a contribution.
-        share_count: how many honest shares are surely in a sum: the fewest survivors with which a
-            round is completed, less those of them who might tell their noise to others.
+        share_count: how many shares are surely in a sum that whoever looks does not know: the
+            fewest survivors with which a round is completed, less those of them who might tell
+            their noise to others, and less one where a client looks, who knows its own.
 
     Raises:
         TypeError, ValueError: one of them is not what it must be.
