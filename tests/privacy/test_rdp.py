@@ -398,5 +398,16 @@ def test_orders_must_be_rising_numbers_above_1(orders: Any) -> None:
         checked_orders(orders)
 
 
+def test_a_grid_has_as_many_orders_as_anybody_needs_and_no_more() -> None:
+    assert len(checked_orders(range(2, 4098))) == 4096
+    with pytest.raises(ValueError, match="orders must be 1 to 4096 numbers, got 4097"):
+        checked_orders(range(2, 4099))
+
+
+def test_the_order_that_is_wrong_is_named() -> None:
+    with pytest.raises(ValueError, match=r"^orders\[1\] must be a finite number"):
+        checked_orders([2, float("nan")])
+
+
 def test_orders_may_be_numbers_of_any_type() -> None:
     assert checked_orders((2, np.float32(2.5), np.int64(7))).tolist() == [2, 2.5, 7]
