@@ -94,6 +94,13 @@ def test_the_tenth_call_ends_a_round() -> None:
     assert clipper.statistics.rounds == 1
 
 
+def test_gradients_within_the_norm_come_back_as_they_are() -> None:
+    clipped, norm, _ = AdaptiveClipping().clip_gradients([np.array([0.3, 0.4])])
+
+    assert clipped[0].tolist() == [0.3, 0.4]
+    assert norm == 0.5
+
+
 @pytest.mark.parametrize("kind", [list, tuple])
 def test_a_sequence_comes_back_as_one(kind: Any) -> None:
     gradients = kind([np.array([3.0], np.float32), np.array([4.0])])
@@ -269,7 +276,7 @@ def test_gradients_of_another_model_are_refused(other: Any) -> None:
 def test_bad_settings_are_refused_by_name(field: str, value: Any, error: type[Exception]) -> None:
     settings: dict[str, Any] = {field: value}
 
-    with pytest.raises(error, match=f"{field} "):
+    with pytest.raises(error, match=f"^{field} "):
         AdaptiveClipping(**settings)
 
 
@@ -317,6 +324,26 @@ def test_the_learning_rate_rises_while_the_norm_is_far_off_and_falls_again() -> 
     assert 0.3 < max(rates) <= 0.5
     assert float(np.median(rates[-30:])) < 0.25
     assert min(rates) >= 0.1
+
+
+def test_the_limits_are_a_millionth_and_a_million_times_the_first_norm_unless_given() -> None:
+    clipper = AdaptiveClipping(10.0)
+
+    assert (clipper._norm_min, clipper._norm_max) == (1e-5, 1e7)
+
+
+def test_a_norm_whose_limits_are_itself_never_moves() -> None:
+    clipper = AdaptiveClipping(
+        2.0, cohort_size=1, clipping_norm_min=2.0, clipping_norm_max=2.0, learning_rate=1.0
+    )
+
+    norms = {clipper.clip_gradients(vector_of(9.0))[2] for _ in range(20)}
+
+    assert norms == {2.0}
+
+
+def test_of_the_norms_the_last_ten_thousand_are_kept() -> None:
+    assert AdaptiveClipping()._norms.maxlen == 10_000
 
 
 def test_the_norm_moves_only_between_its_limits() -> None:
