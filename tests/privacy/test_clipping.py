@@ -267,8 +267,6 @@ def test_gradients_of_another_model_are_refused(other: Any) -> None:
         ("cohort_size", 0, ValueError),
         ("target_quantile", 1, ValueError),
         ("clipping_norm_min", 0, ValueError),
-        ("clipping_norm_min", 2.0, ValueError),
-        ("clipping_norm_max", 0.5, ValueError),
         ("clipping_norm_max", math.inf, ValueError),
         ("count_deviation", 0.1, ValueError),
     ],
@@ -278,6 +276,12 @@ def test_bad_settings_are_refused_by_name(field: str, value: Any, error: type[Ex
 
     with pytest.raises(error, match=f"^{field} "):
         AdaptiveClipping(**settings)
+
+
+@pytest.mark.parametrize("limits", [{"clipping_norm_min": 2.0}, {"clipping_norm_max": 0.5}])
+def test_a_first_norm_beyond_its_limits_is_refused(limits: Any) -> None:
+    with pytest.raises(ValueError, match=r"^initial_clipping_norm must be from clipping_norm_min"):
+        AdaptiveClipping(1.0, **limits)
 
 
 # ------------------------------------------------------------------------------ what moves the norm
