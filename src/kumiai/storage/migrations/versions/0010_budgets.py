@@ -38,9 +38,7 @@ def _create_tables() -> None:
         sa.PrimaryKeyConstraint("sequence", name="pk_budget_entries"),
         sa.UniqueConstraint("charge_key", "kind", name="uq_budget_entries_charge_key_kind"),
     )
-    op.create_index(
-        "ix_budget_entries_run_id_sequence", "budget_entries", ["run_id", "sequence"]
-    )
+    op.create_index("ix_budget_entries_run_id_sequence", "budget_entries", ["run_id", "sequence"])
     op.create_table(
         "budget_head",
         sa.Column("name", sa.Text(), nullable=False),
