@@ -233,6 +233,42 @@ async def test_a_site_that_uploads_something_else_costs_the_round_its_group_alon
     await eventually(lambda: receipts() == {f"site-{number}" for number in counted})
 
 
+async def test_a_coordinator_that_starts_again_goes_on_with_the_parts(
+    federation: Federation,
+) -> None:
+    await federation.start_clients(8)
+    let_lie(federation, "site-5", one_off)
+    run_id = await federation.submit(
+        hidden_job(
+            run={"rounds": 1},
+            cohort={"size": 8, "grace_seconds": 30},
+            secure_aggregation={"colluders": 1, "clip": 16.0},
+        ),
+        study.app,
+    )
+    async with federation.http() as http:
+
+        async def restarts() -> list[Any]:
+            events = (await http.get(f"/api/v1/runs/{run_id}/events")).json()["events"]
+            return [each for each in events if each["kind"] == "round_restarted"]
+
+        await eventually(restarts, lambda found: len(found) >= 1, seconds=60)
+    assert federation.server is not None
+    await federation.server.stop()
+    await federation.start()
+
+    await federation.wait_for(run_id, seconds=120)
+
+    async with federation.http() as http:
+        events = (await http.get(f"/api/v1/runs/{run_id}/events")).json()["events"]
+    (refused,) = [each["data"]["clients"] for each in events if each["kind"] == "sum_refused"]
+    counted = [number for number in range(1, 9) if f"site-{number}" not in refused]
+    assert "site-5" in refused
+    assert len(counted) == 4
+    mean = sum(counted) / len(counted)
+    np.testing.assert_allclose((await federation.model(run_id))["w"], mean, atol=1e-4)
+
+
 async def test_a_wrong_sum_of_few_ends_the_run_without_a_model(federation: Federation) -> None:
     await federation.start_clients(4)
     let_lie(federation, "site-2", one_off)
