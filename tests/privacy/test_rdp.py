@@ -250,6 +250,13 @@ def test_a_tree_with_one_participation_costs_one_release_for_each_level() -> Non
     assert rdp_of(TreeEvent(3, 1024, 1024)) == pytest.approx(11 * rdp_of(GaussianEvent(3)))
 
 
+def test_nodes_over_many_rounds_hold_more_of_one_participant() -> None:
+    # Three participations: at most 1, 1, 2 and 3 of them in nodes over 1, 2, 4 and 8 rounds.
+    squares = 3 * (1 + 1 + 2 + 3)
+
+    assert gaussian_noise_multiplier(TreeEvent(3, 8, 3)) == pytest.approx(3 / math.sqrt(squares))
+
+
 def test_a_replacement_counts_twice_in_a_matrix_and_a_tree() -> None:
     replaced = {"adjacency": Adjacency.REPLACE_ONE}
 
@@ -402,6 +409,11 @@ def test_a_grid_has_as_many_orders_as_anybody_needs_and_no_more() -> None:
     assert len(checked_orders(range(2, 4098))) == 4096
     with pytest.raises(ValueError, match="orders must be 1 to 4096 numbers, got 4097"):
         checked_orders(range(2, 4099))
+
+
+def test_nobody_changes_a_grid_that_was_checked() -> None:
+    with pytest.raises(ValueError, match="read-only"):
+        checked_orders([2, 3])[0] = 1
 
 
 def test_the_order_that_is_wrong_is_named() -> None:
