@@ -140,7 +140,7 @@ def test_an_upload_that_is_not_what_was_committed_to_is_never_published() -> Non
     network.run()
 
     assert network.outcome is None
-    assert network.stopped == "confirming needs 3 clients, got 0"
+    assert network.stopped == "the sum is not that of what its clients had committed to"
 
 
 def test_an_upload_that_is_not_the_signed_one_does_not_enter_the_sum() -> None:

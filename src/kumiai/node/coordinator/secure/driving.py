@@ -123,6 +123,7 @@ class SecureRoundDriver:
         self._seeded = seeded
         self._payer = payer
         self._sum: SecureSum | None = None
+        self._rerun: Rerun | None = None
         self._log = structlog.get_logger("kumiai.rounds").bind(run=lease.run_id)
 
     def able(self, clients: Collection[str]) -> list[str]:
@@ -271,6 +272,7 @@ class SecureRoundDriver:
             return None
         try:
             self._sum = await sums.resume(self._lease, attempt)
+            self._rerun = await sums.rerun(self._run_id, current.round)
         except SecureAggregationError as error:
             await sums.end(self._lease, attempt, str(error))
             await self._go_on(run, job, current, str(error))
@@ -355,8 +357,8 @@ class SecureRoundDriver:
         """Do what the counters of the round ask for; return whether the collecting is over."""
         target = max(current.target_reports, len(found.roster))
         least = max(current.min_reports, found.survivors_least)
-        if (rerun := await self._secure.rerun(self._run_id, current.round)) is not None:
-            target = least = len(rerun.counted) + len(found.roster)
+        if self._rerun is not None:
+            target = least = len(self._rerun.counted) + len(found.roster)
         decision = decide(progress, job.cohort, target_reports=target, min_reports=least)
         match decision:
             case MarkQuorum():
