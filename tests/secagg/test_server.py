@@ -377,3 +377,15 @@ def test_a_client_whose_upload_is_not_what_it_signed_is_left_out_once() -> None:
         network.server.exclude("site-0003", "uploaded junk")
     with pytest.raises(SecureAggregationError, match="must be in the round's roster"):
         network.server.exclude("nobody", "uploaded junk")
+
+
+def test_each_phase_is_a_turn_of_its_own() -> None:
+    network = Network(4)
+    turns = [network.server.turn]
+
+    for kind in (Kind.ADVERTISEMENTS, Kind.SURVIVORS):
+        network = Network(4)
+        network.run_until(kind)
+        turns.append(network.server.turn)
+
+    assert len(set(turns)) == 3
