@@ -630,8 +630,11 @@ def test_after_a_restart_the_same_update_gives_the_same_bytes_and_another_is_ref
     assert isinstance(send, Send)
     assert send.vector is not None
     assert bytes(send.vector) == network.uploads[name]
+    assert send.vector.itemsize == 1
     with pytest.raises(SecureAggregationError, match="the one that was submitted"):
         network.clients[name].submit(-update, weight)
+    with pytest.raises(SecureAggregationError, match="the one that was submitted"):
+        network.clients[name].submit(update, weight % 8 + 1)
 
 
 def test_the_same_update_is_another_ciphertext_for_each_client() -> None:
