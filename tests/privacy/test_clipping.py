@@ -114,14 +114,15 @@ def test_a_sequence_comes_back_as_one(kind: Any) -> None:
 
 
 def test_a_dict_comes_back_as_one_and_so_does_its_mean() -> None:
+    shapes = {"weight": (2, 3), "bias": (2,), "scale": (), "last": (4, 1)}
     clipper = AdaptiveClipping(cohort_size=1)
 
-    clipped, _, _ = clipper.clip_gradients({"weight": np.ones((2, 3)), "bias": np.zeros(2)})
+    clipped, _, _ = clipper.clip_gradients({name: np.ones(shapes[name]) for name in shapes})
 
-    assert list(clipped) == ["weight", "bias"]
+    assert list(clipped) == list(shapes)
     means = clipper.mean_gradients()
     assert isinstance(means, dict)
-    assert {name: mean.shape for name, mean in means.items()} == {"weight": (2, 3), "bias": (2,)}
+    assert {name: mean.shape for name, mean in means.items()} == shapes
 
 
 def test_gradients_are_never_changed_in_place() -> None:
@@ -328,6 +329,24 @@ def test_the_learning_rate_rises_while_the_norm_is_far_off_and_falls_again() -> 
     assert 0.3 < max(rates) <= 0.5
     assert float(np.median(rates[-30:])) < 0.25
     assert min(rates) >= 0.1
+
+
+def test_settings_of_the_first_round_hold_for_the_next_ones() -> None:
+    clipper = AdaptiveClipping(
+        cohort_size=1, learning_rate=0.3, target_quantile=0.8, count_deviation=5
+    )
+    clipper.clip_gradients(vector_of(3.0))
+
+    following = clipper.current_round
+
+    fraction = clipper.statistics.unclipped_fraction
+    assert fraction is not None
+    boost = 4 * 0.2 * abs(fraction - 0.8) / 0.8
+    assert clipper.learning_rate == pytest.approx(0.3 * (1 + boost))
+    moved = math.exp(-clipper.learning_rate * (fraction - 0.8))
+    assert following.clipping_norm == pytest.approx(moved)
+    assert (following.count_deviation, following.cohort_size) == (5, 1)
+    assert following.noise_multiplier == 1.1
 
 
 def test_the_limits_are_a_millionth_and_a_million_times_the_first_norm_unless_given() -> None:

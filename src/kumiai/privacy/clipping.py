@@ -50,7 +50,7 @@ class ClippingStatistics:
         clipping_norm: of the next round.
         clipping_norms: of the rounds that have ended, the last 10 000.
         unclipped_fraction: the noisy fraction of the last round, or ``None`` before the first.
-        learning_rate: the one that will be used next.
+        learning_rate: of the last step of the norm.
         noise_norm: how long the noise in the mean is, about, with the next round's norm; ``None``
             before anything was clipped. If the clipping norm is far below it, more clipping would
             lose little; if it is far above, a higher target quantile loses less to clipping.
@@ -242,7 +242,7 @@ class AdaptiveClipping:
 
     @property
     def learning_rate(self) -> float:
-        """The one of the next step: faster while the fraction stays on one side of the target."""
+        """That of the last step: greater while the fraction stays on one side of the target."""
         most = max(self._target_quantile, 1 - self._target_quantile)
         return self._learning_rate * (1 + self._boost * abs(self._excess) / most)
 
