@@ -1,10 +1,12 @@
 """A sum that fails is narrowed down by halves, never below the minimum."""
 
+import hashlib
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kumiai.secagg.reruns import plan_rerun, suspects
+from kumiai.secagg.reruns import plan_rerun, rerun_groups, suspects
 from tests.secagg.rounds import names_of
 
 
@@ -59,3 +61,26 @@ def test_whoever_is_in_failing_groups_again_and_again_is_suspected() -> None:
     found = suspects([("a", "b", "c"), ("a", "d", "e"), ("e", "a", "f")])
 
     assert list(found.items()) == [("a", 3), ("e", 2)]
+
+
+def test_the_groups_of_a_wrong_sum_are_these() -> None:
+    names = [f"site-{number}" for number in range(7)]
+
+    found = rerun_groups(names, agreement=bytes(range(32)), minimum_size=3)
+
+    order = sorted(
+        names,
+        key=lambda name: hashlib.sha256(
+            b"kumiai/secagg/rerun/v1/" + bytes(range(32)) + name.encode()
+        ).digest(),
+    )
+    assert found == (tuple(sorted(order[:3])), tuple(sorted(order[3:])))
+    assert any(group != tuple(names[:3]) for group in found)
+    assert rerun_groups(names, agreement=bytes(32), minimum_size=0) == ()
+    assert rerun_groups(names[:5], agreement=bytes(32), minimum_size=3) == ()
+
+
+def test_suspects_come_by_how_often_and_then_by_name() -> None:
+    groups = [("c", "b", "a"), ("c", "b", "x"), ("c", "a", "y")]
+
+    assert list(suspects(groups).items()) == [("c", 3), ("a", 2), ("b", 2)]
