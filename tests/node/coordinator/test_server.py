@@ -53,7 +53,7 @@ class Parts:
             blobs=handlers,
             hub=SessionHub(SystemClock()),
             supervisor=supervisor,
-            gate=AuthenticationInterceptor(gate, SystemClock()),
+            gate=AuthenticationInterceptor(gate, SystemClock(), wasted_per_second=5.0),
             clock=SystemClock(),
             http=HttpServer(
                 start=self.step("http start", 1), ended=never, stop=self.step("http stop")

@@ -1,11 +1,12 @@
 """How many connections to the clients' port may come to nothing: so many a second, all together.
 
 A handshake costs as much whether it is meant or not, and it is gRPC that makes it. What counts
-here are connections that no admitted call came from: of good clients there are as good as none,
-however many come back at once after an outage. When there are more than the port can do beside
-its work, requests for new connections are dropped by chance, in the kernel and before any
-handshake, so that about as many get through as may. Addresses that good clients came from lately
-have five times the chance of others. Connections that are open notice nothing.
+here are connections that no admitted call came from: of good clients there are as good as none, and
+if so many come back at once that their calls lag behind, it is over when these have come. When
+there are more than the port can do beside its work, requests for new connections are dropped by
+chance, in the kernel and before any handshake, so that about as many get through as may. Addresses
+that good clients came from lately have five times the chance of others. Connections that are open
+notice nothing.
 
 Strategy: how many are asked for is not known while some are dropped. It is estimated from those
 that got through and the share that was let through, and the share follows from the estimate.
@@ -25,7 +26,7 @@ from kumiai.node.wire.port_filter import ADDRESSES_MAX
 __all__ = ["ConnectionPace", "Gateway"]
 
 LOOK_SECONDS: Final = 0.05
-_BURST_SECONDS: Final = 0.5
+_BURST_SECONDS: Final = 1.0
 _MEMORY_SECONDS: Final = 1.0
 _SHARE_MIN: Final = 0.002
 _KNOWN_FACTOR: Final = 5.0
@@ -105,9 +106,11 @@ class ConnectionPace:
         # Below zero: calls came on connections that were accepted before the last look.
         asked_per_second = max(0, wasted) / passed / self._share
         if self._is_flood:
+            # Refilled by calls alone: when so many come, they were good clients that came at once.
+            self._room -= wasted
             weight = min(1.0, passed / _MEMORY_SECONDS)
             self._asked_per_second += weight * (asked_per_second - self._asked_per_second)
-            if self._asked_per_second < self._per_second / 2:
+            if self._room >= 0 or self._asked_per_second < self._per_second / 2:
                 self._end_flood(gateway)
                 return
         else:
