@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from structlog.testing import capture_logs
 
 import kumiai as km
 from kumiai.core.errors import ConfigError, KumiaiError
@@ -315,3 +316,23 @@ def test_a_round_that_is_less_private_than_its_task_is_refused(
 
     with pytest.raises(ConfigError, match=problem):
         contribution.weight_in(descriptor, 1)
+
+
+def test_records_whose_gradients_are_no_numbers_count_as_zero_and_only_the_site_hears_of_it() -> (
+    None
+):
+    broken = km.App("pulling")
+    broken.model(lambda config: {"w": np.zeros(SIZE, np.float32)})
+    broken.train(lambda weights, context: km.Update(weights, 1))
+    rows = np.ones((50, SIZE), np.float32)
+    rows[::2, 7] = np.nan
+    broken.gradients(lambda weights, context: {"w": rows})
+
+    with capture_logs() as logged:
+        result = simulate(broken, job({**RECORD, "noise_multiplier": 0.01}), sites=4)
+
+    # Half of the records are left.
+    assert result.weights["w"].mean() == pytest.approx(-1 / math.sqrt(SIZE), rel=0.01)
+    told = [each for each in logged if "count as zero" in each["event"]]
+    assert told
+    assert all(each.keys() == {"app", "event", "log_level"} for each in told)
