@@ -429,6 +429,22 @@ def test_whoever_tells_another_sum_than_it_confirmed_is_named_and_the_next_is_as
     assert network.excluded == {cheat: "told another sum than it had confirmed"}
 
 
+def test_the_sum_counts_that_most_have_decrypted() -> None:
+    network = paillier_network(5)
+    other = Confirmation(bytes(32), is_right=True)
+    network.to_server = lambda name, send: (
+        replaced(send, message=network.lie(other, name))
+        if name == "site-0000" and network.kind_of(send) is Kind.CONFIRMATION
+        else send
+    )
+
+    network.run()
+
+    assert_plain_sum(network)
+    tellers = [n for n in network.names if any(is_opening(network, s) for s in network.sent[n])]
+    assert tellers == ["site-0001"]
+
+
 def test_a_sum_that_is_not_attached_as_signed_is_refused() -> None:
     network = paillier_network(4)
     network.raises = False
