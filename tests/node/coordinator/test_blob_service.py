@@ -35,6 +35,9 @@ class Context:
     def peer(self) -> str:
         return "ipv4:127.0.0.1:5000"
 
+    def invocation_metadata(self) -> tuple[tuple[str, str], ...]:
+        return ()
+
     async def abort(self, code: grpc.StatusCode, details: str) -> NoReturn:
         self.code = code
         raise Aborted(details)
