@@ -25,6 +25,7 @@ from kumiai.storage import (
     Lease,
     NewAPIToken,
     NewInvitation,
+    SecureRoundRepository,
     SiteCertificate,
 )
 from kumiai.storage.cache.draining import DrainSettings, OutboxDrain
@@ -116,6 +117,10 @@ async def _renew(database: DatabaseManager) -> None:
     await Catalogue(database).runs.renew_lease(await _lease(database), 60)
 
 
+async def _blame(database: DatabaseManager) -> None:
+    await SecureRoundRepository(database).blame(await _lease(database), 1, ["a", "b"])
+
+
 async def _charge(database: DatabaseManager) -> None:
     key = key_of(2, run_id="run-b")
     await BudgetRepository(database).charge(await _lease(database), key, charge_of())
@@ -183,6 +188,7 @@ ACTS: Final[Mapping[str, Act]] = {
     "revoke_token": lambda database: APITokenRepository(database).revoke("old", by="ann"),
     "note_token_use": lambda database: APITokenRepository(database).note_use("old"),
     "renew_lease": _renew,
+    "blame_group": _blame,
     "charge_budget": _charge,
     "seal_budget": _seal,
     "set_budget": lambda database: BudgetRepository(database).set_limit(budget_for(9), by="ann"),
