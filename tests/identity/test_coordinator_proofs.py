@@ -43,6 +43,14 @@ MAIN: Final = coordinator()
 PROOF: Final = new_proof(CHALLENGE, CLIENT, MAIN.pem, MAIN.key_pem)
 
 
+def longer_than_it_is(proof: bytes) -> bytes:
+    """Return the proof with a last part that claims to be 512 bytes longer."""
+    (size,) = struct.unpack_from(">H", proof)
+    changed = bytearray(proof)
+    changed[2 + size] ^= 2
+    return bytes(changed)
+
+
 def verified(proof: bytes = PROOF, challenge: bytes = CHALLENGE, client: str = CLIENT) -> str:
     peer = verify_proof(proof, challenge, client, trust=TRUST, rules=RULES, now=NOW)
     return peer.identity.name
@@ -124,6 +132,7 @@ def test_challenges_differ_and_have_one_length() -> None:
         struct.pack(">H", 3) + b"abc" + struct.pack(">H", 2) + b"no",
         PROOF[:-1],
         PROOF + b"x",
+        longer_than_it_is(PROOF),
         PROOF + bytes(12 * 1024),
     ],
 )

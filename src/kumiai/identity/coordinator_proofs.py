@@ -109,7 +109,8 @@ def _parsed(proof: bytes) -> tuple[bytes, list[bytes]]:
     try:
         while rest:
             (size,) = _LENGTH.unpack_from(rest)
-            parts.append(rest[_LENGTH.size : _LENGTH.size + size])
+            (part,) = struct.unpack_from(f">{size}s", rest, _LENGTH.size)
+            parts.append(part)
             rest = rest[_LENGTH.size + size :]
         signature, *chain = parts
         for each in chain:
