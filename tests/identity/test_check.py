@@ -328,11 +328,21 @@ def test_a_changed_byte_of_a_good_certificate_never_makes_another_identity(
     [
         (CLIENT.encode(), b"\xff" * len(CLIENT)),
         (b"\x0c\x06site-1", b"\x0d\x06site-1"),
+        (b"\x0c\x06site-1", b"\x03\x06\x00ite-1"),
         (b"\x0c\x06issuer", b"\x0d\x06issuer"),
+        (b"\x0c\x06issuer", b"\x03\x06\x00ssuer"),
         (b"\x18\x0f20961002070640Z", b"\x18\x0f00000101000000Z"),
         (b"\x18\x0f20610101000000Z", b"\x18\x0f00000101000000Z"),
     ],
-    ids=["a name", "the subject", "the issuer", "the end in year 0", "the begin in year 0"],
+    ids=[
+        "a name",
+        "the subject",
+        "bits for the subject",
+        "the issuer",
+        "bits for the issuer",
+        "the end in year 0",
+        "the begin in year 0",
+    ],
 )
 def test_a_damaged_field_is_told_as_unreadable(whole: bytes, broken: bytes) -> None:
     # From 2050 on a date is written with all digits of its year.

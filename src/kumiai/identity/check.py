@@ -253,7 +253,12 @@ def _parsed(chain: Sequence[bytes]) -> list[x509.Certificate]:
             _ = (certificate.not_valid_before_utc, certificate.not_valid_after_utc)
     except CertificateError as error:
         raise PeerRefusedError(Refusal.UNREADABLE, str(error)) from error
-    except (ValueError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType) as error:
+    except (
+        ValueError,
+        TypeError,  # of a text in a name that is a string of bits
+        x509.DuplicateExtension,
+        x509.UnsupportedGeneralNameType,
+    ) as error:
         raise PeerRefusedError(
             Refusal.UNREADABLE,
             "certificate must have readable names, extensions and dates, got damaged ones; "

@@ -131,7 +131,12 @@ def _identity_in(cert: x509.Certificate) -> Identity:
         not_after = cert.not_valid_after_utc.timestamp()
         issuer_serial = _issuer_serial_in(cert)
         for_sites = is_of_sites(cert.issuer)
-    except (ValueError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType) as error:
+    except (
+        ValueError,
+        TypeError,  # of a text in a name that is a string of bits
+        x509.DuplicateExtension,
+        x509.UnsupportedGeneralNameType,
+    ) as error:
         raise CertificateError(
             "certificate must have readable names, serial number and dates, got damaged ones"
         ) from error
