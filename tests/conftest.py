@@ -1,5 +1,6 @@
 """What holds for every test: its group follows from its folder; databases to work with."""
 
+import signal
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -14,6 +15,10 @@ from tests.zygote import Zygote
 
 settings.register_profile("kumiai", deadline=None)  # a busy machine is no failure
 settings.load_profile("kumiai")
+
+# A shell lets what it starts in the background ignore Ctrl-C, and all that comes from it would.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 TESTS = Path(__file__).parent
 GROUPS = ("unit", "integration", "system")
