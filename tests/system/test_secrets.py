@@ -297,17 +297,27 @@ def lose_servers(day: Day) -> None:
         assert day.run(f"audit {act[0]}", "audit", *act, path=path).code == 0
 
 
+BUDGET = {
+    "scope": "model/demo",
+    "guarantee": "record/zero-out",
+    "epsilon": 1.0,
+    "delta": 1e-5,
+}
+
+
 def ask_every_route(day: Day, run_id: str) -> None:
     """Keep what each route that reads answers, and what refused callers are told."""
     folder = day.platform.processes.folder.path / "operator"
     context = client_context(folder / "operator.crt", folder / "operator.key", folder / "ca.crt")
     values = {"run_id": run_id, "ref": run_id, "version": "1", "name": "x", "sequence": "0"}
     with httpx.Client(base_url=day.platform.processes.url, verify=context, timeout=30) as http:
+        assert http.put("/api/v1/budgets", json=BUDGET).status_code == 200
         for method, path in ROUTES:
             if method != "GET" or path.endswith("/stream"):
                 continue
             filled = path.format_map(values)
-            answer = http.get(filled)
+            asked = {"scope": BUDGET["scope"]} if path.endswith("/budgets/history") else {}
+            answer = http.get(filled, params=asked)
             day.said["metrics" if path == "/metrics" else f"GET {path}"] = answer.content
             assert answer.status_code == 200, (filled, answer.text)
         bad = http.post("/api/v1/join", json={"secret": WRONG, "request": "no request"})
