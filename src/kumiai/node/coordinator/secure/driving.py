@@ -65,13 +65,13 @@ class CheckedSum:
 
     Attributes:
         outcome: the sum.
-        invited_count: how many were asked for an update.
+        invited_count: how many were asked for an update, if it is private.
         charge: what it was paid with, if it is private.
     """
 
     outcome: Outcome
-    invited_count: int
-    charge: SealedCharge | None
+    invited_count: int = 0
+    charge: SealedCharge | None = None
 
 
 class StopAskedError(Exception):
@@ -224,11 +224,11 @@ class SecureRoundDriver:
         return await payer.pay(run, current.attempt, descriptor, clients)
 
     async def _checked(self, run: RunRecord, current: RoundRecord, outcome: Outcome) -> CheckedSum:
+        if self._payer is None:
+            return CheckedSum(outcome)
         descriptor = await self._secure.descriptor(self._run_id, current.round)
-        charge = None
-        if self._payer is not None:
-            key = await self._pay(self._payer, run, current, descriptor)
-            charge = await self._payer.seal(key, outcome)
+        key = await self._pay(self._payer, run, current, descriptor)
+        charge = await self._payer.seal(key, outcome)
         return CheckedSum(outcome, descriptor.client_count, charge)
 
     async def finish(self, number: int) -> None:
