@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+import structlog
 from hypothesis import settings
 
 import kumiai.node.wire  # noqa: F401 - before any test imports grpc
@@ -34,6 +35,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         folder = item.path.relative_to(TESTS).parts[0]
         alone = "integration" if needs_server(item) else "unit"
         item.add_marker(folder if folder in GROUPS else alone)
+
+
+@pytest.fixture(autouse=True)
+def _logs_as_at_the_start() -> None:
+    """Forget how an earlier test has set up the logs: a simulation lets only errors through."""
+    structlog.reset_defaults()
 
 
 def needs_server(item: pytest.Item) -> bool:

@@ -24,7 +24,6 @@ def _restored() -> Iterator[None]:
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     yield
-    structlog.reset_defaults()
     # Only its own: pytest's handlers stand there, too.
     for handler in root.handlers[:]:
         root.removeHandler(handler)

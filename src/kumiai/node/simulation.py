@@ -233,7 +233,8 @@ def _log_errors_only() -> None:
     structlog.configure(
         wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR),
         logger_factory=lambda *_: structlog.PrintLogger(sys.stderr),
-        cache_logger_on_first_use=True,
+        # A program that asks for logs afterwards gets them.
+        cache_logger_on_first_use=False,
     )
 
 
