@@ -1,6 +1,7 @@
 """An authority's files: keys, certificates and lists, and the times at which each is good."""
 
 import stat
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from kumiai.core.errors import (
 )
 from kumiai.identity import CertificateManager, sealing, vault
 from kumiai.identity.index import AuthorityKind, AuthorityRecord, RevocationReason
+from kumiai.identity.keys import private_key_of
 from kumiai.identity.names import certificate_of
 from kumiai.identity.pkcs11 import KeyTokens
 from kumiai.identity.vault import Vault
@@ -171,16 +173,8 @@ def test_what_signs_is_in_force_from_its_first_second_to_its_last(
 
 
 def test_a_sealed_key_opens_with_its_passphrase_and_for_what_it_was_sealed_for(
-    tmp_path: Path, clock: AdjustableClock, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, clock: AdjustableClock
 ) -> None:
-    labels: list[str] = []
-    seal = sealing.seal
-
-    def noted_seal(secret: bytes, passphrase: bytes, *, label: str) -> bytes:
-        labels.append(label)
-        return seal(secret, passphrase, label=label)
-
-    monkeypatch.setattr(sealing, "seal", noted_seal)
     sealed = vault_in(tmp_path / "sealed", clock, passphrase=PASSPHRASE)
 
     root = sealed.new_root("hospitals", 10)
@@ -190,7 +184,8 @@ def test_a_sealed_key_opens_with_its_passphrase_and_for_what_it_was_sealed_for(
     assert mode_of(path) == 0o600
     assert b"PRIVATE KEY" not in path.read_bytes()
     assert sealed.load_key(root).public_key() == certificate_in(root).public_key()
-    assert labels == ["root key"]
+    pem = sealing.unseal(path.read_bytes(), PASSPHRASE, label="root key")
+    assert private_key_of(pem, "key").public_key() == certificate_in(root).public_key()
     with pytest.raises(ConfigError, match="passphrase must be given, got none"):
         vault_in(sealed.directory, clock).load_key(root)
 
@@ -316,12 +311,18 @@ def test_an_issuer_signs_a_list_until_its_last_second_and_none_once_it_is_revoke
     assert lists_in(kept.publish_lists(kept.read_index())) == [of_root]
 
 
-def test_the_places_where_a_crash_is_tried_have_their_names(
-    kept: Vault, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    reached: list[str] = []
-    monkeypatch.setattr(failpoints, "reach", reached.append)
+@pytest.fixture
+def reached() -> Iterator[list[str]]:
+    """Lend a list to which each failpoint adds its name."""
+    names: list[str] = []
+    failpoints.install(names.append)
+    yield names
+    failpoints.install(None)
 
+
+def test_the_places_where_a_crash_is_tried_have_their_names(
+    kept: Vault, reached: list[str]
+) -> None:
     kept.publish_lists(kept.read_index())
 
     assert reached == ["identity.index.before", "identity.index.after", "identity.list.after"]
