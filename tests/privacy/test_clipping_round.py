@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from kumiai.privacy.clipping_round import STEPS, ClippingRound
+from kumiai.privacy.clipping_round import STEPS, ClippedSum, ClippingRound
 from kumiai.privacy.keystream import Keystream
 from tests.privacy.statistics_of_noise import KEY
 
@@ -299,3 +299,49 @@ def test_whatever_the_split_the_charge_covers_both_parts(
 
     assert this.mechanism.l2_norm_squared == longest
     assert this.mechanism.variance >= Fraction(noise_multiplier) ** 2 * longest
+
+
+# ----------------------------------------------------------------------------- without any counting
+
+FACTS: dict[str, Any] = {"clipping_norm": 2.0, "noise_multiplier": 1.1, "cohort_size": 10}
+FIXED = ClippedSum(**FACTS)
+
+
+@given(update=updates, clipping_norm=norms)
+def test_where_nothing_is_counted_no_client_moves_the_sum_by_more_than_the_norm(
+    update: list[Any], clipping_norm: float
+) -> None:
+    this = ClippedSum(clipping_norm=clipping_norm, noise_multiplier=1.1, cohort_size=10)
+
+    contribution = this.contribution(dict(enumerate(update)))
+
+    assert contribution.size == sum(each.size for each in update)
+    assert squares(contribution) <= STEPS**2 == this.mechanism.l2_norm_squared
+
+
+def test_where_nothing_is_counted_no_noise_goes_into_a_count() -> None:
+    assert FIXED.sum_deviation == pytest.approx(1.1 * 2.0, rel=1e-9)
+    assert FIXED.event.scale / FIXED.event.l2_norm_max >= 1.1
+    assert FIXED.contribution(tensors([1.0, -0.5])).tolist() == [STEPS // 2, -STEPS // 4]
+    assert FIXED.mean_of(np.array([STEPS, -STEPS])).tolist() == [0.2, -0.2]
+
+
+@pytest.mark.parametrize("steps", [[STEPS + 1], [STEPS, 1], [-(2**61), 0], []])
+def test_a_contribution_that_is_longer_than_its_clip_is_refused(steps: list[int]) -> None:
+    with pytest.raises(ValueError, match=r"^contribution must"):
+        FIXED.verify(np.array(steps, np.int64))
+
+
+def test_a_contribution_that_is_not_in_whole_steps_is_refused() -> None:
+    with pytest.raises(TypeError, match=r"^contribution must be an array of int64"):
+        FIXED.verify(np.array([0.5]))
+
+
+def test_a_contribution_as_long_as_its_clip_is_taken() -> None:
+    FIXED.verify(np.array([0, -STEPS]))
+
+
+@pytest.mark.parametrize("field", FACTS)
+def test_bad_facts_are_refused_where_nothing_is_counted_too(field: str) -> None:
+    with pytest.raises(ValueError, match=f"^{field} must"):
+        ClippedSum(**{**FACTS, field: -1})

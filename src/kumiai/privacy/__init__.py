@@ -5,8 +5,8 @@ Pure and synchronous: events, numbers and arrays in, numbers out; no files, cloc
 
 from kumiai.privacy.accountant import RDPAccountant
 from kumiai.privacy.calibration import calibrate_noise, rounds_left
-from kumiai.privacy.clipping import AdaptiveClipping, ClippingStatistics
-from kumiai.privacy.clipping_round import ClippingRelease, ClippingRound
+from kumiai.privacy.clipping import AdaptiveClipping, ClippingStatistics, next_clipping_norm
+from kumiai.privacy.clipping_round import ClippedSum, ClippingRelease, ClippingRound
 from kumiai.privacy.conversion import OrderGridWarning, delta_of, epsilon_of
 from kumiai.privacy.events import (
     Adjacency,
@@ -35,6 +35,7 @@ __all__ = [
     "DEFAULT_ORDERS",
     "AdaptiveClipping",
     "Adjacency",
+    "ClippedSum",
     "ClippingRelease",
     "ClippingRound",
     "ClippingStatistics",
@@ -64,6 +65,7 @@ __all__ = [
     "event_to_json",
     "l1_norm_max_of",
     "l2_norm_max_in_steps",
+    "next_clipping_norm",
     "rdp_of",
     "rounds_left",
     "skellam_again",
