@@ -18,7 +18,13 @@ from kumiai.secagg.actions import (
     Stop,
     WrongSum,
 )
-from kumiai.secagg.buffering import BufferGroup, BufferPolicy, GroupBuffer
+from kumiai.secagg.buffering import (
+    FRESH_SCALE,
+    BufferPolicy,
+    TrainedAhead,
+    next_group,
+    verify_scales,
+)
 from kumiai.secagg.client import ClientRound
 from kumiai.secagg.client_records import ClientPhase
 from kumiai.secagg.descriptor import Member, Proofs, RoundDescriptor, Scheme
@@ -38,19 +44,18 @@ from kumiai.secagg.standing import Standing, standing_of
 from kumiai.secagg.vectors import Blocks
 
 __all__ = [
+    "FRESH_SCALE",
     "Action",
     "Advance",
     "Adversary",
     "AskUpdate",
     "Blocks",
-    "BufferGroup",
     "BufferPolicy",
     "ClientPhase",
     "ClientRound",
     "CommittedUpdate",
     "Exclude",
     "GraphParameters",
-    "GroupBuffer",
     "KeepReceipt",
     "KeptSum",
     "LocalResult",
@@ -71,14 +76,17 @@ __all__ = [
     "Signer",
     "Standing",
     "Stop",
+    "TrainedAhead",
     "UpdateProofs",
     "Verifier",
     "WrongSum",
     "client_machine",
+    "next_group",
     "plan_rerun",
     "server_machine",
     "smallest_graph",
     "standing_of",
     "suspects",
     "verify_receipt",
+    "verify_scales",
 ]
