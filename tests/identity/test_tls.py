@@ -1,3 +1,4 @@
+import contextlib
 import gc
 import socket
 import ssl
@@ -6,7 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
+from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
 from kumiai.core.errors import CertificateError, ConfigError, NotFoundError, StorageError
@@ -316,6 +319,105 @@ def test_a_token_without_the_authoritys_certificate_is_shown_to_nobody(tmp_path:
         bearer_context(tmp_path / "none")
     with pytest.raises(CertificateError, match="ca certificate must be PEM"):
         bearer_context(tmp_path / "ca.crt")
+
+
+def heard_by(context: ssl.SSLContext, serving: Any, coordinator: IssuedCertificate) -> bytes:
+    """Return what a server with a coordinator's certificate hears from a caller with a secret."""
+    heard: list[bytes] = []
+    with serving(server_of(coordinator, "optional"), lambda it: heard.append(it.recv(6))) as server:
+        with (
+            contextlib.suppress(CertificateError),
+            socket.create_connection((server.host, server.port), 10) as plain,
+            context.wrap_socket(plain, server_hostname="localhost") as secure,
+        ):
+            secure.sendall(b"secret")
+            secure.recv(1)
+        gc.collect()  # an open socket would warn, and warnings are errors
+    return b"".join(heard)
+
+
+def test_a_server_whose_certificate_is_revoked_hears_nothing(
+    authority: CertificateManager,
+    coordinator: IssuedCertificate,
+    client: IssuedCertificate,
+    serving: Any,
+) -> None:
+    crl = authority.revocation_list_path
+    contexts = (
+        client_context(client.cert, client.key, client.ca, crl=crl),
+        bearer_context(client.ca, crl=crl),
+    )
+    before = [heard_by(context, serving, coordinator) for context in contexts]
+
+    # While the program runs: the list is read with each new connection.
+    authority.revoke("coordinator", "key-compromise")
+
+    assert before == [b"secret", b"secret"]
+    assert [heard_by(context, serving, coordinator) for context in contexts] == [b"", b""]
+    with serving(server_of(coordinator)) as server:
+        serial = f"{coordinator.identity.serial:x}"
+        with pytest.raises(CertificateError, match=f"not be revoked, got serial {serial}, which"):
+            greeting(server, contexts[0])
+
+
+def test_a_server_whose_certificate_is_of_a_revoked_issuer_hears_nothing(
+    authority: CertificateManager,
+    coordinator: IssuedCertificate,
+    client: IssuedCertificate,
+    issuer_cert: x509.Certificate,
+    serving: Any,
+) -> None:
+    authority.renew_intermediate()
+    authority.revoke(issuer_cert.serial_number, "key-compromise")
+    context = bearer_context(client.ca, crl=authority.revocation_list_path)
+
+    assert heard_by(context, serving, coordinator) == b""
+
+
+def test_what_an_old_list_has_revoked_stays_revoked(
+    clock: Any, serving: Any, tmp_path: Path
+) -> None:
+    clock.advance(-370 * 86_400)  # lists are good for a year
+    authority = CertificateManager(tmp_path / "ca", clock=clock)
+    authority.create("hospitals")
+    revoked, good = (
+        authority.issue(
+            Role.COORDINATOR, name, hosts=["localhost"], days=1000, out_dir=tmp_path / name
+        )
+        for name in ("a", "b")
+    )
+    authority.revoke("a")
+    context = bearer_context(good.ca, crl=authority.revocation_list_path)
+
+    assert heard_by(context, serving, revoked) == b""
+    assert heard_by(context, serving, good) == b"secret"
+
+
+async def test_an_event_loops_connection_is_refused_as_well(
+    authority: CertificateManager, coordinator: IssuedCertificate, serving: Any
+) -> None:
+    context = bearer_context(coordinator.ca, crl=authority.revocation_list_path)
+    heard: list[bytes] = []
+    with serving(server_of(coordinator, "optional"), lambda it: heard.append(it.recv(6))) as server:
+        url = f"https://localhost:{server.port}"
+
+        authority.revoke("coordinator")
+
+        async with httpx.AsyncClient(verify=context, trust_env=False) as http:
+            with pytest.raises(CertificateError, match="must not be revoked"):
+                await http.get(url)
+    assert b"".join(heard) == b""
+
+
+def test_a_revocation_list_that_cannot_be_used_is_said_at_once(
+    coordinator: IssuedCertificate, stranger: IssuedCertificate, tmp_path: Path
+) -> None:
+    foreign = tmp_path / "other-ca" / "ca.crl"
+
+    with pytest.raises(NotFoundError, match="revocation list must exist"):
+        bearer_context(coordinator.ca, crl=tmp_path / "none")
+    with pytest.raises(CertificateError, match="must be signed by this federation's authority"):
+        client_context(coordinator.cert, coordinator.key, coordinator.ca, crl=foreign)
 
 
 def test_a_server_that_hung_up_before_the_handshake_leaves_no_socket_open(

@@ -97,6 +97,25 @@ async def test_the_doctor_of_an_operator_sees_that_its_certificate_is_revoked(
     assert (await look(operator_settings(federation)))["clock"].state is State.OK
 
 
+async def test_the_doctor_of_an_operator_sees_that_the_coordinators_certificate_is_revoked(
+    federation: Federation,
+) -> None:
+    settings = operator_settings(federation)
+    crl = federation.authority.revocation_list_path
+    identity = settings.identity.model_copy(update={"crl": crl})
+    settings = settings.model_copy(update={"identity": identity})
+    before = await look(settings)
+
+    revoke(federation, "coordinator")
+
+    found = (await look(settings))["connection"]
+    assert before["connection"].state is State.OK
+    assert found.text.startswith("the server's certificate must not be revoked")
+    crl.unlink()
+    found = (await look(settings))["connection"]
+    assert found.text.startswith("revocation list must exist")
+
+
 async def test_the_doctor_looks_for_its_own_certificate_in_its_own_list(
     federation: Federation,
 ) -> None:

@@ -305,11 +305,11 @@ def _session_refusal(settings: Settings) -> KumiaiError | None:
 
 def _operator_refusal(settings: Settings) -> KumiaiError | None:
     """Return why the coordinator answers this operator nothing; see `_session_refusal`."""
-    with OperatorClient.of(settings) as client:
-        try:
+    try:
+        with OperatorClient.of(settings) as client:
             client.info()
-        except KumiaiError as error:
-            return error
+    except KumiaiError as error:
+        return error
     return None
 
 

@@ -57,7 +57,8 @@ class IdentitySettings(_Table):
     crl: Path | None = None
     """The federation's revocation list; the coordinator looks for a newer one every few seconds.
 
-    It hands the list to its clients; at a client this is one that was brought there by hand.
+    It hands the list to its clients; at a client or an operator this is one that was brought there
+    by hand.
     """
     clock_skew_seconds: Annotated[float, Field(ge=0, le=3600)] = 60.0
     """How far ahead the clock of whoever issued a certificate may be of the coordinator's."""

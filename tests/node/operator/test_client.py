@@ -4,6 +4,7 @@ What it does with a real coordinator is shown in ``cli/test_run_commands.py``.
 """
 
 import http.server
+import shutil
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -90,7 +91,7 @@ class OtherServer:
         self.silence = threading.Event()
         self._server = Server(("127.0.0.1", 0), Handler)
         context = server_context(
-            certificate.cert, certificate.key, certificate.ca, client_certificate="required"
+            certificate.cert, certificate.key, certificate.ca, client_certificate="optional"
         )
         self._server.socket = context.wrap_socket(self._server.socket, server_side=True)
         self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
@@ -371,3 +372,30 @@ def test_a_url_has_host_and_port(url: str, address: tuple[str, int]) -> None:
 def test_what_is_no_url_is_told() -> None:
     with pytest.raises(ConfigError, match=r"operator\.url must be https://host:port"):
         address_of("https://a:port")
+
+
+@pytest.mark.parametrize("token", [None, "kumiai_secret"])
+def test_whoever_holds_a_revoked_certificate_is_asked_nothing(
+    server: OtherServer, members: dict[Role, IssuedCertificate], tmp_path: Path, token: str | None
+) -> None:
+    own = members[Role.OPERATOR]
+    shutil.copytree(own.cert.parents[1] / "ca", tmp_path / "ca")
+    authority = CertificateManager(tmp_path / "ca", clock=SystemClock())
+    settings = Settings(
+        identity=IdentitySettings(
+            certificate=own.cert, key=own.key, ca=own.ca, crl=authority.revocation_list_path
+        ),
+        operator=OperatorSettings(url=server.url, token=token),
+    )
+    server.answers = [answer("{}")]
+
+    with OperatorClient.of(settings) as client:
+        client.info()
+    authority.revoke("c", "key-compromise")
+
+    with (
+        pytest.raises(CertificateError, match="must not be revoked, got serial"),
+        OperatorClient.of(settings) as client,
+    ):
+        client.info()
+    assert len(server.asked) == 1

@@ -110,13 +110,14 @@ class OperatorClient:
 
         Raises:
             ConfigError: the URL can not be read.
-            NotFoundError, StorageError, CertificateError: the certificate files can not be used.
+            NotFoundError, StorageError, CertificateError: the certificate files, or the revocation
+                list, can not be used.
         """
         identity, operator = settings.identity, settings.operator
         if operator.token is not None:
             return cls(
                 url=operator.url,
-                context=bearer_context(identity.ca),
+                context=bearer_context(identity.ca, crl=identity.crl),
                 timeout_seconds=operator.timeout_seconds,
                 diagnose=lambda: None,
                 token=operator.token.get_secret_value(),
@@ -125,7 +126,7 @@ class OperatorClient:
         host, port = address_of(operator.url)
         return cls(
             url=operator.url,
-            context=client_context(*files),
+            context=client_context(*files, crl=identity.crl),
             timeout_seconds=operator.timeout_seconds,
             diagnose=lambda: diagnose_port("operators", host, port, *files, _DIAGNOSIS_SECONDS),
         )
