@@ -10,6 +10,7 @@ from mpmath import mp, mpf
 __all__ = [
     "discrete_gaussian_divergence",
     "fixed_size_divergence",
+    "sampled_discrete_gaussian_divergence",
     "sampled_gaussian_divergence",
     "skellam_divergence",
 ]
@@ -87,3 +88,23 @@ def discrete_gaussian_divergence(scale: float, shift: int, order: float) -> floa
         return divergence_of_masses(
             lambda k: mp.exp(-(mpf(k) ** 2) / (2 * mpf(scale) ** 2)) / total, shift, order, reach
         )
+
+
+def sampled_discrete_gaussian_divergence(
+    sampling_rate: float, scale: float, shift: int, order: float, *, removed: bool = False
+) -> float:
+    """Return that of discrete Gaussian noise, between somebody there by a coin and nobody there."""
+    with mp.workdps(DIGITS):
+        q, reach = mpf(sampling_rate), int(20 * scale + 3 * abs(shift) * max(order, 2) + 20)
+        weights = {
+            k: mp.exp(-(mpf(k) ** 2) / (2 * mpf(scale) ** 2))
+            for k in range(-reach - abs(shift), reach + abs(shift))
+        }
+        total = mp.fsum(weights.values())
+        terms = []
+        for k in range(-reach, reach):
+            nobody = weights[k] / total
+            there = (1 - q) * nobody + q * weights[k - shift] / total
+            one, other = (nobody, there) if removed else (there, nobody)
+            terms.append(one ** mpf(order) * other ** (1 - mpf(order)))
+        return float(mp.log(mp.fsum(terms)) / (mpf(order) - 1))

@@ -17,6 +17,7 @@ from kumiai.privacy.events import (
     FixedSizeGaussianEvent,
     GaussianEvent,
     MatrixEvent,
+    PoissonDiscreteGaussianEvent,
     PoissonGaussianEvent,
     SkellamEvent,
     TreeEvent,
@@ -28,6 +29,7 @@ from kumiai.privacy.events import (
 RIGHT: dict[type[Event], dict[str, Any]] = {
     GaussianEvent: {"noise_multiplier": 1.5},
     PoissonGaussianEvent: {"sampling_rate": 0.25, "noise_multiplier": 1.5},
+    PoissonDiscreteGaussianEvent: {"sampling_rate": 0.25, "noise_multiplier": 1.5},
     FixedSizeGaussianEvent: {"sample_size": 10, "population": 100, "noise_multiplier": 4.0},
     DiscreteGaussianEvent: {"scale": 100.0, "l2_norm_max": 64.0},
     SkellamEvent: {"variance": 1e6, "l2_norm_max": 64.0, "l1_norm_max": 512.0},
@@ -111,6 +113,7 @@ def test_an_unknown_adjacency_is_refused(kind: type[Event], value: Any) -> None:
     ("kind", "adjacency"),
     [
         (PoissonGaussianEvent, Adjacency.REPLACE_ONE),
+        (PoissonDiscreteGaussianEvent, Adjacency.REPLACE_ONE),
         (FixedSizeGaussianEvent, Adjacency.ZERO_OUT),
         (FixedSizeGaussianEvent, Adjacency.ADD_OR_REMOVE),
     ],
@@ -173,6 +176,8 @@ def test_the_json_of_an_event_is_that_of_all_versions() -> None:
     assert [event_to_json(event) for event in EVENTS] == [
         zero_out + '"kind":"gaussian","noise_multiplier":1.5}',
         zero_out + '"kind":"poisson-gaussian","noise_multiplier":1.5,"sampling_rate":0.25}',
+        zero_out
+        + '"kind":"poisson-discrete-gaussian","noise_multiplier":1.5,"sampling_rate":0.25}',
         '{"adjacency":"replace-one","kind":"fixed-size-gaussian",' + sizes,
         zero_out + '"kind":"discrete-gaussian","l2_norm_max":64.0,"scale":100.0}',
         zero_out + '"kind":"skellam","l1_norm_max":512.0,"l2_norm_max":64.0,"variance":1000000.0}',

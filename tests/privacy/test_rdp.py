@@ -18,6 +18,7 @@ from kumiai.privacy.events import (
     FixedSizeGaussianEvent,
     GaussianEvent,
     MatrixEvent,
+    PoissonDiscreteGaussianEvent,
     PoissonGaussianEvent,
     SkellamEvent,
     TreeEvent,
@@ -31,6 +32,7 @@ from kumiai.privacy.rdp import (
 from tests.privacy.exact_losses import (
     discrete_gaussian_divergence,
     fixed_size_divergence,
+    sampled_discrete_gaussian_divergence,
     sampled_gaussian_divergence,
     skellam_divergence,
 )
@@ -180,6 +182,44 @@ def test_a_discrete_gaussian_loss_covers_the_true_one(
     charged = at(DiscreteGaussianEvent(scale, shift), order)
 
     assert exact <= charged * (1 + 1e-12)
+
+
+@pytest.mark.parametrize("removed", [False, True])
+@pytest.mark.parametrize("order", [1.25, 2, 2.6, 8])
+@pytest.mark.parametrize("sampling_rate", [0.01, 0.3, 0.9])
+@pytest.mark.parametrize(("scale", "shift"), [(0.6, 1), (1, 1), (3, 4), (10, 7)])
+def test_a_sampled_discrete_gaussian_loss_covers_the_true_one(
+    scale: float, shift: int, sampling_rate: float, order: float, removed: bool
+) -> None:
+    exact = sampled_discrete_gaussian_divergence(
+        sampling_rate, scale, shift, order, removed=removed
+    )
+
+    charged = at(PoissonDiscreteGaussianEvent(sampling_rate, scale / shift), order)
+
+    assert exact <= charged * (1 + 1e-12)
+
+
+@pytest.mark.parametrize("order", [2, 5, 12])
+def test_a_sampled_discrete_gaussian_loss_is_the_true_one_at_whole_orders(order: int) -> None:
+    exact = sampled_discrete_gaussian_divergence(0.2, 3, 4, order)
+
+    charged = at(PoissonDiscreteGaussianEvent(0.2, 0.75), order)
+
+    assert charged == pytest.approx(exact, rel=1e-11)
+    assert charged == pytest.approx(at(PoissonGaussianEvent(0.2, 0.75), order), rel=1e-11)
+
+
+def test_sampled_whole_noise_costs_hardly_more_than_sampled_floats() -> None:
+    whole = epsilon_bound(ORDERS, 1000 * rdp_of(PoissonDiscreteGaussianEvent(0.01, 1.1)), 1e-5)
+    floats = epsilon_bound(ORDERS, 1000 * rdp_of(PoissonGaussianEvent(0.01, 1.1)), 1e-5)
+
+    assert floats.value < whole.value < 1.01 * floats.value
+
+
+@pytest.mark.parametrize(("rate", "expected"), [(0, np.zeros(len(ORDERS))), (1, ORDERS / 18)])
+def test_whole_noise_under_no_coin_or_a_sure_one(rate: float, expected: Any) -> None:
+    assert rdp_of(PoissonDiscreteGaussianEvent(rate, 3)) == pytest.approx(expected)
 
 
 def test_skellam_noise_of_a_fine_scale_costs_what_gaussian_noise_costs() -> None:

@@ -28,6 +28,7 @@ __all__ = [
     "FixedSizeGaussianEvent",
     "GaussianEvent",
     "MatrixEvent",
+    "PoissonDiscreteGaussianEvent",
     "PoissonGaussianEvent",
     "Sampling",
     "SkellamEvent",
@@ -140,6 +141,24 @@ class PoissonGaussianEvent(Event):
     noise_multiplier: float
 
     kind = "poisson-gaussian"
+    sampling = Sampling.POISSON
+    adjacencies = frozenset({Adjacency.ZERO_OUT, Adjacency.ADD_OR_REMOVE})
+    _checks = MappingProxyType({"sampling_rate": fraction, "noise_multiplier": positive})
+
+
+@dataclass(frozen=True, slots=True)
+class PoissonDiscreteGaussianEvent(Event):
+    """Discrete Gaussian noise on the sum of those vectors of integers that secret coins picked.
+
+    Attributes:
+        sampling_rate: the chance of each to take part, 0 to 1.
+        noise_multiplier: scale of the noise divided by the bound of one vector's L2 norm.
+    """
+
+    sampling_rate: float
+    noise_multiplier: float
+
+    kind = "poisson-discrete-gaussian"
     sampling = Sampling.POISSON
     adjacencies = frozenset({Adjacency.ZERO_OUT, Adjacency.ADD_OR_REMOVE})
     _checks = MappingProxyType({"sampling_rate": fraction, "noise_multiplier": positive})
@@ -294,6 +313,7 @@ _KINDS: Final[Mapping[str, type[Event]]] = MappingProxyType(
         for each in (
             GaussianEvent,
             PoissonGaussianEvent,
+            PoissonDiscreteGaussianEvent,
             FixedSizeGaussianEvent,
             DiscreteGaussianEvent,
             SkellamEvent,

@@ -21,11 +21,17 @@ from kumiai.privacy.events import (
     FixedSizeGaussianEvent,
     GaussianEvent,
     MatrixEvent,
+    PoissonDiscreteGaussianEvent,
     PoissonGaussianEvent,
     SkellamEvent,
     TreeEvent,
 )
-from kumiai.privacy.subsampling import by_lines, fixed_size_log_moments, poisson_log_moments
+from kumiai.privacy.subsampling import (
+    by_lines,
+    fixed_size_log_moments,
+    poisson_log_moments,
+    poisson_whole_log_moments,
+)
 
 __all__ = [
     "DEFAULT_ORDERS",
@@ -140,7 +146,8 @@ def _tree_squares(event: TreeEvent) -> int:
 
 @lru_cache(maxsize=_CACHED_CURVES)
 def _curve(event: Event, orders: tuple[float, ...]) -> Floats:
-    is_free = isinstance(event, PoissonGaussianEvent) and event.sampling_rate == 0
+    sampled = PoissonGaussianEvent | PoissonDiscreteGaussianEvent
+    is_free = isinstance(event, sampled) and event.sampling_rate == 0
     with np.errstate(all="ignore"):
         curve = _computed(event, np.array(orders))
     # What is too small for a float is not free, and no number is no bound.
@@ -151,13 +158,19 @@ def _curve(event: Event, orders: tuple[float, ...]) -> Floats:
 
 def _computed(event: Event, orders: Floats) -> Floats:
     match event:
-        case PoissonGaussianEvent(sampling_rate=0):
+        case PoissonGaussianEvent(sampling_rate=0) | PoissonDiscreteGaussianEvent(sampling_rate=0):
             return np.zeros_like(orders)
-        case PoissonGaussianEvent(sampling_rate=1, noise_multiplier=z):
+        case (
+            PoissonGaussianEvent(sampling_rate=1, noise_multiplier=z)
+            | PoissonDiscreteGaussianEvent(sampling_rate=1, noise_multiplier=z)
+        ):
             return _of_gaussian(orders, z)
         case PoissonGaussianEvent(sampling_rate=q, noise_multiplier=z):
             # Sampling only mixes with what shows nothing, so it never costs more than none.
             moments = poisson_log_moments(orders, q, z) / (orders - 1)
+            return np.minimum(moments, _of_gaussian(orders, z))
+        case PoissonDiscreteGaussianEvent(sampling_rate=q, noise_multiplier=z):
+            moments = poisson_whole_log_moments(orders, q, z) / (orders - 1)
             return np.minimum(moments, _of_gaussian(orders, z))
         case FixedSizeGaussianEvent(noise_multiplier=z):
             z /= event.sensitivity_factor

@@ -24,7 +24,12 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["by_lines", "fixed_size_log_moments", "poisson_log_moments"]
+__all__ = [
+    "by_lines",
+    "fixed_size_log_moments",
+    "poisson_log_moments",
+    "poisson_whole_log_moments",
+]
 
 Floats = NDArray[np.float64]
 
@@ -60,6 +65,28 @@ def poisson_log_moments(orders: Floats, q: float, s: float) -> Floats:
         ]
         moments[~is_integrated] = by_lines(orders[~is_integrated], lambda a: _poisson_at(a, q, s))
     return moments
+
+
+def poisson_whole_log_moments(orders: Floats, q: float, s: float) -> Floats:
+    """Return a bound of K for each order where discrete Gaussian noise moves by integers.
+
+    With P the noise on a grid of integers and Q the same moved by a vector of integers v, the sum
+
+        E over P of (Q/P)^k = exp(k (k - 1) |v|^2 / (2 s^2)) (sum of P's weights around k v) / (sum)
+
+    has the last ratio 1, because k v lies on the grid: at whole orders K is that of the sampled
+    Gaussian mechanism, exactly; between, the line lies above. The other direction is never greater,
+    because x -> v - x exchanges P and Q (theorem 5 of the source asks for no more).
+
+    Args:
+        orders: each > 1.
+        q: greater than 0, less than 1.
+        s: greater than 0.
+
+    Source: Mironov, Talwar, Zhang 2019, sections 3.1 and 3.3; Canonne, Kamath, Steinke 2020.
+    """
+    with np.errstate(all="ignore"):
+        return by_lines(orders, lambda a: _poisson_at(a, q, s))
 
 
 def fixed_size_log_moments(orders: Floats, q: float, s: float) -> Floats:
