@@ -75,6 +75,10 @@ def greet(connection: socket.socket) -> None:
     connection.sendall(b"hello")
 
 
+def looked_at(host: str = "h", port: int = 1, *, ca: Path = Path("ca.crt")) -> handshake._Server:
+    return handshake._Server(host, port, ca, timeout_seconds=1.0, settle_seconds=1.0)
+
+
 def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         return listener.getsockname()[1]
@@ -176,12 +180,12 @@ def test_no_host_at_all_is_told(
 
 
 def test_an_unreachable_network_is_told() -> None:
-    text = handshake._explain_connection(
-        OSError(errno.ENETUNREACH, "Network is unreachable"), "h", "[h]:1"
-    )
+    error = OSError(errno.ENETUNREACH, "Network is unreachable")
+
+    text = handshake._explain_connection(error, looked_at("::2"))
 
     assert text == (
-        "[h]:1 cannot be reached (Network is unreachable); check the address and the network"
+        "[::2]:1 cannot be reached (Network is unreachable); check the address and the network"
     )
 
 
@@ -314,9 +318,7 @@ def test_a_server_that_is_gone_at_the_second_look_is_still_explained(
     texts = {}
     for code in (62, 64, 10, 9, 20, 26):
         error.verify_code, error.verify_message = code, "a message"
-        texts[code] = handshake._explain_server_certificate(
-            error, "h", "h:1", ca=client.ca, certificate=None
-        )
+        texts[code] = handshake._explain_server_certificate(error, looked_at(ca=client.ca), None)
 
     assert "but for no host at all;" in texts[62]
     assert texts[64] == texts[62]
@@ -343,9 +345,7 @@ def test_every_fault_of_a_servers_certificate_has_its_sentence(
     error.verify_message = "a message"
 
     for error.verify_code in codes:
-        text = handshake._explain_server_certificate(
-            error, "h", "h:1", ca=client.ca, certificate=None
-        )
+        text = handshake._explain_server_certificate(error, looked_at(ca=client.ca), None)
         assert said in text, error.verify_code
 
 
@@ -465,7 +465,7 @@ def test_the_last_port_is_one(client: IssuedCertificate) -> None:
 
 
 def test_fetching_a_certificate_from_nobody_gives_none() -> None:
-    assert handshake._fetch_certificate("127.0.0.1", free_port(), 1.0) is None
+    assert handshake._fetch_certificate(looked_at("127.0.0.1", free_port())) is None
 
 
 def test_a_certificate_without_readable_hosts_names_none(
@@ -572,7 +572,7 @@ def test_every_alert_has_its_sentence(reason: str, said: str) -> None:
     error = ssl.SSLError(1, "text")
     error.reason = reason
 
-    text = str(handshake._diagnose_refusal(error, "h:1"))
+    text = str(handshake._diagnose_refusal(error, looked_at()))
 
     assert said in text
     assert "h:1" in text
@@ -622,7 +622,7 @@ def test_a_connection_that_is_reset_after_the_handshake_counts_as_hung_up() -> N
         def recv(self, size_bytes: int) -> bytes:
             raise ConnectionResetError
 
-    error = handshake._diagnose_silence(ResetConnection(), "h:1", 1.0)  # type: ignore[arg-type]
+    error = handshake._diagnose_silence(ResetConnection(), looked_at())  # type: ignore[arg-type]
 
     assert isinstance(error, CertificateError)
 
@@ -704,7 +704,7 @@ def test_a_refused_certificate_is_told_from_what_may_pass(
     error = ssl.SSLError(1, "text")
     error.reason = reason
 
-    assert type(handshake._diagnose_refusal(error, "h:1")) is kind
+    assert type(handshake._diagnose_refusal(error, looked_at())) is kind
 
 
 def test_a_certificate_at_fault_is_a_certificate_error(

@@ -11,7 +11,7 @@ For people and `kumiai doctor`, never for deciding whom to trust. Blocks on the 
 import errno
 import socket
 import ssl
-from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -144,80 +144,81 @@ def diagnose_handshake(  # noqa: PLR0917 - as above
         that trying again may help; ``ConfigError`` where host and port are no address;
         ``NotFoundError`` or ``StorageError`` where a file of one's own cannot be read.
     """
-    at = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    server = _Server(host, port, ca, timeout_seconds, settle_seconds)
     if not host or not 1 <= port <= _PORT_MAX:
-        return _no_address(at)
+        return _no_address(server)
     try:
         context = client_context(cert, key, ca)
     except KumiaiError as error:
         return error
     context.set_alpn_protocols(list(_PROTOCOLS))
+    found = _diagnose_connection(context, server)
+    # gRPC refuses a certificate by hanging up without an alert. So does a server that is just
+    # being stopped, but not twice.
+    if isinstance(found, _SilentRefusalError):
+        return _diagnose_connection(context, server)
+    return found
 
-    def attempt() -> KumiaiError | None:
-        with connect(context, host, port, timeout_seconds) as secure:
-            return _diagnose_tls(
-                secure,
-                host,
-                at,
-                ca=ca,
-                settle_seconds=settle_seconds,
-                fetch=lambda: _fetch_certificate(host, port, timeout_seconds),
-            )
 
-    try:
-        found = attempt()
-        # gRPC refuses a certificate by hanging up without an alert. So does a server that is
-        # just being stopped, but not twice.
-        return attempt() if isinstance(found, _SilentRefusalError) else found
-    except TimeoutError:
-        return TransportError(
-            f"nothing answered at {at} within {timeout_seconds:g} s; check the address, "
-            "and that no firewall is in between"
-        )
-    except OSError as error:
-        return TransportError(_explain_connection(error, host, at))
-    except ValueError:
-        # A label too long for the DNS, for one.
-        return _no_address(at)
+@dataclass(frozen=True, slots=True)
+class _Server:
+    """Who is looked at, and how; see `diagnose_handshake`."""
+
+    host: str
+    port: int
+    ca: Path
+    timeout_seconds: float
+    settle_seconds: float
+
+    @property
+    def at(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
 class _SilentRefusalError(CertificateError):
     """The server hung up where it would have judged our certificate; asking again is worth it."""
 
 
-def _diagnose_tls(
-    secure: ssl.SSLSocket,
-    host: str,
-    at: str,
-    *,
-    ca: Path,
-    settle_seconds: float,
-    fetch: Callable[[], x509.Certificate | None],
-) -> KumiaiError | None:
+def _diagnose_connection(context: ssl.SSLContext, server: _Server) -> KumiaiError | None:
     try:
-        secure.do_handshake()
-        return _diagnose_silence(secure, at, settle_seconds)
-    except ssl.SSLCertVerificationError as error:
-        return CertificateError(
-            _explain_server_certificate(error, host, at, ca=ca, certificate=fetch())
-        )
-    except (ssl.SSLEOFError, ConnectionError):
-        return TransportError(
-            f"the server at {at} hung up in the handshake without a reason; it was stopping, "
-            "too many connections come from your address, or something in between has no server "
-            "to pass this on to"
-        )
-    except ssl.SSLError as error:
-        return _diagnose_refusal(error, at)
+        with connect(context, server.host, server.port, server.timeout_seconds) as secure:
+            return _diagnose_tls(secure, server)
     except TimeoutError:
         return TransportError(
-            f"the server at {at} took the connection but did not answer in TLS; "
+            f"nothing answered at {server.at} within {server.timeout_seconds:g} s; check the "
+            "address, and that no firewall is in between"
+        )
+    except OSError as error:
+        return TransportError(_explain_connection(error, server))
+    except ValueError:
+        # A label too long for the DNS, for one.
+        return _no_address(server)
+
+
+def _diagnose_tls(secure: ssl.SSLSocket, server: _Server) -> KumiaiError | None:
+    try:
+        secure.do_handshake()
+        return _diagnose_silence(secure, server)
+    except ssl.SSLCertVerificationError as error:
+        certificate = _fetch_certificate(server)
+        return CertificateError(_explain_server_certificate(error, server, certificate))
+    except (ssl.SSLEOFError, ConnectionError):
+        return TransportError(
+            f"the server at {server.at} hung up in the handshake without a reason; it was "
+            "stopping, too many connections come from your address, or something in between has "
+            "no server to pass this on to"
+        )
+    except ssl.SSLError as error:
+        return _diagnose_refusal(error, server)
+    except TimeoutError:
+        return TransportError(
+            f"the server at {server.at} took the connection but did not answer in TLS; "
             "check the port, and whether the server is overloaded"
         )
 
 
-def _diagnose_silence(secure: ssl.SSLSocket, at: str, settle_seconds: float) -> KumiaiError | None:
-    secure.settimeout(settle_seconds)
+def _diagnose_silence(secure: ssl.SSLSocket, server: _Server) -> KumiaiError | None:
+    secure.settimeout(server.settle_seconds)
     try:
         answer = secure.recv(1)
     except TimeoutError:
@@ -227,35 +228,30 @@ def _diagnose_silence(secure: ssl.SSLSocket, at: str, settle_seconds: float) -> 
     if answer:
         return None
     return _SilentRefusalError(
-        f"the server at {at} hung up after the handshake without a reason; most likely it does "
-        "not accept your certificate: use one that this federation issued, and compare the "
+        f"the server at {server.at} hung up after the handshake without a reason; most likely it "
+        "does not accept your certificate: use one that this federation issued, and compare the "
         "clocks of both machines"
     )
 
 
-def _explain_connection(error: OSError, host: str, at: str) -> str:
+def _explain_connection(error: OSError, server: _Server) -> str:
     if isinstance(error, socket.gaierror):
-        return f"the name {host!r} has no address; check its spelling and this machine's DNS"
+        return f"the name {server.host!r} has no address; check its spelling and this machine's DNS"
     if error.errno == errno.ECONNREFUSED:
-        return f"nothing listens at {at}; start the coordinator there, or check the port"
-    return f"{at} cannot be reached ({error.strerror}); check the address and the network"
+        return f"nothing listens at {server.at}; start the coordinator there, or check the port"
+    return f"{server.at} cannot be reached ({error.strerror}); check the address and the network"
 
 
-def _no_address(at: str) -> KumiaiError:
+def _no_address(server: _Server) -> KumiaiError:
     return ConfigError(
-        f"server must be a DNS name or IP address with a port up to {_PORT_MAX}, got {at}"
+        f"server must be a DNS name or IP address with a port up to {_PORT_MAX}, got {server.at}"
     )
 
 
 def _explain_server_certificate(
-    error: ssl.SSLCertVerificationError,
-    host: str,
-    at: str,
-    *,
-    ca: Path,
-    certificate: x509.Certificate | None,
+    error: ssl.SSLCertVerificationError, server: _Server, certificate: x509.Certificate | None
 ) -> str:
-    code = error.verify_code
+    code, at, host = error.verify_code, server.at, server.host
     if code in _WRONG_HOST:
         return (
             f"the certificate of the server at {at} is not for {host!r} but for "
@@ -264,7 +260,7 @@ def _explain_server_certificate(
     if code in _UNKNOWN_AUTHORITY:
         return (
             f"the certificate of the server at {at} is of another authority than the one in "
-            f"{ca}; use the ca.crt of this federation, or check that this is its coordinator"
+            f"{server.ca}; use the ca.crt of this federation, or check that this is its coordinator"
         )
     if code in _EXPIRED:
         return (
@@ -282,21 +278,21 @@ def _explain_server_certificate(
     )
 
 
-def _diagnose_refusal(error: ssl.SSLError, at: str) -> KumiaiError:
+def _diagnose_refusal(error: ssl.SSLError, server: _Server) -> KumiaiError:
     reason = error.reason or "UNKNOWN"
     for ending, text in _REFUSALS.items():
         if reason.endswith(ending):
-            return CertificateError(text.format(at=at))
+            return CertificateError(text.format(at=server.at))
     for ending, text in _MISFITS.items():
         if reason.endswith(ending):
-            return TransportError(text.format(at=at))
+            return TransportError(text.format(at=server.at))
     return TransportError(
-        f"the TLS handshake with {at} failed ({reason.lower().replace('_', ' ')}); "
+        f"the TLS handshake with {server.at} failed ({reason.lower().replace('_', ' ')}); "
         "check that this is a coordinator of your version"
     )
 
 
-def _fetch_certificate(host: str, port: int, timeout_seconds: float) -> x509.Certificate | None:
+def _fetch_certificate(server: _Server) -> x509.Certificate | None:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     # Unverified on purpose: the certificate is quoted in a sentence and the connection closed;
@@ -305,7 +301,10 @@ def _fetch_certificate(host: str, port: int, timeout_seconds: float) -> x509.Cer
     context.verify_mode = ssl.CERT_NONE
     context.set_alpn_protocols(list(_PROTOCOLS))
     try:
-        with connect(context, host, port, timeout_seconds, server_name=host) as secure:
+        host = server.host
+        with connect(
+            context, host, server.port, server.timeout_seconds, server_name=host
+        ) as secure:
             secure.do_handshake()
             return certificate_of(secure.getpeercert(binary_form=True) or b"")
     except (OSError, CertificateError):
