@@ -232,10 +232,14 @@ async def test_a_client_that_is_revoked_amid_a_round_drops_out_and_the_round_end
 
     async with federation.http() as http:
         events = (await http.get(f"/api/v1/runs/{run_id}/events")).json()["events"]
+        found = (await http.get("/api/v1/audit", params={"outcome": "refused"})).json()
+    refused = found["entries"]
     assert run["state"] == "finished"
     dropped = [event for event in events if event["kind"] == "train_failed"]
     assert [event["client_id"] for event in dropped] == ["site-2"]
     assert "must not be revoked" in dropped[0]["text"]
+    assert [entry["detail"]["refusal"] for entry in refused] == ["revoked"]
+    assert (refused[0]["act"], refused[0]["actor"]["name"]) == ("authentication.refused", "site-2")
 
 
 async def test_a_renewed_certificate_that_is_refused_leaves_the_session_as_it_is(
@@ -294,7 +298,7 @@ async def test_an_authority_that_is_no_longer_trusted_lets_nobody_in_over_open_c
     context = client_context(issued.cert, issued.key, own_ca)
 
     async with httpx.AsyncClient(
-        base_url=f"https://localhost:{federation.server.http_port}", verify=context
+        base_url=f"https://localhost:{federation.server.http_port}", verify=context, timeout=60
     ) as http:
 
         async def status() -> int:

@@ -4,14 +4,16 @@ import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
 
 from kumiai.core.clock import SystemClock
-from kumiai.core.errors import CertificateError
+from kumiai.core.errors import CertificateError, DeniedError
 from kumiai.identity import IssuedCertificate, Role, SiteIssuer, identity_of
-from kumiai.identity.keys import new_key, private_pem_of
+from kumiai.identity.keys import new_key, private_key_of, private_pem_of
+from kumiai.identity.requests import new_request
 from kumiai.node.client import joining
 from kumiai.node.client.joining import JoinToken
 from kumiai.node.wire import kumiai_pb2 as pb
@@ -124,6 +126,59 @@ async def test_what_happens_to_a_site_stands_in_the_audit_log(federation: Federa
     }
     assert {each["subject"] for each in told.values()} == {"site/cleveland"}
     assert told["site.joined"]["detail"] == {"serial": f"{certificate.identity.serial:x}"}
+
+
+async def refused_in(federation: Federation) -> list[dict[str, Any]]:
+    """Return the refusals that the audit log tells of."""
+    async with federation.http() as http:
+        found = (await http.get("/api/v1/audit", params={"outcome": "refused"})).json()
+    entries: list[dict[str, Any]] = found["entries"]
+    return entries
+
+
+async def test_an_invitation_that_is_used_again_has_an_entry_in_the_audit_log(
+    federation: Federation,
+) -> None:
+    assert federation.server is not None
+    async with federation.http() as http:
+        made = (await http.post("/api/v1/sites/cleveland/invite", json={})).json()
+    address = f"localhost:{federation.server.http_port}"
+    token = JoinToken(address, bytes.fromhex(made["fingerprint"]), made["secret"])
+    await asyncio.to_thread(joining.join, token, federation.folder / "cleveland")
+
+    with pytest.raises(DeniedError, match="must be used once, got another key"):
+        await asyncio.to_thread(joining.join, token, federation.folder / "thief")
+
+    (entry,) = await eventually(lambda: refused_in(federation))
+    assert (entry["act"], entry["detail"]["refusal"]) == ("authentication.refused", "bad-enrolment")
+    assert (entry["detail"]["call"], entry["actor"]["address"]) == (
+        "POST /api/v1/join",
+        "127.0.0.1",
+    )
+
+
+async def test_a_renewal_with_another_sites_key_is_refused_and_stands_in_the_audit_log(
+    federation: Federation,
+) -> None:
+    victim = await joined(federation, "budapest")
+    thief = await joined(federation, "cleveland")
+    assert federation.server is not None
+    tls = TlsFiles(certificate=thief.cert, key=thief.key, ca=thief.ca)
+    request = new_request(private_key_of(victim.key.read_bytes(), "key")).decode()
+
+    async with open_channel(f"localhost:{federation.server.port}", tls) as channel:
+        call = channel.stream_stream(ATTACH)()
+        hello = pb.Hello(protocol_version=PROTOCOL_VERSION, instance_id="i", apps=["counting"])
+        await call.write(pb.ClientMessage(hello=hello).SerializeToString())
+        wanted = pb.CertificateRequest(request=request)
+        await call.write(pb.ClientMessage(renewal=wanted).SerializeToString())
+        messages = [pb.ServerMessage.FromString(await call.read()) for _ in range(2)]
+
+    assert messages[1].renewed.chain == ""
+    assert "got one that another site's certificate holds" in messages[1].renewed.reason
+    (entry,) = await refused_in(federation)
+    assert entry["detail"]["refusal"] == "bad-enrolment"
+    assert (entry["actor"]["role"], entry["actor"]["name"]) == ("client", "cleveland")
 
 
 async def test_certificates_are_renewed_amid_a_run_and_no_round_is_lost(
