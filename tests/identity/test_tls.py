@@ -403,7 +403,7 @@ async def test_an_event_loops_connection_is_refused_as_well(
 
         authority.revoke("coordinator")
 
-        async with httpx.AsyncClient(verify=context, trust_env=False) as http:
+        async with httpx.AsyncClient(verify=context, trust_env=False, timeout=60) as http:
             with pytest.raises(CertificateError, match="must not be revoked"):
                 await http.get(url)
     assert b"".join(heard) == b""

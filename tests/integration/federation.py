@@ -139,7 +139,7 @@ class Federation:
         return httpx.AsyncClient(
             base_url=f"https://localhost:{self.server.http_port}",
             verify=client_context(issued.cert, issued.key, issued.ca),
-            timeout=30,
+            timeout=60,
         )
 
     async def submit(self, job: Mapping[str, Any], app: App) -> str:

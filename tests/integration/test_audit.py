@@ -84,7 +84,7 @@ async def test_who_is_refused_is_told_once_and_then_counted(federation: Federati
     assert federation.server is not None
     stranger = ssl.create_default_context(cafile=federation.certificates["coordinator"].ca)
     url = f"https://localhost:{federation.server.http_port}"
-    async with httpx.AsyncClient(base_url=url, verify=stranger) as http:
+    async with httpx.AsyncClient(base_url=url, verify=stranger, timeout=60) as http:
         for _ in range(5):
             assert (await http.get("/api/v1/runs")).status_code == 403
 

@@ -143,7 +143,7 @@ async def test_a_token_that_has_ended_and_one_that_wants_too_much_are_told_of_at
     assert federation.server is not None
     context = ssl.create_default_context(cafile=federation.certificates["coordinator"].ca)
     url = f"https://localhost:{federation.server.http_port}"
-    async with httpx.AsyncClient(base_url=url, verify=context) as http:
+    async with httpx.AsyncClient(base_url=url, verify=context, timeout=60) as http:
         for token, path in ((made["token"], "/api/v1/runs"), (good["token"], "/api/v1/sites")):
             answer = await http.get(path, headers={"Authorization": f"Bearer {token}"})
             assert answer.status_code == 403, answer.text
@@ -251,7 +251,7 @@ async def test_what_the_tls_library_refuses_at_the_http_port_has_an_entry_of_its
     url = f"https://localhost:{federation.server.http_port}/api/v1/runs"
     tls = client_context(files.certificate, files.key, files.ca)
 
-    async with httpx.AsyncClient(verify=tls) as http:
+    async with httpx.AsyncClient(verify=tls, timeout=60) as http:
         with pytest.raises(httpx.TransportError):
             await http.get(url)
 
@@ -287,7 +287,7 @@ async def test_without_a_certificate_there_is_no_session_and_nothing_to_read(
                 await wire.unary_unary(PUT)(b"")
     context = ssl.create_default_context(cafile=ca)
     url = f"https://localhost:{federation.server.http_port}"
-    async with httpx.AsyncClient(base_url=url, verify=context) as http:
+    async with httpx.AsyncClient(base_url=url, verify=context, timeout=60) as http:
         answer = await http.get("/api/v1/runs")
 
     assert caught.value.code() == grpc.StatusCode.UNAVAILABLE

@@ -276,7 +276,9 @@ async def metrics(platform: Platform) -> dict[str, float]:
     """Return what Prometheus would see, by series."""
     folder = platform.processes.folder.path / "operator"
     context = client_context(folder / "operator.crt", folder / "operator.key", folder / "ca.crt")
-    async with httpx.AsyncClient(base_url=platform.processes.url, verify=context) as http:
+    async with httpx.AsyncClient(
+        base_url=platform.processes.url, verify=context, timeout=60
+    ) as http:
         page = (await http.get("/metrics")).raise_for_status().text
     lines = [line.rsplit(" ", 1) for line in page.splitlines() if not line.startswith("#")]
     return {name: float(value) for name, value in lines}

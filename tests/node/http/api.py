@@ -143,7 +143,10 @@ class RunningApi:
         name = "" if issued is None else str(issued.cert)
         if name not in self.clients:
             self.clients[name] = httpx.AsyncClient(
-                base_url=self.url, verify=self.certificates.context(issued), trust_env=False
+                base_url=self.url,
+                verify=self.certificates.context(issued),
+                trust_env=False,
+                timeout=60,  # a busy machine is no failure
             )
         return self.clients[name]
 

@@ -163,7 +163,7 @@ async def test_tls_1_2_ends_in_the_handshake_and_tls_1_3_does_not(
 
 
 async def test_plain_http_gets_no_answer(api: RunningApi) -> None:
-    async with httpx.AsyncClient(trust_env=False) as client:
+    async with httpx.AsyncClient(trust_env=False, timeout=60) as client:
         with pytest.raises(httpx.TransportError):
             await client.get(api.url.replace("https://", "http://") + "/healthz")
 

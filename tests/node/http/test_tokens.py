@@ -36,6 +36,7 @@ def bearer(api: RunningApi, token: str) -> httpx.AsyncClient:
         base_url=api.url,
         verify=bearer_context(api.certificates.coordinator.ca),
         trust_env=False,
+        timeout=60,
         headers={"Authorization": f"Bearer {token}"},
     )
     api.clients[token] = client
