@@ -269,6 +269,48 @@ async def test_a_coordinator_that_starts_again_goes_on_with_the_parts(
     np.testing.assert_allclose((await federation.model(run_id))["w"], mean, atol=1e-4)
 
 
+async def test_a_site_that_lies_in_round_after_round_is_named_and_left_out_of_the_run(
+    federation: Federation,
+) -> None:
+    await federation.start_clients(6)
+    let_lie(federation, "site-5", one_off)
+    run_id = await federation.submit(
+        hidden_job(
+            run={"rounds": 14},
+            cohort={"size": 6, "grace_seconds": 60},
+            secure_aggregation={"colluders": 1, "clip": 16.0},
+        ),
+        study.app,
+    )
+
+    async def told(path: str) -> Any:
+        async with federation.http() as http:
+            return (await http.get(f"/api/v1/{path}")).json()
+
+    async def named() -> list[Any]:
+        events = (await told(f"runs/{run_id}/events?limit=1000"))["events"]
+        return [each for each in events if each["kind"] == "client_suspected"]
+
+    await eventually(named, lambda found: len(found) == 1, seconds=120)
+    assert federation.server is not None
+    await federation.server.stop()
+    await federation.start()
+    await federation.wait_for(run_id, seconds=120)
+
+    (suspected,) = await named()
+    assert suspected["client_id"] == "site-5"
+    before, after = suspected["round"], suspected["round"] + 1
+    rounds = (await told(f"runs/{run_id}/rounds"))["rounds"]
+    # The whole, the half with the liar, the other half; then nobody lies any more.
+    assert {(each["attempt"], each["reports"]) for each in rounds[1:before]} == {(3, 3)}
+    assert {each["reports"] for each in rounds[after + 1 :]} == {5}
+    (entry,) = (await told("audit?act=client.excluded"))["entries"]
+    assert (entry["actor"]["name"], entry["subject"]) == ("site-5", f"run/{run_id}")
+    explained = await told(f"runs/{run_id}/explain")
+    assert explained["hidden"]["suspects"] == ["site-5"]
+    assert any(line.startswith("left out of the run: site-5: ") for line in explained["lines"])
+
+
 async def test_a_wrong_sum_of_few_ends_the_run_without_a_model(federation: Federation) -> None:
     await federation.start_clients(4)
     let_lie(federation, "site-2", one_off)

@@ -11,6 +11,7 @@ from kumiai.storage import (
     ClientExclusion,
     DatabaseManager,
     SecureRoundRepository,
+    Suspicion,
     UpdateInbox,
 )
 from tests.storage.leading import TTL_SECONDS, Leading, request_of
@@ -212,21 +213,47 @@ async def test_reports_that_are_in_a_sum_stay_when_the_round_goes_on_in_parts(
     assert states == {"a": "reported", "b": "cancelled", "c": "assigned"}
 
 
-async def test_a_group_is_blamed_once(leading: Leading, database: DatabaseManager) -> None:
+async def test_groups_are_blamed_once_with_what_follows_for_single_clients(
+    leading: Leading, database: DatabaseManager
+) -> None:
     trail = Trail()
     secure = SecureRoundRepository(database, trail=trail)
     await leading.open()
+    groups = {("a", "b"): "entry of a, b", ("c", "d"): None}
+    suspicions = [
+        Suspicion("a", is_suspect=True, entry="entry of a"),
+        Suspicion("x", is_suspect=False),
+    ]
 
     for _ in range(2):
-        await secure.blame(leading.lease, 1, ["a", "b"], "entry")
-    await secure.blame(leading.lease, 1, ["c"])
+        await secure.blame(leading.lease, 1, groups, suspicions=suspicions)
     with pytest.raises(FencedError):
-        await secure.blame(replace(leading.lease, epoch=0), 1, ["d"])
+        await secure.blame(replace(leading.lease, epoch=0), 1, {("e",): None})
 
-    events = [each for each in await leading.runs.events("run-a") if each.kind == "sum_refused"]
-    assert [each.data for each in events] == [{"clients": ["a", "b"]}, {"clients": ["c"]}]
+    events = [each for each in await leading.runs.events("run-a") if "sum" in each.text]
+    assert [(each.kind, each.client_id, each.round, each.level) for each in events] == [
+        ("sum_refused", None, 1, "error"),
+        ("sum_refused", None, 1, "error"),
+        ("client_suspected", "a", 1, "error"),
+        ("client_cleared", "x", 1, "warning"),
+    ]
+    assert [each.data for each in events[:2]] == [{"clients": ["a", "b"]}, {"clients": ["c", "d"]}]
     assert events[0].text.startswith("a, b are left out of the sum: one of them has uploaded")
-    assert trail.entries == ["entry"]
+    assert events[2].text.startswith("a is left out of the run: it was in its wrong sums")
+    assert events[3].text == "x takes part again: sums were wrong without it"
+    assert trail.entries == ["entry of a, b", "entry of a"]
+    assert await secure.wrong_groups("run-a") == [("a", "b"), ("c", "d")]
+    assert await secure.wrong_groups("run-b") == []
+
+
+async def test_of_wrong_groups_the_newest_sixty_four_are_remembered(
+    leading: Leading, secure: SecureRoundRepository
+) -> None:
+    await leading.open()
+    for number in range(66):
+        await secure.blame(leading.lease, 1, {(f"a-{number}",): None})
+
+    assert await secure.wrong_groups("run-a") == [(f"a-{number}",) for number in range(2, 66)]
 
 
 async def test_a_published_round_is_not_restarted(leading: Leading) -> None:

@@ -30,7 +30,7 @@ TABLES = {
     "revoke_token": {"api_tokens"},
     "note_token_use": {"api_tokens"},
     "renew_lease": {"runs"},
-    "blame_group": {"runs", "events"},
+    "blame_groups": {"runs", "events"},
     "charge_budget": {"runs", "budget_entries", "budget_head", "budget_counts"},
     "seal_budget": {"runs", "budget_entries", "budget_head"},
     "set_budget": {"budget_entries", "budget_head", "budget_limits"},

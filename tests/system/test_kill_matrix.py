@@ -131,7 +131,7 @@ OUTSIDE_OF_A_ROUND = {
     "tests/storage/test_transaction_kills.py": {
         # A leader stays leader, and tells whose sum was wrong.
         "storage.renew_lease.commit",
-        "storage.blame_group.commit",
+        "storage.blame_groups.commit",
         # People describe, enter and delete; each is one transaction.
         "storage.update_run.commit",
         "storage.delete_run.commit",

@@ -8,13 +8,14 @@ whose members are left out of this round's result and reported.
 
 No group is ever smaller than the minimum, so that no sum tells more than one of that many clients.
 A client that is in a failing group again and again, with other clients each time, is the cheat:
-`suspects` counts that.
+`suspects` finds it.
 
-Source: group testing (Dorfman 1943), with a floor under the groups.
+Source: group testing (Dorfman 1943), with a floor under the groups; suspects by the smallest
+hitting sets (Reiter 1987, diagnosis from first principles).
 """
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
 from kumiai.secagg.descriptor import SURVIVORS_LEAST
@@ -22,7 +23,7 @@ from kumiai.secagg.descriptor import SURVIVORS_LEAST
 __all__ = ["plan_rerun", "rerun_groups", "suspects"]
 
 _ORDER_DOMAIN: Final = b"kumiai/secagg/rerun/v1/"
-_FAILURES_LEAST: Final = 2
+_LIARS_MAX: Final = 3
 
 
 def plan_rerun(clients: Sequence[str], *, minimum_size: int) -> tuple[tuple[str, ...], ...]:
@@ -73,18 +74,56 @@ def rerun_groups(
     return tuple(tuple(sorted(group)) for group in groups)
 
 
-def suspects(failed_groups: Iterable[Sequence[str]]) -> Mapping[str, int]:
-    """Return who was in how many of the smallest groups that failed, the most often first.
+def suspects(wrong_groups: Iterable[Collection[str]]) -> frozenset[str]:
+    """Return who must have lied, if no more clients did than it takes to explain the wrong sums.
+
+    At least one of each group has lied, so the liars are a set that has somebody of every group.
+    Of these sets the smallest are the explanations, and a suspect is in all of them. So one liar
+    can bring nobody else under suspicion, and several can do so only to fewer than they are
+    themselves, and only as long as they leave the others' groups alone: a wrong sum that the
+    suspects do not explain clears them.
 
     Args:
-        failed_groups: those that `plan_rerun` gave no groups for, of many rounds.
+        wrong_groups: the smallest groups whose sum was wrong, of many rounds.
 
     Returns:
-        Only clients that were in two or more: once may be the neighbour's fault.
+        Nobody while several explanations are as good, or while each needs more than three liars.
     """
-    counts: dict[str, int] = {}
-    for group in failed_groups:
+    groups_of: dict[str, int] = {}
+    count = 0
+    for group in set(map(frozenset, wrong_groups)):
         for client in group:
-            counts[client] = counts.get(client, 0) + 1
-    often = [(client, count) for client, count in counts.items() if count >= _FAILURES_LEAST]
-    return dict(sorted(often, key=lambda each: (-each[1], each[0])))
+            groups_of[client] = groups_of.get(client, 0) | 1 << count
+        count += 1
+    for size in range(1, _LIARS_MAX + 1):
+        shared = _shared(_explanations((1 << count) - 1, size, groups_of))
+        if shared is not None:
+            return shared
+    return frozenset()
+
+
+def _shared(explanations: Iterable[frozenset[str]]) -> frozenset[str] | None:
+    """Return who is in all of them; ``None``: there are none."""
+    shared: frozenset[str] | None = None
+    for each in explanations:
+        shared = each if shared is None else shared & each
+        if not shared:
+            break
+    return shared
+
+
+def _explanations(
+    unexplained: int, size: int, groups_of: Mapping[str, int]
+) -> Iterator[frozenset[str]]:
+    """Yield the sets of at most so many clients that have somebody of each group, some often."""
+    if not unexplained:
+        yield frozenset()
+        return
+    if size == 0:
+        return
+    # One of them must be in as many groups as falls to each, so the others need no look.
+    least = -(-unexplained.bit_count() // size)
+    for client, groups in groups_of.items():
+        if (groups & unexplained).bit_count() >= least:
+            for others in _explanations(unexplained & ~groups, size - 1, groups_of):
+                yield others | {client}

@@ -107,6 +107,7 @@ from kumiai.storage.secure_rounds import (
     SecureRoundRecord,
     SecureRoundRepository,
     SecureRoundState,
+    Suspicion,
 )
 from kumiai.storage.tables import ClientRegistration, FLModel, TrainingSession
 from kumiai.storage.tokens import APITokenRecord, APITokenRepository, NewAPIToken
@@ -239,6 +240,7 @@ __all__ = [
     "StoreFullError",
     "StoreSize",
     "StoredBlob",
+    "Suspicion",
     "SweepReport",
     "SweptStore",
     "Target",

@@ -5,7 +5,7 @@ it stood, and says to a client nothing but what it said before. Nothing here is 
 coordinator, and nothing here tells it an update.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
@@ -22,15 +22,24 @@ from kumiai.storage.rows import add_event_row, clean, parsed, table_of, upsert
 from kumiai.storage.secure_tables import SecureRecordRow, SecureRoundRow
 from kumiai.storage.tables import Event, clock_sql
 
-__all__ = ["ClientExclusion", "SecureRoundRecord", "SecureRoundRepository", "SecureRoundState"]
+__all__ = [
+    "ClientExclusion",
+    "SecureRoundRecord",
+    "SecureRoundRepository",
+    "SecureRoundState",
+    "Suspicion",
+]
 
 _EVENTS = table_of(Event)
 _ROUNDS = table_of(SecureRoundRow)
 _RECORDS = table_of(SecureRecordRow)
 
 _RESULTS_KEPT: Final = 64
+_WRONG_GROUPS_MAX: Final = 64
 _EXCLUDED: Final = "client_excluded"
 _REFUSED: Final = "sum_refused"
+_SUSPECTED: Final = "client_suspected"
+_CLEARED: Final = "client_cleared"
 
 SecureRoundState = Literal["open", "done", "aborted", "wrong"]
 """``wrong``: a sum was shown, and it was not that of what its clients had committed to."""
@@ -64,6 +73,20 @@ class ClientExclusion:
 
     client_id: str
     reason: str
+    entry: Any = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Suspicion:
+    """That the wrong sums of a run point to a client now, or no longer do.
+
+    Attributes:
+        is_suspect: whether it is left out of the run from now on, or takes part again.
+        entry: of the audit log, written with it; ``None``: none is kept.
+    """
+
+    client_id: str
+    is_suspect: bool
     entry: Any = field(default=None, repr=False)
 
 
@@ -131,6 +154,18 @@ class SecureRoundRepository:
         async with self._database.reading() as connection:
             rows = (await connection.execute(statement)).all()
         return {row.client_id: orjson.loads(row.data_json)["reason"] for row in rows}
+
+    async def wrong_groups(self, run_id: str) -> list[tuple[str, ...]]:
+        """Return the newest groups whose sum was wrong and that nobody could split, 64 at most."""
+        statement = (
+            select(_EVENTS.c.data_json)
+            .where(_EVENTS.c.run_id == run_id, _EVENTS.c.kind == _REFUSED)
+            .order_by(_EVENTS.c.seq.desc())
+            .limit(_WRONG_GROUPS_MAX)
+        )
+        async with self._database.reading() as connection:
+            found = (await connection.execute(statement)).scalars().all()
+        return [tuple(orjson.loads(each)["clients"]) for each in reversed(found)]
 
     async def open(
         self,
@@ -212,45 +247,89 @@ class SecureRoundRepository:
         self,
         lease: Lease,
         round: int,  # noqa: A002 - the glossary's word
-        clients: Sequence[str],
-        entry: Any = None,
+        groups: Mapping[tuple[str, ...], Any],
+        *,
+        suspicions: Sequence[Suspicion] = (),
     ) -> None:
-        """Tell that clients are left out of a round's sum, one of which has lied; twice is once.
+        """Tell that groups are left out of a round's sum, one of each has lied; twice is once.
 
         Args:
             lease: held.
             round: of the run.
-            clients: whose sum was wrong.
-            entry: of the audit log, written with it; ``None``: none is kept.
+            groups: whose sums were wrong, each with its entry of the audit log, which is written
+                with it; ``None``: none is kept.
+            suspicions: what follows from them for single clients.
 
         Raises:
             FencedError: another leads.
         """
+        async with self._database.transaction("blame_groups") as connection:
+            await fence(connection, lease)
+            told = [
+                await self._refuse(connection, lease.run_id, round, clients, entry)
+                for clients, entry in groups.items()
+            ]
+            for suspicion in suspicions if any(told) else ():
+                await self._suspect(connection, lease.run_id, round, suspicion)
+
+    async def _refuse(
+        self,
+        connection: AsyncConnection,
+        run_id: str,
+        round: int,  # noqa: A002 - the glossary's word
+        clients: tuple[str, ...],
+        entry: Any,
+    ) -> bool:
+        """Tell that a group is left out; return whether that is news."""
         text = (
             f"{', '.join(clients)} are left out of the sum: one of them has uploaded something "
             "else than it had committed to"
         )
         told = select(_EVENTS.c.seq).where(
-            _EVENTS.c.run_id == lease.run_id,
+            _EVENTS.c.run_id == run_id,
             _EVENTS.c.round == round,
             _EVENTS.c.kind == _REFUSED,
             _EVENTS.c.text == clean(text),
         )
-        async with self._database.transaction("blame_group") as connection:
-            await fence(connection, lease)
-            if (await connection.execute(told)).first() is not None:
-                return
-            await add_event_row(
-                connection,
-                lease.run_id,
-                kind=_REFUSED,
-                text=text,
-                level="error",
-                round=round,
-                data={"clients": list(clients)},
-            )
-            if entry is not None:
-                await self._trail.append(connection, entry)
+        if (await connection.execute(told)).first() is not None:
+            return False
+        await add_event_row(
+            connection,
+            run_id,
+            kind=_REFUSED,
+            text=text,
+            level="error",
+            round=round,
+            data={"clients": list(clients)},
+        )
+        if entry is not None:
+            await self._trail.append(connection, entry)
+        return True
+
+    async def _suspect(
+        self,
+        connection: AsyncConnection,
+        run_id: str,
+        round: int,  # noqa: A002 - the glossary's word
+        suspicion: Suspicion,
+    ) -> None:
+        client, is_suspect = suspicion.client_id, suspicion.is_suspect
+        text = (
+            f"{client} is left out of the run: it was in its wrong sums, whoever else was in them"
+            if is_suspect
+            else f"{client} takes part again: sums were wrong without it"
+        )
+        await add_event_row(
+            connection,
+            run_id,
+            kind=_SUSPECTED if is_suspect else _CLEARED,
+            text=text,
+            level="error" if is_suspect else "warning",
+            round=round,
+            client_id=client,
+        )
+        if suspicion.entry is not None:
+            await self._trail.append(connection, suspicion.entry)
 
     async def _exclude(
         self, connection: AsyncConnection, attempt: SecureRoundRecord, exclusion: ClientExclusion

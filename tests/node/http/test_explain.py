@@ -195,6 +195,15 @@ def test_a_hidden_round_tells_its_phase_who_is_awaited_and_who_was_left_out() ->
     assert view.hidden.excluded == {"d": "revealed a wrong share of 'a'"}
 
 
+def test_whoever_must_have_lied_is_named_in_every_round_of_the_run() -> None:
+    view = explain(facts(hidden=HiddenRound(1, "done", suspects=("e", "f"))))
+
+    named = [line for line in view.lines if line.startswith("left out of the run: ")]
+    assert [line.split(":")[1] for line in named] == [" e", " f"]
+    assert view.hidden is not None
+    assert view.hidden.suspects == ["e", "f"]
+
+
 def test_a_hidden_round_that_waits_for_many_names_twenty() -> None:
     many = tuple(f"site-{number:02}" for number in range(25))
     told = facts(hidden=HiddenRound(1, "open", None, Standing(ServerPhase.SHARING, many, ())))

@@ -27,6 +27,7 @@ from kumiai.storage import (
     NewInvitation,
     SecureRoundRepository,
     SiteCertificate,
+    Suspicion,
 )
 from kumiai.storage.cache.draining import DrainSettings, OutboxDrain
 from kumiai.storage.cache.epoch import EpochKeeper
@@ -118,7 +119,10 @@ async def _renew(database: DatabaseManager) -> None:
 
 
 async def _blame(database: DatabaseManager) -> None:
-    await SecureRoundRepository(database).blame(await _lease(database), 1, ["a", "b"])
+    suspicions = [Suspicion("a", is_suspect=True)]
+    await SecureRoundRepository(database).blame(
+        await _lease(database), 1, {("a", "b"): None, ("c",): None}, suspicions=suspicions
+    )
 
 
 async def _charge(database: DatabaseManager) -> None:
@@ -188,7 +192,7 @@ ACTS: Final[Mapping[str, Act]] = {
     "revoke_token": lambda database: APITokenRepository(database).revoke("old", by="ann"),
     "note_token_use": lambda database: APITokenRepository(database).note_use("old"),
     "renew_lease": _renew,
-    "blame_group": _blame,
+    "blame_groups": _blame,
     "charge_budget": _charge,
     "seal_budget": _seal,
     "set_budget": lambda database: BudgetRepository(database).set_limit(budget_for(9), by="ann"),

@@ -68,6 +68,7 @@ class Act(StrEnum):
     CLIENT_ATTACHED = "client.attached"
     CLIENT_DETACHED = "client.detached"
     CLIENT_EXCLUDED = "client.excluded"
+    CLIENT_READMITTED = "client.readmitted"
     COORDINATOR_STARTED = "coordinator.started"
     COORDINATOR_STOPPED = "coordinator.stopped"
     MODEL_DELETED = "model.deleted"

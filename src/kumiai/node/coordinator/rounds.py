@@ -160,10 +160,14 @@ class RunDriver:
             payer=new_payer(self._engine.budgets, self._lease, job),
         )
 
-    def _available(self, app: str) -> list[str]:
-        """Return who is attached and can do what this run asks for."""
+    def _available(self, app: str, suspects: Collection[str]) -> list[str]:
+        """Return who is attached, can do what this run asks for and is not left out of it."""
         available = list(self._engine.directory.available(app))
-        return available if self._secure is None else self._secure.able(available)
+        able = available if self._secure is None else self._secure.able(available)
+        return [client for client in able if client not in suspects]
+
+    async def _suspects(self) -> frozenset[str]:
+        return frozenset() if self._secure is None else await self._secure.suspects()
 
     async def _drive_rounds(self, run: RunRecord, job: JobSpec) -> None:
         while True:
@@ -186,7 +190,9 @@ class RunDriver:
 
     async def _open(self, run: RunRecord, job: JobSpec, previous: RoundRecord) -> None:
         number = previous.round + 1
-        available = await self._wait_for_clients(run, job, await self._expected(job, previous))
+        available = await self._wait_for_clients(
+            run, job, await self._expected(job, previous), await self._suspects()
+        )
         self._has_opened = True
         target = job.cohort.size or len(available)
         wanted = math.ceil(target * (1 + job.cohort.over_selection))
@@ -223,7 +229,11 @@ class RunDriver:
         return {each.client_id for each in assignments if each.kind == "train"}
 
     async def _wait_for_clients(
-        self, run: RunRecord, job: JobSpec, expected: Collection[str]
+        self,
+        run: RunRecord,
+        job: JobSpec,
+        expected: Collection[str],
+        suspects: Collection[str],
     ) -> list[str]:
         """Return the clients that offer the study, once there are enough of them.
 
@@ -231,14 +241,15 @@ class RunDriver:
         of clients is enough, then patience ends the run.
         """
         cohort, began, has_told = job.cohort, self._engine.clock.monotonic(), False
-        wanted = max(cohort.min_clients, cohort.size or 1, len(expected))
+        expected = set(expected).difference(suspects)
+        wanted = max(cohort.min_clients, (cohort.size or 1) - len(suspects), len(expected))
         enough = max(cohort.min_clients, cohort.quorum(cohort.size or 1))
         while True:
-            available = self._available(run.app)
+            available = self._available(run.app, suspects)
             waited = self._engine.clock.monotonic() - began
             is_patient = waited < cohort.grace_seconds
             if len(available) >= (wanted if is_patient else enough) and not (
-                is_patient and set(expected).difference(available)
+                is_patient and expected.difference(available)
             ):
                 return available
             if waited >= cohort.patience_seconds:

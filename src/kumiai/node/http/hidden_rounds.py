@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from kumiai.node.wire import kumiai_pb2 as pb
-from kumiai.secagg import RoundDescriptor, Standing, standing_of
+from kumiai.secagg import RoundDescriptor, Standing, standing_of, suspects
 from kumiai.storage import SecureRoundRepository, SecureRoundState
 
 __all__ = ["HiddenRound", "find_hidden_round", "hidden_lines"]
@@ -36,6 +36,7 @@ class HiddenRound:
         reason: why it ended without a sum.
         standing: where it stands, while it goes on.
         excluded: who was left out, in this attempt or an earlier one, with the reason.
+        suspects: whom the run's wrong sums point to, and who are left out of it.
     """
 
     attempt: int
@@ -43,6 +44,7 @@ class HiddenRound:
     reason: str | None = None
     standing: Standing | None = None
     excluded: Mapping[str, str] = field(default_factory=dict)
+    suspects: tuple[str, ...] = ()
 
 
 async def find_hidden_round(
@@ -68,6 +70,7 @@ async def find_hidden_round(
         attempt.reason,
         standing,
         await secure.exclusions(run_id, round_number),
+        tuple(sorted(suspects(await secure.wrong_groups(run_id)))),
     )
 
 
@@ -83,6 +86,11 @@ def hidden_lines(hidden: HiddenRound) -> Iterator[str]:
         yield f"{head}: ended without a sum: {hidden.reason}"
     for client, reason in sorted(hidden.excluded.items()):
         yield f"left out of the sum: {client}: {reason}"
+    for client in hidden.suspects:
+        yield (
+            f"left out of the run: {client}: sums that it was in were wrong, whoever else was in "
+            "them; it uploads something else than it commits to"
+        )
 
 
 def _listed(names: tuple[str, ...]) -> str:

@@ -355,6 +355,7 @@ class HiddenRoundView(_View):
     awaited: list[str]
     answered: list[str]
     excluded: dict[str, str]
+    suspects: list[str]
 
     @classmethod
     def of(cls, hidden: HiddenRound) -> Self:
@@ -367,6 +368,7 @@ class HiddenRoundView(_View):
             awaited=[] if standing is None else list(standing.awaited),
             answered=[] if standing is None else list(standing.answered),
             excluded=dict(hidden.excluded),
+            suspects=list(hidden.suspects),
         )
 
 

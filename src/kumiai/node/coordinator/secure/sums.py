@@ -3,7 +3,8 @@
 import secrets
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from types import MappingProxyType
+from typing import Final, Protocol
 
 import numpy as np
 
@@ -33,12 +34,14 @@ from kumiai.secagg import (
     UpdateProofs,
     Verifier,
     server_machine,
+    suspects,
 )
-from kumiai.storage import Lease, RoundRecord, SecureRoundRecord
+from kumiai.storage import Lease, RoundRecord, SecureRoundRecord, Suspicion
 
 __all__ = ["OwnKey", "SecureSums", "VouchedMember", "VouchedMembers"]
 
 ROUND_ID_BYTES = 16
+_EVEN: Final[Mapping[str, int]] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,21 +142,43 @@ class SecureSums:
         """
         return rerun_of(await self._ended(run_id, round_number))
 
-    async def blame(self, lease: Lease, current: RoundRecord, group: Sequence[str]) -> None:
-        """Tell once that a group is left out of a round's sum, since one of it must have lied.
+    async def blame(
+        self, lease: Lease, current: RoundRecord, groups: Sequence[tuple[str, ...]]
+    ) -> None:
+        """Tell once which groups are left out of a round's sum, since one of each must have lied.
+
+        Whoever must have lied in the run's wrong sums so far is left out of it from now on.
 
         Raises:
             FencedError: another leads.
             StorageError: nothing was told.
         """
-        entry = NewEntry(
-            Act.SUM_REFUSED,
-            Actor(Role.COORDINATOR.value, lease.leader),
-            subject_of("run", current.run_id),
-            AuditOutcome.REFUSED,
-            {"round": current.round, "clients": len(group)},
-        )
-        await self._parts.repository.blame(lease, current.round, group, entry)
+        entries = {
+            group: NewEntry(
+                Act.SUM_REFUSED,
+                Actor(Role.COORDINATOR.value, lease.leader),
+                subject_of("run", current.run_id),
+                AuditOutcome.REFUSED,
+                {"round": current.round, "clients": len(group)},
+            )
+            for group in groups
+        }
+        known = await self._parts.repository.wrong_groups(current.run_id)
+        before = await self._parts.in_worker(suspects, known)
+        after = await self._parts.in_worker(suspects, [*known, *groups])
+        suspicions = [
+            _suspicion(current, name, is_suspect=name in after) for name in sorted(before ^ after)
+        ]
+        await self._parts.repository.blame(lease, current.round, entries, suspicions=suspicions)
+
+    async def suspects(self, run_id: str) -> frozenset[str]:
+        """Return whom the wrong sums of a run point to; they are left out of its rounds.
+
+        Raises:
+            StorageError: the sums cannot be read.
+        """
+        groups = await self._parts.repository.wrong_groups(run_id)
+        return await self._parts.in_worker(suspects, groups)
 
     async def skip(self, lease: Lease, current: RoundRecord, reason: str) -> None:
         """End the present attempt before it begins.
@@ -198,6 +223,7 @@ class SecureSums:
         *,
         clients: Collection[str],
         rerun: Rerun | None = None,
+        scales: Mapping[str, int] = _EVEN,
     ) -> SecureRoundRecord:
         """Begin the present attempt of a round.
 
@@ -207,6 +233,7 @@ class SecureSums:
             current: the round, collecting.
             clients: who was asked, and is attached.
             rerun: of which this attempt is a part.
+            scales: what each client's update counts by its age; none: all count the same.
 
         Raises:
             ConfigError: these clients are too few, or the job does not fit them.
@@ -218,7 +245,10 @@ class SecureSums:
         descriptor = new_descriptor(
             job,
             RoundNames(lease.run_id, current.round, secrets.token_bytes(ROUND_ID_BYTES)),
-            roster=[Member(each.name, each.verification_key) for each in members.values()],
+            roster=[
+                Member(each.name, each.verification_key, scales.get(each.name, 1))
+                for each in members.values()
+            ],
             coordinator=Member(own.name, own.verification_key),
             dimension=dimension_of((await self._facts.get(lease.run_id)).layout),
             min_reports=min(current.min_reports, len(members)),
@@ -302,6 +332,18 @@ class SecureSums:
 
 def _descriptor_of(attempt: SecureRoundRecord) -> RoundDescriptor:
     return RoundDescriptor.decode(pb.SecureOpening.FromString(attempt.opening).descriptor)
+
+
+def _suspicion(current: RoundRecord, client: str, *, is_suspect: bool) -> Suspicion:
+    reason = "in wrong sums, whoever else was in them" if is_suspect else "sums were wrong without"
+    entry = NewEntry(
+        Act.CLIENT_EXCLUDED if is_suspect else Act.CLIENT_READMITTED,
+        Actor(Role.CLIENT.value, client),
+        subject_of("run", current.run_id),
+        AuditOutcome.REFUSED if is_suspect else AuditOutcome.DONE,
+        {"round": current.round, "reason": reason},
+    )
+    return Suspicion(client, is_suspect, entry)
 
 
 def _added(outcomes: Sequence[Outcome]) -> Outcome:
