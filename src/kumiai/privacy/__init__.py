@@ -31,6 +31,7 @@ from kumiai.privacy.records import RecordSum, l2_norm_max_in_steps
 from kumiai.privacy.results import Method, PrivacySpent, PrivacyUnit
 from kumiai.privacy.sampler import skellam_again
 from kumiai.privacy.tight import tight_epsilon
+from kumiai.privacy.training import PrivateTraining, TrainingStep, TrainingTerms
 
 __all__ = [
     "DEFAULT_ORDERS",
@@ -54,11 +55,14 @@ __all__ = [
     "PrivacyHistory",
     "PrivacySpent",
     "PrivacyUnit",
+    "PrivateTraining",
     "RDPAccountant",
     "RecordSum",
     "Sampling",
     "SkellamEvent",
     "SkellamShares",
+    "TrainingStep",
+    "TrainingTerms",
     "TreeEvent",
     "calibrate_noise",
     "delta_of",
