@@ -12,6 +12,7 @@ from kumiai.core.ids import verify_name
 from kumiai.node.study.context import Context
 from kumiai.node.study.outcome import Evaluation, Update
 from kumiai.node.study.site import Site
+from kumiai.privacy import PrivateTraining, TrainingTerms
 
 __all__ = [
     "App",
@@ -131,6 +132,11 @@ class App:
         return self._function("gradients")
 
     @property
+    def has_gradients(self) -> bool:
+        """Whether the study gives each record's gradient."""
+        return "gradients" in self._functions
+
+    @property
     def evaluate_function(self) -> EvaluateFunction | None:
         """The function that evaluates; ``None`` if the study has none."""
         return self._functions.get("evaluate")
@@ -154,11 +160,12 @@ class App:
         seed: int = 0,
         report: Callable[[float, str], None] | None = None,
         cancelled: Callable[[], bool] | None = None,
+        privacy: TrainingTerms | None = None,
     ) -> Context:
         """Return the context of one task at ``site``; its arguments are those of ``Context``.
 
         The client process and the simulation use it, and so can a notebook or a test:
-        ``train(weights, app.context("hospital-a"))``.
+        ``train(weights, app.context("hospital-a"))``. ``privacy`` is how to train privately.
         """
         place = Site(site) if isinstance(site, str) else site
         return Context(
@@ -170,6 +177,7 @@ class App:
             seed=seed,
             report=report,
             cancelled=cancelled,
+            privacy=None if privacy is None else PrivateTraining(privacy),
         )
 
     def data_of(self, site: Site) -> Any:

@@ -9,6 +9,7 @@ import numpy as np
 
 from kumiai.node.study.errors import TaskCancelledError
 from kumiai.node.study.site import Site
+from kumiai.privacy import PrivateTraining
 
 __all__ = ["TEXT_LENGTH_MAX", "Context"]
 
@@ -26,6 +27,7 @@ class Context:
         "_cancelled",
         "_config",
         "_load_data",
+        "_privacy",
         "_report",
         "_rng",
         "_round",
@@ -45,6 +47,7 @@ class Context:
         seed: int = 0,
         report: Callable[[float, str], None] | None = None,
         cancelled: Callable[[], bool] | None = None,
+        privacy: PrivateTraining | None = None,
     ) -> None:
         """Build the context of one task; ``App.context`` does it with the app's own data.
 
@@ -59,6 +62,7 @@ class Context:
                 thread. ``None``: nobody listens.
             cancelled: says whether the task was withdrawn; called in the study's
                 thread. ``None``: it never is.
+            privacy: the steps of a training whose noise is added here; ``None``: it has none.
         """
         self._site = site
         self._load_data = load_data
@@ -68,6 +72,7 @@ class Context:
         self._seed = seed
         self._report = report
         self._cancelled = cancelled
+        self._privacy = privacy
         self._rng = np.random.Generator(np.random.PCG64(seed))
 
     @property
@@ -119,6 +124,14 @@ class Context:
     def rng(self) -> np.random.Generator:
         """A generator seeded with ``seed`` (PCG64); one stream for the whole task."""
         return self._rng
+
+    @property
+    def privacy(self) -> PrivateTraining | None:
+        """The steps by which to train, clipped and noised; ``None`` where no noise is added here.
+
+        A job with ``noise = "local"`` sets it. An update that was not made by them never leaves.
+        """
+        return self._privacy
 
     @property
     def cancelled(self) -> bool:

@@ -22,6 +22,7 @@ from kumiai.node.study.app import App
 from kumiai.node.study.context import Context
 from kumiai.node.study.errors import StudyError, TaskCancelledError
 from kumiai.node.study.outcome import Evaluation, Update, verify_arrays
+from kumiai.privacy import PrivateTraining
 
 __all__ = [
     "ERROR_TEXT_LENGTH_MAX",
@@ -72,6 +73,10 @@ def initial_model(
 def run_train(app: App, weights: NamedArrays, context: Context) -> Update:
     """Let the study train, and return its update if it fits the model.
 
+    Where the task asks for private training (``context.privacy``), a study that gives each record's
+    gradient is trained by them here, and any other has to train by the steps of its context. Then
+    nothing is told beside the weights: one example, no metrics.
+
     Args:
         app: the study.
         weights: the model; it is copied, so that the study may write and the caller keeps it.
@@ -81,11 +86,28 @@ def run_train(app: App, weights: NamedArrays, context: Context) -> Update:
         The update: full weights, contiguous, in the order of ``weights``.
 
     Raises:
-        StudyError: the study raised, or returned something that is no ``Update``.
+        StudyError: the study raised, or returned something that is no ``Update``, or was to train
+            privately and did not.
         UpdateRejectedError: an array is missing, unknown or of another shape or dtype.
         TaskCancelledError: the study stopped because the task was withdrawn.
         ConfigError: the app has no ``train`` function.
     """
+    training = context.privacy
+    if training is None:
+        return _trained(app, weights, context)
+    if app.has_gradients:
+        return Update(_descended(app, weights, context, training), 1)
+    update = _trained(app, weights, context)
+    if training.taken == 0:
+        raise StudyError(
+            f"train of app {app.name!r} must train by the steps of context.privacy, which the job "
+            "asks for, got none taken: use kumiai.train_privately, or give each record's gradient "
+            "under @app.gradients"
+        )
+    return Update(update.weights, 1)
+
+
+def _trained(app: App, weights: NamedArrays, context: Context) -> Update:
     given = {name: np.array(array, order="C") for name, array in weights.items()}
     update = _returned(
         app, "train", _call(app, "train", app.train_function, given, context), Update
@@ -97,6 +119,38 @@ def run_train(app: App, weights: NamedArrays, context: Context) -> Update:
     return replace(
         update, weights={name: np.asarray(update.weights[name], order="C") for name in weights}
     )
+
+
+def _descended(
+    app: App, weights: NamedArrays, context: Context, training: PrivateTraining
+) -> dict[str, np.ndarray[Any, Any]]:
+    """Return the model after private descent along the study's gradients."""
+    layout = layout_of(weights)
+    moved = np.zeros(sum(math.prod(each.shape) for each in layout.values()))
+    now = {name: np.array(array, order="C") for name, array in weights.items()}
+    for step in training.steps(moved.size):
+        context.check_cancelled()
+        # Every record's gradient is computed in each step, whether its coin picks it or not: what
+        # a record adds depends on no other one, and how long a step takes on none.
+        for rows in run_gradients(app, now, context):
+            step.add(rows[step.picked(len(rows))])
+        moved -= training.terms.learning_rate * step.mean()
+        with np.errstate(over="ignore"):
+            now = _moved(weights, moved)
+    return now
+
+
+def _moved(weights: NamedArrays, moved: NDArray[np.float64]) -> dict[str, np.ndarray[Any, Any]]:
+    places, at = {}, 0
+    for name in sorted(weights):
+        places[name] = slice(at, at + weights[name].size)
+        at += weights[name].size
+    return {
+        name: np.asarray(array + moved[places[name]].reshape(array.shape)).astype(array.dtype)
+        if array.dtype == BFLOAT16 or array.dtype.kind == "f"
+        else np.array(array)  # integers have no gradient, and shall have no noise
+        for name, array in weights.items()
+    }
 
 
 def run_gradients(
