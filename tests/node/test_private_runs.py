@@ -76,6 +76,19 @@ def test_records_move_the_model_by_their_clip_and_noise_lies_on_it(verification:
     assert moved.std() == pytest.approx(expected * bound, rel=0.06)
 
 
+@pytest.mark.parametrize(("privacy", "noise"), [(RECORD, 3.0 * 2.0 / 200), (CLIENT, 0.5 * 2.0 / 4)])
+def test_noise_lies_on_a_sum_that_a_shared_key_hides(
+    privacy: Mapping[str, Any], noise: float
+) -> None:
+    asked = job(privacy, mode="paillier", key_bits=2048)
+
+    moved = moved_of(asked)
+
+    bound = 1 + 0.5 * math.sqrt(SIZE) * plan_of(asked, asked.privacy, SIZE).terms.step / 2.0
+    assert moved.mean() == pytest.approx(-2 / math.sqrt(SIZE), abs=10 * noise / math.sqrt(SIZE))
+    assert moved.std() == pytest.approx(noise * math.sqrt(4 / 2) * bound, rel=0.06)
+
+
 def test_clients_move_the_model_by_their_clip_and_noise_lies_on_it() -> None:
     asked = job(CLIENT)
 
