@@ -153,10 +153,16 @@ class Advertisement:
 
 
 @dataclass(frozen=True, slots=True)
-class Advertisements:
-    """All advertisements, as their clients signed them, by the clients' names."""
+class _Relayed:
+    """What clients said, handed on as they signed it."""
 
     envelopes: tuple[bytes, ...]
+
+
+class Advertisements(_Relayed):
+    """All advertisements, as their clients signed them, by the clients' names."""
+
+    __slots__ = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,11 +173,10 @@ class NonceReveal:
     seen: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class NonceReveals:
+class NonceReveals(_Relayed):
     """All nonces, as their clients signed them."""
 
-    envelopes: tuple[bytes, ...]
+    __slots__ = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -279,11 +284,10 @@ class Agreement:
     digest: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Agreements:
+class Agreements(_Relayed):
     """The clients' agreements, as they signed them."""
 
-    envelopes: tuple[bytes, ...]
+    __slots__ = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -408,11 +412,10 @@ class EncryptedSum:
     sum_digest: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Confirmations:
+class Confirmations(_Relayed):
     """A quorum's confirmations of one decrypted sum, as they signed them."""
 
-    envelopes: tuple[bytes, ...]
+    __slots__ = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -484,91 +487,63 @@ _REVEALED: Final[Codec[RevealedShare]] = record(
     salt=fixed(32, "salt"),
 )
 
+
+def _body(kind: type[T], /, **fields: Codec[Any]) -> tuple[type[T], Codec[T]]:
+    return kind, record(kind, **fields)
+
+
 CODECS: Final[dict[Kind, tuple[type[Any], Codec[Any]]]] = {
-    Kind.ADVERTISEMENT: (
+    Kind.ADVERTISEMENT: _body(
         Advertisement,
-        record(
-            Advertisement,
-            mask_key=fixed(32, "mask_key"),
-            channel_key=fixed(32, "channel_key"),
-            nonce_digest=blob(32, "nonce_digest"),
-        ),
+        mask_key=fixed(32, "mask_key"),
+        channel_key=fixed(32, "channel_key"),
+        nonce_digest=blob(32, "nonce_digest"),
     ),
-    Kind.ADVERTISEMENTS: (Advertisements, record(Advertisements, envelopes=_envelopes)),
-    Kind.NONCE_REVEAL: (
-        NonceReveal,
-        record(NonceReveal, nonce=fixed(32, "nonce"), seen=_digest),
-    ),
-    Kind.NONCE_REVEALS: (NonceReveals, record(NonceReveals, envelopes=_envelopes)),
-    Kind.KEY_SHARES: (
-        KeyShares,
-        record(KeyShares, root=_digest, self_mask_digest=_digest, seen=_digest),
-    ),
-    Kind.DELIVERIES: (
+    Kind.ADVERTISEMENTS: _body(Advertisements, envelopes=_envelopes),
+    Kind.NONCE_REVEAL: _body(NonceReveal, nonce=fixed(32, "nonce"), seen=_digest),
+    Kind.NONCE_REVEALS: _body(NonceReveals, envelopes=_envelopes),
+    Kind.KEY_SHARES: _body(KeyShares, root=_digest, self_mask_digest=_digest, seen=_digest),
+    Kind.DELIVERIES: _body(
         Deliveries,
-        record(
-            Deliveries,
-            sharers=increasing(_index, CLIENT_COUNT_MAX, "sharers"),
-            deliveries=many(_DELIVERY, CLIENT_COUNT_MAX, "deliveries"),
-        ),
+        sharers=increasing(_index, CLIENT_COUNT_MAX, "sharers"),
+        deliveries=many(_DELIVERY, CLIENT_COUNT_MAX, "deliveries"),
     ),
-    Kind.MASKED_INPUT: (
+    Kind.MASKED_INPUT: _body(
         MaskedInput,
-        record(
-            MaskedInput,
-            vector_digest=_digest,
-            vector_size_bytes=number(8, "vector_size_bytes"),
-            weight=number(4, "weight", least=1),
-            commitments=blob(_BODY_SIZE_MAX, "commitments"),
-            proof_digest=blob(32, "proof_digest"),
-            complaints=increasing(_index, CLIENT_COUNT_MAX, "complaints"),
-        ),
+        vector_digest=_digest,
+        vector_size_bytes=number(8, "vector_size_bytes"),
+        weight=number(4, "weight", least=1),
+        commitments=blob(_BODY_SIZE_MAX, "commitments"),
+        proof_digest=blob(32, "proof_digest"),
+        complaints=increasing(_index, CLIENT_COUNT_MAX, "complaints"),
     ),
-    Kind.SURVIVORS: (
+    Kind.SURVIVORS: _body(
         Survivors,
-        record(
-            Survivors,
-            entries=increasing(
-                SURVIVOR, CLIENT_COUNT_MAX, "survivors", key=lambda entry: entry.index
-            ),
-        ),
+        entries=increasing(SURVIVOR, CLIENT_COUNT_MAX, "survivors", key=lambda entry: entry.index),
     ),
-    Kind.AGREEMENT: (Agreement, record(Agreement, digest=_digest)),
-    Kind.AGREEMENTS: (Agreements, record(Agreements, envelopes=_envelopes)),
-    Kind.UNMASKING: (
+    Kind.AGREEMENT: _body(Agreement, digest=_digest),
+    Kind.AGREEMENTS: _body(Agreements, envelopes=_envelopes),
+    Kind.UNMASKING: _body(
         Unmasking,
-        record(
-            Unmasking,
-            shares=increasing(
-                _REVEALED, CLIENT_COUNT_MAX, "shares", key=lambda share: share.author
-            ),
-        ),
+        shares=increasing(_REVEALED, CLIENT_COUNT_MAX, "shares", key=lambda share: share.author),
     ),
-    Kind.RESULT: (Result, record(Result, inputs=_envelopes, sum_digest=_digest)),
-    Kind.CONFIRMATION: (
-        Confirmation,
-        record(Confirmation, digest=_digest, is_right=choice((True, False), "is_right")),
+    Kind.RESULT: _body(Result, inputs=_envelopes, sum_digest=_digest),
+    Kind.CONFIRMATION: _body(
+        Confirmation, digest=_digest, is_right=choice((True, False), "is_right")
     ),
-    Kind.RECEIPT_ISSUE: (ReceiptIssue, record(ReceiptIssue, receipt=blob(1 << 24, "receipt"))),
-    Kind.ABANDONMENT: (Abandonment, record(Abandonment, reason=text(1024, "reason"))),
-    Kind.KEY_DEAL: (
-        KeyDeal,
-        record(KeyDeal, public_key=blob(_KEY_COPY_SIZE_MAX, "public key"), seen=_digest),
-    ),
-    Kind.KEY_DELIVERY: (
+    Kind.RECEIPT_ISSUE: _body(ReceiptIssue, receipt=blob(1 << 24, "receipt")),
+    Kind.ABANDONMENT: _body(Abandonment, reason=text(1024, "reason")),
+    Kind.KEY_DEAL: _body(KeyDeal, public_key=blob(_KEY_COPY_SIZE_MAX, "public key"), seen=_digest),
+    Kind.KEY_DELIVERY: _body(
         KeyDelivery,
-        record(
-            KeyDelivery,
-            envelope=blob(2 * _KEY_COPY_SIZE_MAX, "envelope"),
-            sealed=blob(_KEY_COPY_SIZE_MAX, "sealed key"),
-        ),
+        envelope=blob(2 * _KEY_COPY_SIZE_MAX, "envelope"),
+        sealed=blob(_KEY_COPY_SIZE_MAX, "sealed key"),
     ),
-    Kind.ENCRYPTED_SUM: (
-        EncryptedSum,
-        record(EncryptedSum, agreements=_envelopes, inputs=_envelopes, sum_digest=_digest),
+    Kind.ENCRYPTED_SUM: _body(
+        EncryptedSum, agreements=_envelopes, inputs=_envelopes, sum_digest=_digest
     ),
-    Kind.CONFIRMATIONS: (Confirmations, record(Confirmations, envelopes=_envelopes)),
-    Kind.OPENING: (Opening, record(Opening, sum_digest=_digest)),
+    Kind.CONFIRMATIONS: _body(Confirmations, envelopes=_envelopes),
+    Kind.OPENING: _body(Opening, sum_digest=_digest),
 }
 _KINDS: Final = {kind_of_body: kind for kind, (kind_of_body, _) in CODECS.items()}
 
