@@ -34,6 +34,11 @@ class Heart:
             context.report(step / 20)
         return km.Update(weights, len(y), {"mean_error": np.abs(error).mean()})
 
+    def gradients(self, weights, context):  # of each patient, for private_patients.py
+        x, y, _, _ = context.data
+        error = self.probability(weights, x) - y
+        return {"weight": error[:, None] * x, "bias": error[:, None]}
+
     def evaluate(self, weights, context):
         _, _, x, y = context.data
         right = (self.probability(weights, x) > 0.5) == y
@@ -47,12 +52,14 @@ class Heart:
 
 
 app = km.App("heart-hospitals", study=Heart)
+sites = {
+    name: {"site": name} for name in ["cleveland", "budapest", "zurich_basel", "long_beach_va"]
+}
 
 if __name__ == "__main__":
-    hospitals = ["cleveland", "budapest", "zurich_basel", "long_beach_va"]
     result = km.run(
         app,
-        sites={name: {"site": name} for name in hospitals},
+        sites=sites,
         rounds=15,
         on_round=lambda each: print(f"round {each.round:2}: {dict(each.evaluation)}"),
     )

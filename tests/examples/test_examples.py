@@ -1,14 +1,19 @@
 """Every example runs as its reader would run it, and learns."""
 
+import re
 import runpy
 from pathlib import Path
 
 import pytest
 
 import kumiai
+from kumiai.node.job import parse_job_toml
+from kumiai.node.noised_rounds import outlook_of
 from kumiai.node.study import load_app
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
+STUDIES = {"private_patients.py": "heart_hospitals.py", "private_clients.py": "quickstart.py"}
+PRIVATE = {"private_patients.py": 0.74, "private_clients.py": 0.8}
 NEEDS = {"torch_digits.py": "torch", "sklearn_breast_cancer.py": "sklearn"}
 
 
@@ -29,7 +34,7 @@ def example(request: pytest.FixtureRequest) -> tuple[Path, int, int, float]:
 
 
 def test_every_example_is_tested() -> None:
-    tested = {"quickstart.py", "heart_hospitals.py", *NEEDS}
+    tested = {"quickstart.py", "heart_hospitals.py", *PRIVATE, *NEEDS}
 
     assert {path.name for path in EXAMPLES.glob("*.py")} == tested
 
@@ -55,6 +60,32 @@ def test_an_example_runs_as_a_program(
     runpy.run_path(str(example[0]), run_name="__main__")
 
     assert "accuracy" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", PRIVATE)
+def test_a_private_example_learns_in_spite_of_its_noise(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.syspath_prepend(EXAMPLES)
+
+    runpy.run_path(str(EXAMPLES / name), run_name="__main__")
+
+    told = re.search(r"accuracy\D*(0\.\d+)", capsys.readouterr().out)
+    assert told is not None
+    assert float(told[1]) > PRIVATE[name]
+
+
+@pytest.mark.parametrize("name", PRIVATE)
+def test_a_private_example_says_beforehand_what_it_promises(name: str) -> None:
+    job = parse_job_toml((EXAMPLES / name).with_suffix(".toml").read_text("utf-8"), source=name)
+    study = load_app(str(EXAMPLES / STUDIES[name]))
+    dimension = sum(array.size for array in study.model_function({}).values())
+
+    promise, *warnings = outlook_of(job, dimension)
+
+    assert job.run.app == study.name
+    assert f"epsilon {job.privacy.epsilon:.3g} at delta" in promise
+    assert warnings == []
 
 
 def test_the_quickstart_is_short() -> None:

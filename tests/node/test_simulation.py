@@ -1,13 +1,14 @@
 """A federation in one process: what goes wrong at a virtual site is met as at a real one."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 import kumiai as km
-from kumiai.core.errors import DivergedError, QuorumLostError
+from kumiai.core.errors import ConfigError, DivergedError, QuorumLostError
 from kumiai.node.job import StrategySpec, parse_job
 from kumiai.node.simulation import simulate
 
@@ -62,3 +63,24 @@ def test_a_model_that_overflows_is_not_told_as_a_lost_quorum() -> None:
 
     with pytest.raises(DivergedError, match="model of round 1 must be finite"):
         simulate(diverging_app(times=0), overflowing, sites=2)
+
+
+def test_a_job_is_taken_from_the_file_it_stands_in(tmp_path: Path) -> None:
+    file = tmp_path / "job.toml"
+    file.write_text('run = { app = "diverging", rounds = 3 }\nevaluation = { every = 0 }\n')
+
+    result = simulate(diverging_app(times=0), str(file), sites=2)
+
+    np.testing.assert_array_equal(result.weights["w"], np.full(4, 3.0))
+
+
+def test_a_file_without_a_job_is_refused_by_name(tmp_path: Path) -> None:
+    missing, wrong = tmp_path / "missing.toml", tmp_path / "wrong.toml"
+    wrong.write_text("run = { app = 1 }\n")
+
+    with pytest.raises(
+        ConfigError, match=r"job must be a TOML file that can be read, got .*missing"
+    ):
+        simulate(diverging_app(times=0), missing, sites=2)
+    with pytest.raises(ConfigError, match=r"wrong\.toml: run\.app must be"):
+        simulate(diverging_app(times=0), wrong, sites=2)

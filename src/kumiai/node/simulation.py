@@ -46,7 +46,7 @@ from kumiai.node.coordinator.secure.summing import SumParts
 from kumiai.node.coordinator.secure.sums import OwnKey, SecureSums, VouchedMember
 from kumiai.node.coordinator.signals import RunSignals
 from kumiai.node.coordinator.tasks import TaskWriter
-from kumiai.node.job import JobSpec, parse_job
+from kumiai.node.job import JobSpec, parse_job, parse_job_toml
 from kumiai.node.secure_proofs import proofs_of
 from kumiai.node.study import App, Site, initial_model, run_evaluate, run_train
 from kumiai.node.virtual_rounds import VirtualRounds
@@ -161,7 +161,7 @@ def run(
 
 def simulate(
     app: App,
-    job: JobSpec,
+    job: JobSpec | str | Path,
     *,
     sites: int | Sequence[str] | Mapping[str, Mapping[str, Any]],
     data: Mapping[str, Any] | None = None,
@@ -173,7 +173,7 @@ def simulate(
 
     Args:
         app: the study; its name must be the job's.
-        job: as it would be submitted.
+        job: as it would be submitted, or the TOML file that it stands in.
         sites: as for `run`.
         data: as for `run`.
         workers: as for `run`.
@@ -185,6 +185,8 @@ def simulate(
         QuorumLostError: too few sites trained.
         KumiaiError: the run failed otherwise; the class and the message say why.
     """
+    if not isinstance(job, JobSpec):
+        job = _job_in(Path(job))
     if job.run.app != app.name:
         raise ConfigError(f"run.app must be {app.name!r} for this study, got {job.run.app!r}")
     app.verify_complete()
@@ -208,6 +210,14 @@ def simulate(
             return await federation.run(on_round)
 
     return _in_own_loop(main)
+
+
+def _job_in(path: Path) -> JobSpec:
+    try:
+        text = path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"job must be a TOML file that can be read, got {path}: {error}") from None
+    return parse_job_toml(text, source=str(path))
 
 
 def _sites(
