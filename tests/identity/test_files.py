@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from kumiai.core.errors import CertificateError, NotFoundError, StorageError
+from kumiai.core.errors import CertificateError, IntegrityError, NotFoundError, StorageError
 from kumiai.identity import files
 
 
@@ -229,6 +229,39 @@ def test_a_new_directorys_name_is_synced(
     files.new_private_directory(tmp_path / "new")
 
     assert synced == [("directory", ["new"], b"")]
+
+
+def test_a_secret_is_drawn_once_and_kept_for_its_owner(tmp_path: Path) -> None:
+    path = tmp_path / "secret"
+
+    drawn, other = (
+        files.new_or_kept_secret(each, "secret", size_bytes=32, mend="restore it")
+        for each in (path, tmp_path / "other")
+    )
+
+    assert len(drawn) == 32
+    assert drawn != other
+    assert path.read_bytes() == drawn
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    kept = files.new_or_kept_secret(path, "secret", size_bytes=32, mend="restore it")
+    assert kept == drawn
+
+
+def test_a_secret_that_is_damaged_or_open_to_others_is_refused_and_stays(tmp_path: Path) -> None:
+    path = tmp_path / "secret"
+    path.write_bytes(bytes(31))
+    path.chmod(0o600)
+
+    with pytest.raises(IntegrityError, match=r"^seed must be 32 bytes, got 31 in .*; restore it$"):
+        files.new_or_kept_secret(path, "seed", size_bytes=32, mend="restore it")
+    path.write_bytes(bytes(33))
+    with pytest.raises(StorageError, match=r"^seed must be at most 32 bytes"):
+        files.new_or_kept_secret(path, "seed", size_bytes=32, mend="restore it")
+    path.chmod(0o640)
+    with pytest.raises(CertificateError, match=r"^seed must be readable by its owner alone"):
+        files.new_or_kept_secret(path, "seed", size_bytes=32, mend="restore it")
+
+    assert path.read_bytes() == bytes(33)
 
 
 def test_half_a_million_entries_of_an_index_can_be_read() -> None:
