@@ -16,6 +16,12 @@ laws = st.one_of(variances.map(DiscreteGaussian), rates.map(Poisson))
 BITS = 300
 
 
+@pytest.fixture(autouse=True)
+def nothing_is_remembered() -> None:
+    """Let each test build its envelopes itself."""
+    envelope_of.cache_clear()
+
+
 def step_starts(envelope: Envelope) -> dict[int, int]:
     """Return the least offset of each step."""
     pairs = zip(envelope.steps.tolist(), envelope.starts.tolist(), strict=True)
@@ -79,7 +85,33 @@ def test_the_alias_table_gives_each_step_exactly_its_mass(law: Law) -> None:
 
     assert tuple(dealt.values()) == tuple(envelope.masses)
     assert sum(envelope.masses) == 1 << 63
+    assert envelope.thresholds.dtype == np.uint64
     assert min(envelope.masses) >= 0
+
+
+@given(law=laws)
+@settings(max_examples=20)
+def test_a_candidate_is_compared_with_its_weight_over_its_steps_mass(law: Law) -> None:
+    envelope = envelope_of(law)
+    count = envelope.step_count
+
+    ratios = dict(zip(envelope.steps.tolist(), envelope.ratios.tolist(), strict=True))
+
+    for step in range(count):
+        assert ratios[step] == pytest.approx(envelope.unit / envelope.masses[step], rel=1e-15)
+    # Floats decide nothing about a tail, and refuse what lies beyond the law.
+    assert all(math.isnan(ratios[step]) for step in (count, count + 1))
+    assert ratios[count + 2] == 0
+
+
+@given(law=laws)
+@settings(max_examples=20)
+def test_the_error_is_that_of_the_costs_and_of_little_more(law: Law) -> None:
+    envelope = envelope_of(law)
+
+    of_costs = law.error(float(510 << envelope.width_bits))
+
+    assert 2.0**-52 < envelope.error - of_costs < 2.0**-47
 
 
 def total_weight(law: Law) -> float:

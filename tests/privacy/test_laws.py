@@ -1,13 +1,15 @@
 """The weights, in floats and between rationals, against other ways to the same numbers."""
 
 import math
+from decimal import Decimal, localcontext
 from fractions import Fraction
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from kumiai.privacy import laws as remembering
 from kumiai.privacy.laws import COST_MAX, DiscreteGaussian, Law, Poisson
 from tests.privacy.statistics_of_noise import exp_fraction
 
@@ -15,6 +17,21 @@ variances = st.fractions(Fraction(1, 4), 1 << 80, max_denominator=1000)
 rates = st.one_of(st.integers(1, 20_000), st.integers(0, 50).map(lambda power: 1 << power))
 laws = st.one_of(variances.map(DiscreteGaussian), rates.map(Poisson))
 positions = st.floats(-12, 12)
+EXACT_BITS = 900
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_remembered() -> None:
+    """Let each test compute its tables itself."""
+    remembering._poisson_costs.cache_clear()
+    remembering._stirling_series.cache_clear()
+
+
+def exact_cost(law: Law, offset: int) -> Decimal:
+    """Return the cost to more digits than any float has."""
+    low, high = law.weight_bounds(offset, EXACT_BITS)
+    with localcontext(prec=EXACT_BITS // 3):
+        return -(Decimal(low + high) / (2 << EXACT_BITS)).ln()
 
 
 def poisson_weight(rate: int, offset: int) -> Fraction:
@@ -73,16 +90,30 @@ def test_a_poisson_number_is_never_negative() -> None:
 @given(law=laws, position=positions)
 def test_the_costs_in_floats_are_as_close_as_they_claim(law: Law, position: float) -> None:
     offset = round(position * law.deviation)
-    low, high = law.weight_bounds(offset, 400)
+    assume(law.weight_bounds(offset, EXACT_BITS)[0] > 0)
+    exact = exact_cost(law, offset)
+    assume(exact < COST_MAX)
+
     cost = float(law.costs(np.array([float(offset)]))[0])
 
-    error = law.error(max(510.0, abs(offset)))
+    assert abs(Decimal(cost) - exact) <= Decimal(law.error(max(510.0, abs(offset))))
 
-    if cost < COST_MAX:
-        exact_low = -math.log(Fraction(high, 2**400))
-        exact_high = -math.log(Fraction(low, 2**400))
-        # The logarithm that checks is rounded as well.
-        assert exact_low - error - 1e-13 <= cost <= exact_high + error + 1e-13
+
+@pytest.mark.parametrize(
+    ("law", "reach", "most"),
+    [
+        (DiscreteGaussian(Fraction(9)), 510, 6e-14),
+        (Poisson(1), 510, 6e-11),
+        (Poisson(1000), 510, 1e-10),
+        (Poisson(1 << 14), 1020, 3e-12),
+        (Poisson(1 << 50), 510 << 19, 5e-7),
+    ],
+    ids=str,
+)
+def test_costs_are_close_enough_to_decide_nearly_every_draw(
+    law: Law, reach: float, most: float
+) -> None:
+    assert 0 < law.error(reach) < most
 
 
 @pytest.mark.parametrize("variance", [Fraction(6, 25), Fraction((1 << 80) + 1)])
