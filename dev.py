@@ -27,7 +27,7 @@ PYTHON_LEAST = (3, 11)
 PYTHON_NAMES = ("python3.13", "python3.12", "python3.11", "python3.14")
 # Messages compiled by this release run on every protobuf from 5.29 on; a later one would not.
 PROTO_TOOLS = "grpcio-tools==1.71.2"
-TORCH = "torch==2.13.0"
+TORCH = ("opacus==1.6.0", "torch==2.13.0")
 GROUPS = ("unit", "integration", "system")
 NO_TESTS_EXIT = 5
 
@@ -307,7 +307,7 @@ def proto(arguments: list[str]) -> int:
 def torch(arguments: list[str]) -> int:
     """install PyTorch into .venv, for the examples that want it (large)"""
     # Plain pip, never uv: uv resolves a version for graphics cards, five times the size.
-    return prepare("dev") or pip(TORCH, *arguments)
+    return prepare("dev") or pip(*TORCH, *arguments)
 
 
 def clean(arguments: list[str]) -> int:

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from kumiai.node import datasets
+    from kumiai.node.adapters.private_torch import train_privately
     from kumiai.node.adapters.sklearn import sklearn
     from kumiai.node.adapters.torch import torch
     from kumiai.node.simulation import run, simulate
@@ -41,6 +42,7 @@ __all__ = [
     "simulate",
     "sklearn",
     "torch",
+    "train_privately",
 ]
 
 _HOMES = {
@@ -53,6 +55,7 @@ _HOMES = {
     "simulate": "kumiai.node.simulation",
     "sklearn": "kumiai.node.adapters.sklearn",
     "torch": "kumiai.node.adapters.torch",
+    "train_privately": "kumiai.node.adapters.private_torch",
 }
 
 

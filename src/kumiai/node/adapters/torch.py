@@ -14,6 +14,7 @@ import numpy as np
 
 from kumiai.core.arrays import BFLOAT16, NamedArrays
 from kumiai.core.errors import ConfigError
+from kumiai.node.adapters.private_torch import private_gradients
 from kumiai.node.adapters.site_data import positive_setting, site_data
 from kumiai.node.study import App, Context, Evaluation, Site, Update
 
@@ -45,7 +46,9 @@ def torch(
         )
 
     ``epochs`` and ``batch_size`` in the job's ``train`` table win over the arguments. With a
-    strategy that sends ``proximal_mu``, FedProx's term is added to the loss.
+    strategy that sends ``proximal_mu``, FedProx's term is added to the loss. A job with
+    ``noise = "local"`` trains it privately, see `train_privately`: its steps take the place of
+    epochs and batches.
 
     Args:
         name: of the app.
@@ -134,6 +137,11 @@ class _TorchStudy:
             module = self._module_with(weights)
             base = [parameter.detach().clone() for parameter in module.parameters()]
             optimizer = self._optimizer(module.parameters())
+            if context.privacy is not None:
+                for _ in private_gradients(module, self._loss, x, y, context):
+                    self._add_pull(module, base, mu)
+                    optimizer.step()
+                return Update(_arrays_of(module, self._torch), len(y))
             module.train()
             total = 0.0
             for epoch in range(epochs):
@@ -185,6 +193,14 @@ class _TorchStudy:
             return 0.0
         pairs = zip(module.parameters(), base, strict=True)
         return mu / 2 * sum(((now - before) ** 2).sum() for now, before in pairs)
+
+    def _add_pull(self, module: Any, base: list[Any], mu: float) -> None:
+        # The gradient of that distance: it knows no record, so that the noise is not for it.
+        if mu:
+            with self._torch.no_grad():
+                for now, before in zip(module.parameters(), base, strict=True):
+                    if now.grad is not None:
+                        now.grad += mu * (now - before)
 
     def _metrics_for(self, targets: Any) -> Mapping[str, Callable[[Any, Any], Any]]:
         if self._metrics is not None:
