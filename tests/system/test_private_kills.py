@@ -27,6 +27,10 @@ JOB: dict[str, Any] = {
     "secure_aggregation": {"mode": "masking", "phase_seconds": 80, "colluders": 0},
     "privacy": {"unit": "client", "clip": 1.0, "delta": 1e-5, "noise_multiplier": 1.0},
 }
+CENTRAL_JOB: dict[str, Any] = {
+    **{table: keys for table, keys in HIDDEN_JOB.items() if table != "secure_aggregation"},
+    "privacy": {**JOB["privacy"], "noise": "central", "adaptive": {}},
+}
 COORDINATOR_DEATHS = [
     "storage.charge_budget.commit.before:2",
     "storage.charge_budget.commit.after:2",
@@ -36,6 +40,8 @@ COORDINATOR_DEATHS = [
     "storage.publish_round.commit.before:2",
     "storage.publish_round.commit.after:2",
 ]
+CENTRAL_DEATHS = [*COORDINATOR_DEATHS, "coordinator.central.noised:2"]
+CENTRAL_CLIENT_DEATHS = ["client.train.done:2", "client.central.paid:2"]
 CLIENT_DEATHS = ["client.train.done:2", "client.secure.recorded:8", "client.secure.before_send:6"]
 
 
@@ -91,6 +97,35 @@ async def test_a_killed_client_pays_for_each_round_once(federation: Federation, 
     federation.start_living_clients("site-1", "site-2")
     async with federation.within(SECONDS):
         run_id = await federation.submit(JOB)
+        await federation.wait_for_end(run_id)
+
+    died_at(client, death)
+    await verify_paid_once(federation, run_id)
+
+
+@pytest.mark.parametrize("death", CENTRAL_DEATHS)
+async def test_a_killed_coordinator_draws_the_noise_of_a_round_once(
+    federation: Federation, death: str
+) -> None:
+    await federation.start_coordinator(death)
+    federation.start_living_clients(*SITES)
+    async with federation.within(SECONDS):
+        run_id = await federation.submit(CENTRAL_JOB)
+        await federation.wait_for_end(run_id)
+
+    died_at(federation.coordinator, death)
+    await verify_paid_once(federation, run_id)
+
+
+@pytest.mark.parametrize("death", CENTRAL_CLIENT_DEATHS)
+async def test_a_killed_client_pays_once_for_an_update_that_it_sends_open(
+    federation: Federation, death: str
+) -> None:
+    await federation.start_coordinator()
+    client = await federation.start_mortal_client("site-3", death)
+    federation.start_living_clients("site-1", "site-2")
+    async with federation.within(SECONDS):
+        run_id = await federation.submit(CENTRAL_JOB)
         await federation.wait_for_end(run_id)
 
     died_at(client, death)

@@ -2,19 +2,24 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Final
 
 import numpy as np
 import structlog
+from numpy.typing import NDArray
 
 from kumiai.core.arrays import NamedArrays, layout_of
 from kumiai.learning import delta_of, dimension_of, flattened
 from kumiai.node.client.secure.weighing import weight_of
 from kumiai.node.noised_rounds import PrivateTerms, event_of_round
 from kumiai.node.study import App, Context, run_gradients, run_train
-from kumiai.privacy import RecordSum
+from kumiai.privacy import ClippedSum, RecordSum
 from kumiai.secagg import Numbers, RoundDescriptor
 
-__all__ = ["Contribution", "contribution_of"]
+__all__ = ["CONTRIBUTION", "Contribution", "clipped_contribution_of", "contribution_of"]
+
+CONTRIBUTION: Final = "contribution"
+"""Under this name a contribution in whole steps travels alone, as an update with one array."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,12 +75,38 @@ def contribution_of(
     update = run_train(app, base, context)
     vector = flattened(delta_of(update.weights, base), layout)
     if privacy is not None:
-        if not np.isfinite(vector).all():
-            # A refusal would tell of this client what the noise is to hide.
-            _log("update is not finite and counts as zero", app)
-            vector[:] = 0
-        return Contribution(vector, 1, {}, privacy)
+        return Contribution(_finite(vector, app), 1, {}, privacy)
     return Contribution(vector, update.examples, update.metrics)
+
+
+def clipped_contribution_of(
+    app: App, base: NamedArrays, context: Context, terms: ClippedSum
+) -> dict[str, NDArray[np.int32]]:
+    """Let the study do its part, where the coordinator sums what it sees and adds the noise.
+
+    Args:
+        app: the study.
+        base: the model that the round began with.
+        context: the task.
+        terms: how the update is clipped and counted.
+
+    Returns:
+        The whole steps of the update, shape (numbers of the model,) or one more for the count.
+
+    Raises:
+        StudyError, UpdateRejectedError, TaskCancelledError: as the study's function.
+    """
+    update = run_train(app, base, context)
+    vector = _finite(flattened(delta_of(update.weights, base), layout_of(base)), app)
+    return {CONTRIBUTION: terms.contribution({CONTRIBUTION: vector}).astype(np.int32)}
+
+
+def _finite(vector: NDArray[np.float32], app: App) -> NDArray[np.float32]:
+    if np.isfinite(vector).all():
+        return vector
+    # A refusal would tell of this client what the noise is to hide.
+    _log("update is not finite and counts as zero", app)
+    return np.zeros_like(vector)
 
 
 def _log(event: str, app: App) -> None:

@@ -17,6 +17,7 @@ from kumiai.core.ids import verify_name
 from kumiai.learning import STRATEGY_NAMES, Strategy, new_strategy
 
 __all__ = [
+    "AdaptiveClipSpec",
     "CohortSpec",
     "EvaluationSpec",
     "JobSpec",
@@ -206,16 +207,29 @@ class SecureAggregationSpec(_Table):
         return self.mode != "none"
 
 
-class PrivacySpec(_Table):
-    """Differential privacy: what is hidden, how far, and what it may cost.
+class AdaptiveClipSpec(_Table):
+    """How the clip follows the norms of the updates, from round to round."""
 
-    Every site adds its share of the noise before its update is masked; nobody ever has a sum
-    without noise.
-    """
+    quantile: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    """The part of the updates that shall be within the clip."""
+    learning_rate: Annotated[float, Field(gt=0, le=1)] = 0.2
+    """How far the clip's logarithm moves in a round, for each whole that the part is off."""
+    clip_min: Annotated[float, Field(gt=0, le=1e6)] = 1e-6
+    """It never falls below this."""
+    clip_max: Annotated[float, Field(gt=0, le=1e6)] = 1e6
+    """It never rises above this."""
+
+
+class PrivacySpec(_Table):
+    """Differential privacy: what is hidden, how far, and what it may cost."""
 
     unit: Literal["record", "client"]
     """Whose part is hidden: each record's of a site, or all of a client's. There is no default:
     the two promise different things."""
+    noise: Literal["distributed", "central"] = "distributed"
+    """Where the noise is added. ``distributed``: every site adds its share before its update is
+    masked, and nobody ever has a sum without noise; ``central``: the coordinator, which sees the
+    updates and is trusted with them, adds it to their sum."""
     clip: Annotated[float, Field(gt=0, le=1e6)]
     """The L2 norm to which each record's gradient, or each client's update, is cut."""
     delta: Annotated[float, Field(gt=0, lt=1)]
@@ -229,6 +243,9 @@ class PrivacySpec(_Table):
     ``unit = "record"``."""
     records_per_site: Annotated[int, Field(ge=1, le=10**9)] | None = None
     """No site has more; ``None``: as many as ``records``."""
+    adaptive: AdaptiveClipSpec | None = None
+    """Lets ``clip`` be only the first round's; ``None``: it is that of all. For
+    ``noise = "central"``."""
 
     @model_validator(mode="after")
     def _is_one_promise(self) -> Self:
@@ -246,6 +263,27 @@ class PrivacySpec(_Table):
             raise ValueError(
                 f"records_per_site must be at most records ({self.records}), got "
                 f"{self.records_per_site}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _fits_where_the_noise_is_added(self) -> Self:
+        if self.noise == "central" and self.unit != "client":
+            raise ValueError(
+                f'unit must be "client" with noise = "central", got "{self.unit}": what sites send '
+                'is an update of all of their records; use noise = "distributed"'
+            )
+        if self.adaptive is None:
+            return self
+        if self.noise != "central":
+            raise ValueError(
+                f'adaptive must be left out with noise = "{self.noise}": how many updates are '
+                'within the clip is counted with noise = "central" alone'
+            )
+        if not self.adaptive.clip_min <= self.clip <= self.adaptive.clip_max:
+            raise ValueError(
+                f"clip must be from adaptive.clip_min to adaptive.clip_max "
+                f"({self.adaptive.clip_min:g} to {self.adaptive.clip_max:g}), got {self.clip:g}"
             )
         return self
 
@@ -269,7 +307,32 @@ class JobSpec(_Table):
     def _nothing_leaks_beside_the_noise(self) -> Self:
         if self.privacy is None:
             return self
-        if self.secure_aggregation.mode == "none":
+        if self.privacy.noise == "central":
+            self._verify_central()
+        else:
+            self._verify_distributed()
+        if self.evaluation.every > 0:
+            raise ValueError(
+                f"evaluation.every must be 0 with privacy, got {self.evaluation.every}: what sites "
+                "measure on their data would leave them without noise; evaluate at the coordinator"
+            )
+        return self
+
+    def _verify_central(self) -> None:
+        if self.secure_aggregation.is_on:
+            raise ValueError(
+                'secure_aggregation.mode must be "none" with privacy.noise = "central", got '
+                f'"{self.secure_aggregation.mode}": the coordinator adds noise to a sum that it '
+                "sees; to hide updates from it, leave privacy.noise out"
+            )
+        if self.cohort.size is None:
+            raise ValueError(
+                'cohort.size must be given with privacy.noise = "central": the sum is divided by '
+                "it, whoever comes"
+            )
+
+    def _verify_distributed(self) -> None:
+        if not self.secure_aggregation.is_on:
             raise ValueError(
                 'secure_aggregation.mode must be "masking" with privacy, got "none": each site '
                 "adds only a share of the noise"
@@ -279,12 +342,6 @@ class JobSpec(_Table):
                 'secure_aggregation.verification must be "sum" or "off" with privacy, got "norm": '
                 "noise makes an update larger than its bound"
             )
-        if self.evaluation.every > 0:
-            raise ValueError(
-                f"evaluation.every must be 0 with privacy, got {self.evaluation.every}: what sites "
-                "measure on their data would leave them without noise; evaluate at the coordinator"
-            )
-        return self
 
     @field_validator("train", mode="before")
     @classmethod

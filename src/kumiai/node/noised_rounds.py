@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kumiai.core.errors import ConfigError
+from kumiai.node.central_rounds import CentralPlan, central_plan_of
 from kumiai.node.job import JobSpec, PrivacySpec
 from kumiai.privacy import (
     DEFAULT_ORDERS,
@@ -169,7 +170,11 @@ def outlook_of(job: JobSpec, dimension: int) -> list[str]:
     privacy = job.privacy
     if privacy is None:
         return []
-    plan = plan_of(job, privacy, dimension)
+    plan: NoisePlan | CentralPlan = (
+        central_plan_of(job, privacy, dimension)
+        if privacy.noise == "central"
+        else plan_of(job, privacy, dimension)
+    )
     promise = (
         f"privacy: epsilon {plan.epsilon():.3g} at delta {plan.delta:g} for each {privacy.unit}, "
         f"over {plan.rounds} rounds; the noise is {plan.deviation:.3g} times the clip"

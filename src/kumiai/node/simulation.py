@@ -31,7 +31,11 @@ from kumiai.core.errors import ConfigError, KumiaiError
 from kumiai.core.ids import new_id
 from kumiai.crypto.signatures import Ed25519Signer, Ed25519Verifier
 from kumiai.learning import delta_of
-from kumiai.node.contributions import Contribution, contribution_of
+from kumiai.node.contributions import (
+    Contribution,
+    clipped_contribution_of,
+    contribution_of,
+)
 from kumiai.node.coordinator.aggregation import Aggregator
 from kumiai.node.coordinator.budgets import BudgetDesk
 from kumiai.node.coordinator.engine import RoundEngine
@@ -559,6 +563,9 @@ class _VirtualClients:
             if order.examples_per_weight is not None:
                 made = contribution_of(self._app, base, context, order.privacy)
                 return _Done(order, made.examples, made.metrics, contribution=made)
+            if order.central is not None:
+                steps = clipped_contribution_of(self._app, base, context, order.central.round)
+                return _Done(order, 1, {}, encode(steps))
             update = run_train(self._app, base, context)
         except KumiaiError as error:
             return _Done(order, failure=str(error))

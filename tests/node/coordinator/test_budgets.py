@@ -90,12 +90,14 @@ async def test_a_round_is_paid_and_sealed_once_however_often_it_is_led(
     charge = await charge_for(database)
     first = desk_at(database, tmp_path)
     await first.open()
-    key = await first.charge(lease, round=1, attempt=1, charge=charge)
+    paid = await first.charge(lease, round=1, attempt=1, charge=charge)
+    key = paid.key
     sealed = await first.seal(lease, key, b"noised")
 
     second = desk_at(database, tmp_path)
     assert await second.open() is None
-    assert await second.charge(lease, round=1, attempt=1, charge=charge) == key
+    again = await second.charge(lease, round=1, attempt=1, charge=charge)
+    assert (paid.sealed, again.key, again.sealed) == (None, key, sealed)
     assert await second.seal(lease, key, b"noised") == sealed
     with pytest.raises(ConflictError, match="sealed once"):
         await second.seal(lease, key, b"noised otherwise")
@@ -126,13 +128,14 @@ async def test_an_attempt_that_a_site_told_of_is_not_paid_for_by_its_charge(
 ) -> None:
     budgets, charge = BudgetRepository(database), await charge_for(database, "site-1")
     desk = desk_at(database, tmp_path)
-    lost = KeyedCharge(await desk.charge(lease, round=1, attempt=1, charge=charge), charge)
+    paid = await desk.charge(lease, round=1, attempt=1, charge=charge)
+    lost = KeyedCharge(paid.key, charge)
     told = SiteCopy("site-1", [lost, KeyedCharge(replace(lost.key, attempt=2), charge)])
     await budgets.reconcile([told], {}, by="ann")
 
-    key = await desk.charge(lease, round=1, attempt=1, charge=charge)
+    again = await desk.charge(lease, round=1, attempt=1, charge=charge)
 
-    assert str(key) == "run-a/1/3"
+    assert str(again.key) == "run-a/1/3"
 
 
 async def test_a_ledger_that_was_put_back_is_frozen_at_the_next_start(

@@ -5,7 +5,7 @@ the wire: subtracting costs less than the memory it would need.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -13,9 +13,34 @@ from numpy.typing import NDArray
 
 from kumiai.core.arrays import NamedArrays
 from kumiai.core.codec import decode_header, encode
-from kumiai.core.digest import StreamingDigest
+from kumiai.core.digest import StreamingDigest, digest_of
 
-__all__ = ["DeltaUpload"]
+__all__ = ["ArraysUpload", "DeltaUpload"]
+
+
+@dataclass(frozen=True, slots=True)
+class ArraysUpload:
+    """Arrays that go as they are, ready to be sent from any offset.
+
+    Attributes:
+        digest: of the encoded arrays.
+        size_bytes: of the encoded arrays.
+    """
+
+    digest: str
+    size_bytes: int
+    _content: bytes = field(repr=False)
+
+    @classmethod
+    def prepare(cls, arrays: NamedArrays) -> "ArraysUpload":
+        """Encode and hash the arrays."""
+        content = b"".join(encode(arrays))
+        return cls(digest_of([content]), len(content), content)
+
+    def chunks(self, offset: int, chunk_bytes: int) -> Iterator[bytes]:
+        """Yield the encoded arrays from ``offset`` on, in pieces of at most ``chunk_bytes``."""
+        for start in range(offset, self.size_bytes, chunk_bytes):
+            yield self._content[start : start + chunk_bytes]
 
 
 @dataclass(frozen=True, slots=True)

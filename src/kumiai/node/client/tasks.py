@@ -20,12 +20,17 @@ import structlog
 
 from kumiai.core import failpoints
 from kumiai.core.codec import decode
-from kumiai.core.errors import ConfigError, KumiaiError, UpdateRejectedError
+from kumiai.core.errors import ConfigError, ConflictError, KumiaiError, UpdateRejectedError
+from kumiai.node.central_rounds import CentralTerms, new_central_round
 from kumiai.node.client.budget import SiteLedger
-from kumiai.node.client.deltas import DeltaUpload
+from kumiai.node.client.deltas import ArraysUpload, DeltaUpload
 from kumiai.node.client.secure.site import SecureSite
 from kumiai.node.client.transfer import BlobTransfer, ModelFile, PutReport, Upload
-from kumiai.node.contributions import Contribution, contribution_of
+from kumiai.node.contributions import (
+    Contribution,
+    clipped_contribution_of,
+    contribution_of,
+)
 from kumiai.node.noised_rounds import PrivateTerms, event_of_round
 from kumiai.node.study import (
     App,
@@ -71,11 +76,16 @@ class _Task:
 
 @dataclass(frozen=True, slots=True)
 class _OpenUpdate:
-    """An update that goes as it is."""
+    """An update that goes as it is, or clipped and in whole steps.
 
-    upload: DeltaUpload
+    Attributes:
+        terms: how it was clipped; ``None``: it was not.
+    """
+
+    upload: Upload
     examples: int
     metrics: Mapping[str, float]
+    terms: CentralTerms | None = None
 
 
 class TaskRunner:
@@ -255,9 +265,13 @@ class TaskRunner:
         def compute() -> Contribution | _OpenUpdate:
             base, context = _open_model(model), self._context(task, app, loop)
             if task.message.HasField("secure"):
-                made: Contribution | _OpenUpdate = _contributed(
-                    app, base, context, _terms_of(task.message.secure)
+                terms = _terms_of(task.message.secure)
+                made: Contribution | _OpenUpdate = _without_words(
+                    lambda: contribution_of(app, base, context, terms),
+                    is_private=terms is not None,
                 )
+            elif task.message.HasField("central"):
+                made = _clipped(app, base, context, _central_terms_of(task.message.central))
             else:
                 update = run_train(app, base, context)
                 upload = DeltaUpload.prepare(update.weights, base, chunk_bytes=CHUNK_BYTES)
@@ -269,11 +283,13 @@ class TaskRunner:
         update = await self._compute(task, compute)
         if task.cancelled.is_set():
             return None
-        upload: Upload = (
-            update.upload
-            if isinstance(update, _OpenUpdate)
-            else await self._masked(task, attempt, update)
-        )
+        if isinstance(update, Contribution):
+            upload: Upload = await self._masked(task, attempt, update)
+        else:
+            upload = update.upload
+            if update.terms is not None:
+                await asyncio.to_thread(self._pay_for_opening, task, attempt, update.terms)
+                failpoints.reach("client.central.paid")
         self._tell(task, pb.TASK_PHASE_UPLOADING)
         report = PutReport(
             run_id=task.message.key.run_id,
@@ -315,6 +331,27 @@ class TaskRunner:
         self._ledger.charge(
             key, context=descriptor.context(), app=app, unit=terms.unit, event=event
         )
+
+    def _pay_for_opening(self, task: _Task, attempt: int, terms: CentralTerms) -> None:
+        """Pay for what the coordinator will publish of a round, once however often it asks."""
+        if self._ledger is None:
+            raise ConfigError("this site keeps no ledger, and takes no part in private runs")
+        key = task.message.key
+        for number in range(1, attempt + 1):
+            try:
+                self._ledger.charge(
+                    ChargeKey(key.run_id, key.round, number),
+                    context=terms.opening,
+                    app=task.message.app,
+                    unit="client",
+                    event=terms.round.event,
+                )
+            except ConflictError:
+                # The round was opened before, by a coordinator that was put back since.
+                if number == attempt:
+                    raise
+            else:
+                return
 
     async def _evaluate(self, task: _Task, app: App, model: ModelFile) -> pb.ClientMessage:
         loop = asyncio.get_running_loop()
@@ -376,16 +413,25 @@ class TaskRunner:
 
 
 def _is_private(message: pb.Task) -> bool:
-    return message.HasField("secure") and message.secure.HasField("privacy")
+    if message.HasField("secure"):
+        return message.secure.HasField("privacy")
+    return message.HasField("central")
 
 
-def _contributed(
-    app: App, base: Mapping[str, Any], context: Context, terms: PrivateTerms | None
-) -> Contribution:
+def _clipped(
+    app: App, base: Mapping[str, Any], context: Context, terms: CentralTerms
+) -> _OpenUpdate:
+    arrays = _without_words(
+        lambda: clipped_contribution_of(app, base, context, terms.round), is_private=True
+    )
+    return _OpenUpdate(ArraysUpload.prepare(arrays), 1, {}, terms)
+
+
+def _without_words(contributed: Callable[[], _T], *, is_private: bool) -> _T:
     try:
-        return contribution_of(app, base, context, terms)
+        return contributed()
     except (StudyError, UpdateRejectedError) as error:
-        if terms is None:
+        if not is_private:
             raise
         # Its words may hold a record, or how many there are; the log beside the data has them.
         raise StudyError(
@@ -400,6 +446,16 @@ def _terms_of(secure: pb.SecureTask) -> PrivateTerms | None:
     if asked.unit not in _UNITS:
         raise ConfigError("privacy.unit of the task must be record or client, got another one")
     return PrivateTerms(_UNITS[asked.unit], asked.clip, asked.step)
+
+
+def _central_terms_of(asked: pb.CentralTask) -> CentralTerms:
+    this = new_central_round(
+        clip=asked.clip,
+        noise_multiplier=asked.noise_multiplier,
+        cohort_size=asked.cohort_size,
+        counts_unclipped=asked.counts_unclipped,
+    )
+    return CentralTerms(this, asked.opening)
 
 
 def _open_model(model: ModelFile) -> Mapping[str, Any]:

@@ -27,7 +27,7 @@ from kumiai.privacy.ledger import (
     Unit,
 )
 from kumiai.privacy.reconciling import KeyedCharge, SiteCopy
-from kumiai.storage import BudgetRepository, Lease, RunRecord, SealedCharge
+from kumiai.storage import BudgetRepository, ChargeRecord, Lease, RunRecord, SealedCharge
 
 __all__ = ["WITNESS_FILE", "BudgetDesk", "charge_of_round"]
 
@@ -106,7 +106,14 @@ class BudgetDesk:
         """
         await self._budgets.verify_affordable(charge)
 
-    async def charge(self, lease: Lease, *, round: int, attempt: int, charge: Charge) -> ChargeKey:  # noqa: A002
+    async def charge(
+        self,
+        lease: Lease,
+        *,
+        round: int,  # noqa: A002
+        attempt: int,
+        charge: Charge,
+    ) -> ChargeRecord:
         """Pay for an attempt at a round's release; paying again for it changes nothing.
 
         Args:
@@ -114,6 +121,9 @@ class BudgetDesk:
             round: of the run.
             attempt: from 1; one with other noise is another attempt.
             charge: who pays what.
+
+        Returns:
+            The charge, and what was sealed with it if that was done before.
 
         Raises:
             BudgetExhaustedError: a budget does not allow it; nothing was charged.
@@ -126,7 +136,7 @@ class BudgetDesk:
         subject = f"run/{lease.run_id}"
         detail = {"round": round, "attempt": key.attempt, "scopes": len(charge.scopes)}
         try:
-            await self._budgets.charge(
+            paid = await self._budgets.charge(
                 lease,
                 key,
                 charge,
@@ -137,7 +147,7 @@ class BudgetDesk:
                 self._audit.record(Act.BUDGET_CHARGED, subject, Outcome.REFUSED, self._me, detail)
             raise
         await self._keep()
-        return key
+        return paid
 
     async def seal(self, lease: Lease, key: ChargeKey, noised: bytes | memoryview) -> SealedCharge:
         """Fix what was paid for; the same bytes again change nothing.

@@ -15,10 +15,13 @@ from kumiai.core import failpoints
 from kumiai.core.codec import decode
 from kumiai.core.errors import CodecError, UpdateRejectedError
 from kumiai.learning import dimension_of, verify_report, verify_update
+from kumiai.node.central_rounds import central_round_of
+from kumiai.node.coordinator.central import contribution_in
 from kumiai.node.coordinator.metric_names import verify_client_metric_names
 from kumiai.node.coordinator.namespaces import update_namespace
 from kumiai.node.coordinator.run_facts import RunFacts, RunFactsCache
 from kumiai.node.coordinator.signals import RunSignals
+from kumiai.privacy import ClippedSum
 from kumiai.storage import (
     AcceptOutcome,
     AcceptRequest,
@@ -100,6 +103,9 @@ class UpdateIntake:
         facts = await self._facts.get(run_id)
         if facts.job.secure_aggregation.is_on:
             return masked_size_limit(facts)
+        if _central_round(facts) is not None:
+            # A number in steps takes four bytes, whatever the model's numbers take.
+            return 4 * dimension_of(facts.layout) + _HEADER_SLACK_BYTES
         return facts.model_size_bytes + _HEADER_SLACK_BYTES
 
     async def finish(self, update: FinishedUpdate) -> IntakeResult:
@@ -188,6 +194,9 @@ class UpdateIntake:
     def _verify(self, update: FinishedUpdate, facts: RunFacts) -> None:
         namespace = update_namespace(update.run_id, update.round, update.client_id)
         with self._blobs.open_buffer(namespace, update.digest) as buffer:
+            if (this := _central_round(facts)) is not None:
+                _verify_contribution(buffer, update, facts, this)
+                return
             verify_update(
                 decode(buffer).arrays,
                 facts.layout,
@@ -195,6 +204,27 @@ class UpdateIntake:
                 update.metrics,
                 examples_max=facts.job.examples_max,
             )
+
+
+def _central_round(facts: RunFacts) -> ClippedSum | None:
+    """Return what contributions are checked by; ``None``: they are no such thing."""
+    privacy = facts.job.privacy
+    if privacy is None or privacy.noise != "central":
+        return None
+    # In steps a contribution is as long whatever the clip, so that the first round's will do.
+    return central_round_of(facts.job, privacy, privacy.clip)
+
+
+def _verify_contribution(
+    buffer: memoryview, update: FinishedUpdate, facts: RunFacts, this: ClippedSum
+) -> None:
+    if update.examples != 1 or update.metrics:
+        raise UpdateRejectedError(
+            "update of a private round must come without metrics and count as one example, got "
+            f"{update.examples} examples and {len(update.metrics)} metrics; they would be told "
+            "without noise"
+        )
+    contribution_in(buffer, this, dimension_of(facts.layout))
 
 
 def masked_size_limit(facts: RunFacts) -> int:

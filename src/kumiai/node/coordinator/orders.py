@@ -10,6 +10,7 @@ from typing import Protocol
 
 from kumiai.core.errors import ConfigError, NotFoundError
 from kumiai.core.ids import verify_name
+from kumiai.node.central_rounds import CentralTerms
 from kumiai.node.noised_rounds import PrivateTerms
 from kumiai.storage import AssignmentKind
 
@@ -67,6 +68,8 @@ class TaskOrder:
     """For a masked update: 0 where all weigh the same; ``None``: the update goes as it is."""
     privacy: PrivateTerms | None = None
     """How contributions are clipped and counted before noise is added; ``None``: there is none."""
+    central: CentralTerms | None = None
+    """The same where the coordinator adds the noise; ``None``: it adds none."""
 
 
 class ClientDirectory(Protocol):

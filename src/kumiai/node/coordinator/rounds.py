@@ -11,7 +11,7 @@ What may have been done twice (an aggregation, a purge) gives the same bytes or 
 
 import hashlib
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Final, Literal
 
 import numpy as np
@@ -29,6 +29,7 @@ from kumiai.core.errors import (
 from kumiai.identity import Role
 from kumiai.identity.audit import Act, Actor, NewEntry, Outcome
 from kumiai.learning import weighted_metrics
+from kumiai.node.coordinator.central import CentralRounds, new_central_rounds
 from kumiai.node.coordinator.collection import (
     Close,
     Extend,
@@ -104,6 +105,7 @@ class RunDriver:
         self._run_id = lease.run_id
         self._has_opened = False
         self._secure: SecureRoundDriver | None = None
+        self._central: CentralRounds | None = None
         self._log = structlog.get_logger("kumiai.rounds").bind(run=lease.run_id)
 
     async def drive(self) -> None:
@@ -118,6 +120,7 @@ class RunDriver:
         try:
             job = parse_job(run.job)
             self._secure = self._secure_driver(job)
+            self._central = new_central_rounds(self._engine, self._lease, job)
             await self._drive_rounds(run, job)
             await self._last_evaluation(job, run.rounds_total)
         except (_RunStopped, StopAskedError):
@@ -198,6 +201,8 @@ class RunDriver:
         wanted = math.ceil(target * (1 + job.cohort.over_selection))
         cohort = select_cohort(available, wanted, run_seed=job.run.seed, round_number=number)
         target = min(target, len(cohort))
+        if self._central is not None:
+            await self._central.verify_affordable(run, cohort)
         evaluates = job.evaluation.is_due(previous.round, run.rounds_total)
         await self._engine.runs.open_round(
             self._lease,
@@ -358,6 +363,7 @@ class RunDriver:
         runs, number = self._engine.runs, current.round
         updates = await runs.updates(self._run_id, number)
         mean, charge = None, None
+        told: Mapping[str, float] = {}
         if self._secure is not None:
             checked = await self._secure.sum_up(run, job, current)
             if checked is None:
@@ -365,6 +371,9 @@ class RunDriver:
             outcome, charge = checked.outcome, checked.charge
             updates = [each for each in updates if each.client_id in outcome.survivors]
             mean = mean_of(outcome, job.privacy, invited=checked.invited_count)
+        elif self._central is not None:
+            noised = await self._central.noised(run, current, updates)
+            mean, charge, told = noised.mean, noised.charge, noised.metrics
         new = await self._engine.aggregator.aggregate(
             run,
             job,
@@ -383,7 +392,7 @@ class RunDriver:
             state_digest=new.state_digest,
             reports=len(updates),
             examples=new.examples,
-            metrics=dict(new.metrics),
+            metrics={**new.metrics, **told},
             charge=charge,
             entry=NewEntry(
                 Act.MODEL_PUBLISHED,

@@ -47,6 +47,7 @@ def order_to_wire(order: TaskOrder) -> pb.ServerMessage:
             attempt=order.attempt,
             chunk_bytes=order.chunk_bytes,
             secure=_secure_task(order),
+            central=_central_task(order),
         )
     )
 
@@ -62,6 +63,19 @@ def _secure_task(order: TaskOrder) -> pb.SecureTask | None:
             if terms is None
             else pb.PrivateTask(unit=_UNITS[terms.unit], clip=terms.clip, step=terms.step)
         ),
+    )
+
+
+def _central_task(order: TaskOrder) -> pb.CentralTask | None:
+    terms = order.central
+    if terms is None:
+        return None
+    return pb.CentralTask(
+        clip=terms.round.clipping_norm,
+        noise_multiplier=terms.round.noise_multiplier,
+        cohort_size=terms.round.cohort_size,
+        counts_unclipped=terms.round.sign_steps > 0,
+        opening=terms.opening,
     )
 
 

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from kumiai.core.errors import NotFoundError
+from kumiai.node.central_rounds import CentralTerms, central_round_of, clip_after, opening_of
 from kumiai.node.coordinator.orders import TaskKey, TaskOrder
 from kumiai.node.job import JobSpec, parse_job
 from kumiai.node.noised_rounds import PrivateTerms, terms_of
@@ -20,6 +21,7 @@ class _Terms:
 
     deadline_seconds: float
     chunk_bytes: int
+    central: CentralTerms | None = None
 
 
 class TaskWriter:
@@ -61,6 +63,7 @@ class TaskWriter:
                 chunk_bytes=terms[assignment.round, assignment.kind].chunk_bytes,
                 examples_per_weight=_examples_per_weight(job, assignment),
                 privacy=_privacy(job, assignment),
+                central=terms[assignment.round, assignment.kind].central,
             )
             for assignment in sorted(assignments, key=lambda each: (each.kind, each.client_id))
         ]
@@ -88,8 +91,20 @@ class TaskWriter:
                 terms[number, kind] = _Terms(
                     max(progress.deadline_at - progress.now, 0.0),
                     chunk_bytes_for(progress.assigned + progress.reported),
+                    await self._central(run, job, number),
                 )
         return terms
+
+    async def _central(self, run: RunRecord, job: JobSpec, number: int) -> CentralTerms | None:
+        privacy = job.privacy
+        if privacy is None or privacy.noise != "central":
+            return None
+        current = await self._runs.round(run.run_id, number)
+        previous = await self._runs.round(run.run_id, number - 1)
+        return CentralTerms(
+            central_round_of(job, privacy, clip_after(privacy, previous.metrics)),
+            opening_of(run.run_id, number, current.opened_at),
+        )
 
 
 def _model_round(assignment: AssignmentRecord) -> int:
@@ -106,6 +121,7 @@ def _examples_per_weight(job: JobSpec, assignment: AssignmentRecord) -> int | No
 
 
 def _privacy(job: JobSpec, assignment: AssignmentRecord) -> PrivateTerms | None:
-    if job.privacy is None or assignment.kind != "train":
+    privacy = job.privacy
+    if privacy is None or privacy.noise == "central" or assignment.kind != "train":
         return None
-    return terms_of(job, job.privacy)
+    return terms_of(job, privacy)

@@ -233,7 +233,7 @@ class TaskKey(_message.Message):
     def __init__(self, run_id: _Optional[str] = ..., round: _Optional[int] = ..., kind: _Optional[_Union[TaskKind, str]] = ...) -> None: ...
 
 class Task(_message.Message):
-    __slots__ = ("key", "app", "rounds_total", "model_digest", "model_size_bytes", "config_json", "seed", "deadline_seconds", "attempt", "chunk_bytes", "secure")
+    __slots__ = ("key", "app", "rounds_total", "model_digest", "model_size_bytes", "config_json", "seed", "deadline_seconds", "attempt", "chunk_bytes", "secure", "central")
     KEY_FIELD_NUMBER: _ClassVar[int]
     APP_FIELD_NUMBER: _ClassVar[int]
     ROUNDS_TOTAL_FIELD_NUMBER: _ClassVar[int]
@@ -245,6 +245,7 @@ class Task(_message.Message):
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
     CHUNK_BYTES_FIELD_NUMBER: _ClassVar[int]
     SECURE_FIELD_NUMBER: _ClassVar[int]
+    CENTRAL_FIELD_NUMBER: _ClassVar[int]
     key: TaskKey
     app: str
     rounds_total: int
@@ -256,7 +257,22 @@ class Task(_message.Message):
     attempt: int
     chunk_bytes: int
     secure: SecureTask
-    def __init__(self, key: _Optional[_Union[TaskKey, _Mapping]] = ..., app: _Optional[str] = ..., rounds_total: _Optional[int] = ..., model_digest: _Optional[str] = ..., model_size_bytes: _Optional[int] = ..., config_json: _Optional[str] = ..., seed: _Optional[int] = ..., deadline_seconds: _Optional[float] = ..., attempt: _Optional[int] = ..., chunk_bytes: _Optional[int] = ..., secure: _Optional[_Union[SecureTask, _Mapping]] = ...) -> None: ...
+    central: CentralTask
+    def __init__(self, key: _Optional[_Union[TaskKey, _Mapping]] = ..., app: _Optional[str] = ..., rounds_total: _Optional[int] = ..., model_digest: _Optional[str] = ..., model_size_bytes: _Optional[int] = ..., config_json: _Optional[str] = ..., seed: _Optional[int] = ..., deadline_seconds: _Optional[float] = ..., attempt: _Optional[int] = ..., chunk_bytes: _Optional[int] = ..., secure: _Optional[_Union[SecureTask, _Mapping]] = ..., central: _Optional[_Union[CentralTask, _Mapping]] = ...) -> None: ...
+
+class CentralTask(_message.Message):
+    __slots__ = ("clip", "noise_multiplier", "cohort_size", "counts_unclipped", "opening")
+    CLIP_FIELD_NUMBER: _ClassVar[int]
+    NOISE_MULTIPLIER_FIELD_NUMBER: _ClassVar[int]
+    COHORT_SIZE_FIELD_NUMBER: _ClassVar[int]
+    COUNTS_UNCLIPPED_FIELD_NUMBER: _ClassVar[int]
+    OPENING_FIELD_NUMBER: _ClassVar[int]
+    clip: float
+    noise_multiplier: float
+    cohort_size: int
+    counts_unclipped: bool
+    opening: bytes
+    def __init__(self, clip: _Optional[float] = ..., noise_multiplier: _Optional[float] = ..., cohort_size: _Optional[int] = ..., counts_unclipped: bool = ..., opening: _Optional[bytes] = ...) -> None: ...
 
 class SecureTask(_message.Message):
     __slots__ = ("examples_per_weight", "privacy")

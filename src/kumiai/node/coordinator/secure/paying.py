@@ -49,12 +49,13 @@ class RoundPayer:
             FencedError: another leads.
             StorageError: the database failed.
         """
-        return await self._desk.charge(
+        paid = await self._desk.charge(
             self._lease,
             round=descriptor.round_number,
             attempt=attempt,
             charge=self._charge(run, descriptor, clients),
         )
+        return paid.key
 
     async def seal(self, key: ChargeKey, outcome: Outcome) -> SealedCharge:
         """Fix the noised sum that was paid for: there will be no other at this price.

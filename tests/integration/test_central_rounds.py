@@ -1,0 +1,200 @@
+"""Private runs over real mutual TLS whose noise the coordinator adds, paid for on both sides."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from kumiai.node import contributions
+from kumiai.node.central_rounds import CLIP_METRIC, UNCLIPPED_METRIC
+from kumiai.privacy import Adjacency
+from kumiai.privacy.budget import BudgetLimit
+from kumiai.privacy.ledger import BudgetScope, Charge, ChargeKey, Guarantee, ScopeKind, Unit
+from kumiai.storage import BudgetRepository, DatabaseManager
+from kumiai.testing.databases import SQLiteTemplate
+from tests.integration import study
+from tests.integration.federation import Federation, job
+from tests.integration.test_private_rounds import copy_of
+
+ROUNDS, SIZE = 3, 500
+CLIENT = Guarantee(Unit.CLIENT, Adjacency.ZERO_OUT)
+
+
+@pytest.fixture
+async def federation(tmp_path: Path, sqlite_template: SQLiteTemplate) -> AsyncIterator[Federation]:
+    federation = Federation(tmp_path, sqlite_template.copy_to(tmp_path / "kumiai.db"))
+    await federation.start()
+    yield federation
+    await federation.stop()
+
+
+def central_job(**tables: Any) -> dict[str, Any]:
+    privacy = {
+        "unit": "client",
+        "noise": "central",
+        "clip": 2.0,
+        "delta": 1e-5,
+        "noise_multiplier": 0.5,
+        **tables.pop("privacy", {}),
+    }
+    return job(
+        run={"rounds": ROUNDS, "name": "counted", **tables.pop("run", {})},
+        cohort={"size": 4, "min_reports": 3, "grace_seconds": 2.0},
+        evaluation={"every": 0},
+        train={"size": SIZE},
+        privacy=privacy,
+    )
+
+
+async def paid_in(federation: Federation) -> dict[str, int]:
+    async with federation.http() as http:
+        scopes = (await http.get("/api/v1/budgets")).json()["scopes"]
+    return {each["scope"]: each["spent"][0]["releases"] for each in scopes}
+
+
+async def test_a_run_is_noised_once_a_round_and_both_sides_have_paid_for_each(
+    federation: Federation,
+) -> None:
+    await federation.start_clients(4)
+
+    run_id = await federation.submit(central_job(), study.app)
+    await federation.wait_for(run_id, seconds=90)
+
+    model = await federation.model(run_id)
+    # Each of four moves by its clip, three times, over four.
+    assert model["w"].mean() == pytest.approx(ROUNDS * 2 / np.sqrt(SIZE), abs=0.1)
+    assert model["w"].std() == pytest.approx(ROUNDS**0.5 * 0.5 * 2 / 4, rel=0.2)
+    assert await paid_in(federation) == {
+        "model/counted": ROUNDS,
+        **{f"client/site-{number}": ROUNDS for number in range(1, 5)},
+        **{f"dataset/site-{number}/counting": ROUNDS for number in range(1, 5)},
+    }
+    for site in ("site-1", "site-4"):
+        charges = copy_of(federation, site).charges
+        assert [each.key for each in charges] == [
+            ChargeKey(run_id, number, 1) for number in range(1, ROUNDS + 1)
+        ]
+        assert all(each.charge.guarantee == CLIENT for each in charges)
+    async with federation.http() as http:
+        told = (await http.get("/api/v1/runs/" + run_id + "/rounds")).json()
+    assert "loss" not in str(told)
+
+
+async def test_both_ledgers_call_a_release_by_the_same_name(federation: Federation) -> None:
+    await federation.start_clients(4)
+    run_id = await federation.submit(central_job(run={"rounds": 1}), study.app)
+    await federation.wait_for(run_id, seconds=90)
+
+    database = DatabaseManager(federation.database_url)
+    await database.connect()
+    (paid, *_) = await BudgetRepository(database).entries()
+    await database.close()
+
+    (charge,) = copy_of(federation, "site-1").charges
+    (event,) = charge.charge.spends[0].events
+    ours = Charge.from_content(paid.content).events_of()
+    assert ours[BudgetScope(ScopeKind.CLIENT, "site-1")] == {event: 1}
+
+
+async def test_a_clip_that_follows_the_updates_is_told_and_kept_over_a_restart(
+    federation: Federation,
+) -> None:
+    await federation.start_clients(4)
+    asked = central_job(privacy={"adaptive": {"quantile": 0.9, "learning_rate": 0.5}})
+
+    run_id = await federation.submit(asked, study.app)
+    await federation.until_round(run_id, 2)
+    await federation.stop()
+    await federation.start()
+    await federation.start_clients(4)
+    await federation.wait_for(run_id, seconds=90)
+
+    async with federation.http() as http:
+        rounds = (await http.get(f"/api/v1/runs/{run_id}/rounds")).json()["rounds"]
+    told = [each["metrics"] for each in rounds if each["round"] > 0]
+    clips = [each[CLIP_METRIC] for each in told]
+    assert clips[0] == 2.0
+    for before, after in zip(told, clips[1:], strict=False):
+        step = np.exp(-0.5 * (before[UNCLIPPED_METRIC] - 0.9))
+        assert after == pytest.approx(before[CLIP_METRIC] * step, rel=1e-12)
+    assert (await paid_in(federation))["model/counted"] == ROUNDS
+
+
+async def test_an_update_beyond_its_clip_is_refused_with_a_reason_and_the_round_goes_on(
+    federation: Federation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    honest = contributions.clipped_contribution_of
+
+    def too_long(app: Any, base: Any, context: Any, terms: Any) -> Any:
+        made = honest(app, base, context, terms)
+        if context.site == "site-2":
+            made["contribution"] *= 2
+        return made
+
+    monkeypatch.setattr("kumiai.node.client.tasks.clipped_contribution_of", too_long)
+    await federation.start_clients(4)
+
+    run_id = await federation.submit(central_job(run={"rounds": 1}), study.app)
+    await federation.wait_for(run_id, seconds=90)
+
+    async with federation.http() as http:
+        told = (await http.get(f"/api/v1/runs/{run_id}/explain")).json()
+    (refused,) = [each for each in told["clients"] if each["client"] == "site-2"]
+    assert refused["state"] == "refused"
+    assert "breaks the clip that its round pays for" in refused["reason"]
+    assert "client/site-2" not in await paid_in(federation)
+
+
+async def test_a_site_whose_budget_is_spent_takes_no_part_and_the_others_go_on(
+    federation: Federation,
+) -> None:
+    await federation.start_clients(4)
+    await federation.stop_client("site-4")
+    federation.client_settings = {"budget_epsilon": 0.001}
+    federation.start_client("site-4", data={"number": 4})
+    await federation.agents["site-4"].attached.wait()
+
+    run_id = await federation.submit(central_job(run={"rounds": 1}), study.app)
+    await federation.wait_for(run_id, seconds=90)
+
+    async with federation.http() as http:
+        told = (await http.get(f"/api/v1/runs/{run_id}/explain")).json()
+    (refused,) = [each for each in told["clients"] if each["client"] == "site-4"]
+    assert refused["state"] == "failed"
+    assert "budget of client/site-4 (lifetime) must allow the release" in refused["reason"]
+    assert not copy_of(federation, "site-4").charges
+
+
+async def test_a_study_that_fails_says_why_to_its_own_site_alone(federation: Federation) -> None:
+    await federation.start_clients(4)
+    asked = central_job(run={"rounds": 1})
+    asked["train"]["broken"] = "site-3"
+
+    run_id = await federation.submit(asked, study.app)
+    await federation.wait_for(run_id, seconds=90)
+
+    async with federation.http() as http:
+        told = (await http.get(f"/api/v1/runs/{run_id}/explain")).json()
+    (failed,) = [each for each in told["clients"] if each["client"] == "site-3"]
+    assert "a private run is not told why" in failed["reason"]
+
+
+async def test_a_run_that_the_ledger_does_not_allow_ends_before_anybody_trains(
+    federation: Federation,
+) -> None:
+    await federation.start_clients(4)
+    limit = BudgetLimit(BudgetScope(ScopeKind.MODEL, "counted"), CLIENT, epsilon=13.0, delta=1e-5)
+    async with federation.http() as http:
+        answer = await http.put("/api/v1/budgets", json=limit.to_content())
+        assert answer.status_code < 300, answer.text
+
+    run_id = await federation.submit(central_job(), study.app)
+    run = await federation.wait_for(run_id, "failed", seconds=90)
+
+    assert run["end_kind"] == "budget_exhausted"
+    assert "model/counted" in run["reason"]
+    # One round could be paid for; for the next nobody was asked for anything.
+    assert run["round"] == 1
+    assert len(copy_of(federation, "site-1").charges) == 1
