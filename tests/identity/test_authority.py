@@ -172,7 +172,7 @@ def test_a_part_of_an_authority_is_not_overwritten(tmp_path: Path, clock: Any, p
 def test_absurd_days_of_an_authority_are_refused(tmp_path: Path, clock: Any, days: int) -> None:
     manager = CertificateManager(tmp_path / "ca", clock=clock)
 
-    with pytest.raises(ConfigError, match=f"ca_days must be 1 to 36500, got {days}"):
+    with pytest.raises(ConfigError, match=f"^ca_days must be 1 to 36500, got {days}"):
         manager.create("f", ca_days=days)
 
     assert not (tmp_path / "ca").exists()
@@ -183,7 +183,7 @@ def test_an_authority_may_live_for_a_hundred_years(tmp_path: Path, clock: Any) -
 
 
 def test_an_invalid_federation_is_refused(tmp_path: Path, clock: Any) -> None:
-    with pytest.raises(ConfigError, match="federation must be"):
+    with pytest.raises(ConfigError, match=r"^federation must be"):
         CertificateManager(tmp_path / "ca", clock=clock).create("a/b")
 
     assert not (tmp_path / "ca").exists()
@@ -473,7 +473,9 @@ def test_issuing_at_the_same_time_loses_nothing(
     assert sorted(record.name for record in authority.list_issued()) == names
 
 
-@pytest.mark.parametrize("act", ["issue", "revoke", "revocation_list", "list_issued"])
+@pytest.mark.parametrize(
+    "act", ["issue", "revoke", "revocation_list", "list_issued", "list_authorities"]
+)
 def test_without_an_authority_nothing_works_and_nothing_is_created(
     tmp_path: Path, clock: Any, act: str
 ) -> None:
@@ -483,6 +485,7 @@ def test_without_an_authority_nothing_works_and_nothing_is_created(
         "revoke": lambda: manager.revoke("a"),
         "revocation_list": manager.revocation_list,
         "list_issued": manager.list_issued,
+        "list_authorities": manager.list_authorities,
     }
 
     with pytest.raises(NotFoundError, match=r"got none in .*; create it with `kumiai ca init`"):
@@ -509,6 +512,36 @@ def test_an_authority_issues_until_its_last_second(
     issued = authority.issue(Role.CLIENT, "a", out_dir=tmp_path / "a")
 
     assert issued.identity.not_after == clock.now()
+
+
+# ---------------------------------------------------------------- requests
+
+
+def test_a_signed_request_is_good_for_a_year_and_can_be_revoked(
+    authority: CertificateManager, clock: Any
+) -> None:
+    signed = authority.sign_request(
+        new_request(ec.generate_private_key(ec.SECP256R1())), Role.CLIENT, "a"
+    )
+
+    authority.revoke("a")
+
+    assert signed.identity.not_after == int(clock.now() + 365 * DAY_SECONDS)
+    assert loaded_list(authority, clock).serials == {signed.identity.serial}
+
+
+@pytest.mark.parametrize(
+    ("role", "name", "problem"),
+    [
+        (Role.CLIENT, "a/b", "^name must be"),
+        (Role.COORDINATOR, "a", "^hosts must name what clients connect to"),
+    ],
+)
+def test_an_order_is_judged_before_the_request_that_it_is_for(
+    authority: CertificateManager, role: Role, name: str, problem: str
+) -> None:
+    with pytest.raises(ConfigError, match=problem):
+        authority.sign_request(b"", role, name)
 
 
 # ---------------------------------------------------------------- damaged files

@@ -6,7 +6,13 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from kumiai.core import failpoints
-from kumiai.core.errors import CertificateError, IntegrityError, NotFoundError, StorageError
+from kumiai.core.errors import (
+    CertificateError,
+    ConfigError,
+    IntegrityError,
+    NotFoundError,
+    StorageError,
+)
 from kumiai.identity import (
     CertificateManager,
     Identity,
@@ -197,7 +203,32 @@ def test_the_authority_renews_a_members_files_in_place(
     assert own == renewed.identity
     assert own.serial != coordinator.identity.serial
     assert own.not_after == int(clock.now() + 30 * DAY_SECONDS)
-    assert authority.list_issued()[-1].hosts == ("localhost", "127.0.0.1")
+    assert (renewed.cert, renewed.key, renewed.ca) == (
+        coordinator.cert,
+        coordinator.key,
+        coordinator.ca,
+    )
+    record = authority.list_issued()[-1]
+    assert (record.serial, record.hosts) == (own.serial, ("localhost", "127.0.0.1"))
+
+
+@pytest.mark.parametrize("days", [0, 3651])
+def test_absurd_days_of_a_renewal_are_refused(
+    authority: CertificateManager, client: IssuedCertificate, days: int
+) -> None:
+    before = client.cert.read_bytes()
+
+    with pytest.raises(ConfigError, match=f"^days must be 1 to 3650, got {days}"):
+        authority.renew(client.cert, days=days)
+
+    assert client.cert.read_bytes() == before
+
+
+def test_a_certificate_that_is_not_there_is_not_renewed(
+    authority: CertificateManager, tmp_path: Path
+) -> None:
+    with pytest.raises(NotFoundError, match=r"^certificate must exist"):
+        authority.renew(tmp_path / "none.crt")
 
 
 def test_a_renewal_after_a_change_of_root_brings_the_new_roots(

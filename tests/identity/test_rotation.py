@@ -208,17 +208,39 @@ def test_a_rotation_is_finished_by_trusting_the_new_root_alone(
     assert watcher.error is None
 
 
+@pytest.mark.parametrize(
+    ("names", "told"),
+    [
+        ("abcde", "client d, client e; "),
+        ("abcdef", "client e and 1 more; "),
+        ("abcdefg", "client d, client e and 2 more; "),
+    ],
+)
 def test_a_root_that_is_used_is_retired_by_force(
-    authority: CertificateManager, tmp_path: Path, clock: Any
+    authority: CertificateManager, tmp_path: Path, names: str, told: str
 ) -> None:
-    for name in "abcdefg":
+    for name in names:
         authority.issue(Role.CLIENT, name, out_dir=tmp_path / name)
     authority.rotate()
 
-    with pytest.raises(ConflictError, match=r"client d, client e and 2 more; .*--force"):
+    with pytest.raises(ConflictError, match=rf"{told}.*--force"):
         authority.retire()
 
     assert len(TrustBundle.load(authority.retire(even_if_used=True)).authorities) == 1
+
+
+def test_a_root_is_used_until_the_last_second_of_what_it_vouches_for(
+    authority: CertificateManager, tmp_path: Path, clock: Any
+) -> None:
+    issued = authority.issue(Role.CLIENT, "a", days=1, out_dir=tmp_path / "a")
+    authority.rotate()
+
+    clock.wall = issued.identity.not_after
+    with pytest.raises(ConflictError, match="got certificates in force of client a"):
+        authority.retire()
+    clock.advance(1)
+
+    assert authority.retire()
 
 
 def test_one_rotation_is_finished_before_the_next(authority: CertificateManager) -> None:
@@ -239,7 +261,7 @@ def test_absurd_days_of_a_new_authority_are_refused(
 ) -> None:
     with pytest.raises(ConfigError, match=r"^ca_days must be"):
         authority.rotate(ca_days=days)
-    with pytest.raises(ConfigError, match="days must be"):
+    with pytest.raises(ConfigError, match=r"^days must be 1 to 36500"):
         authority.renew_intermediate(days=days)
 
     assert len(authority.list_authorities()) == 2
@@ -297,12 +319,37 @@ def test_an_issuer_for_sites_is_made_for_a_coordinator(
 
     certificate = x509.load_pem_x509_certificate(issuer.cert.read_bytes())
     usage = certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
+    assert (issuer.cert, issuer.key) == (
+        tmp_path / "sites" / "issuer.crt",
+        tmp_path / "sites" / "issuer.key",
+    )
     assert certificate.serial_number == issuer.serial
     assert list(usage) == [ExtendedKeyUsageOID.CLIENT_AUTH]
     assert b"PRIVATE" in sealing.unseal(issuer.key.read_bytes(), PASSPHRASE, label="sites key")
     certificate.verify_directly_issued_by(authority_cert)
-    with pytest.raises(ConflictError, match="must not exist yet"):
-        authority.delegate(out_dir=tmp_path / "sites")
+
+
+@pytest.mark.parametrize("name", ["issuer.crt", "issuer.key"])
+def test_an_issuers_files_are_not_overwritten(
+    authority: CertificateManager, tmp_path: Path, name: str
+) -> None:
+    (tmp_path / name).write_bytes(b"precious")
+
+    with pytest.raises(ConflictError, match=f"{name} must not exist yet; choose another"):
+        authority.delegate(out_dir=tmp_path)
+
+    assert (tmp_path / name).read_bytes() == b"precious"
+    assert len(authority.list_authorities()) == 2
+
+
+@pytest.mark.parametrize("days", [0, 3651])
+def test_absurd_days_of_an_issuer_for_sites_are_refused(
+    authority: CertificateManager, tmp_path: Path, days: int
+) -> None:
+    with pytest.raises(ConfigError, match=f"^days must be 1 to 3650, got {days}"):
+        authority.delegate(out_dir=tmp_path / "sites", days=days)
+
+    assert not (tmp_path / "sites").exists()
 
 
 def test_a_weak_passphrase_of_an_issuer_is_refused(
@@ -319,6 +366,8 @@ def test_an_issuer_for_sites_can_be_revoked(
 ) -> None:
     issuer = authority.delegate(out_dir=tmp_path / "sites")
 
+    with pytest.raises(NotFoundError):
+        authority.revoke(issuer.serial, role=Role.CLIENT)
     authority.revoke(issuer.serial, "key-compromise")
 
     lists = RevocationList.load(
