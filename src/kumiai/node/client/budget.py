@@ -105,7 +105,31 @@ class SiteLedger:
         """Whether this site has set itself a budget."""
         return bool(self._limits)
 
-    def charge(self, key: ChargeKey, *, context: bytes, app: str, unit: str, event: Event) -> None:
+    def verify_affordable(self, *, app: str, unit: str, event: Event, count: int = 1) -> None:
+        """Check that a contribution can be paid for, before anybody works for it.
+
+        Args: as of `charge`.
+
+        Raises:
+            BudgetExhaustedError: the site's own budget does not allow it.
+            IntegrityError: the ledger is damaged.
+            StorageError: it cannot be read.
+        """
+        charge = self._charge_of(app, unit, event, count)
+        with self._opened():
+            paid = self._known.paid(charge.scopes)
+            verify_affordable(charge, self._limits, paid, self._today())
+
+    def charge(
+        self,
+        key: ChargeKey,
+        *,
+        context: bytes,
+        app: str,
+        unit: str,
+        event: Event,
+        count: int = 1,
+    ) -> None:
         """Pay for a contribution, durably, before it leaves; paying again for it changes nothing.
 
         Args:
@@ -114,6 +138,7 @@ class SiteLedger:
             app: the study, whose data it is.
             unit: what the noise hides, ``record`` or ``client``.
             event: the release.
+            count: how many of it there are in this contribution.
 
         Raises:
             BudgetExhaustedError: the site's own budget does not allow it; nothing was written.
@@ -122,12 +147,7 @@ class SiteLedger:
             IntegrityError: the ledger is damaged.
             StorageError: it cannot be written.
         """
-        scopes = [
-            BudgetScope(ScopeKind.CLIENT, self._site),
-            BudgetScope(ScopeKind.DATASET, f"{self._site}/{app}"),
-        ]
-        guarantee = Guarantee(Unit(unit), event.adjacency)
-        charge = Charge.alike(guarantee, scopes, {event_to_json(event): 1})
+        charge = self._charge_of(app, unit, event, count)
         verify_charge(charge)
         paid = _Paid(charge, context.hex())
         with self._opened() as file:
@@ -140,7 +160,7 @@ class SiteLedger:
                         "does; its next attempt is paid for anew"
                     )
                 return
-            verify_affordable(charge, self._limits, known.paid(scopes), self._today())
+            verify_affordable(charge, self._limits, known.paid(charge.scopes), self._today())
             at_us = self._now_us()
             head, _, body = known.head.appended(
                 at_us, EntryKind.CHARGED, str(key), {**charge.to_content(), "context": paid.context}
@@ -176,6 +196,14 @@ class SiteLedger:
         with self._opened() as file:
             file.seek(0)
             return json.dumps({"site": self._site}).encode() + b"\n" + file.read()
+
+    def _charge_of(self, app: str, unit: str, event: Event, count: int) -> Charge:
+        scopes = [
+            BudgetScope(ScopeKind.CLIENT, self._site),
+            BudgetScope(ScopeKind.DATASET, f"{self._site}/{app}"),
+        ]
+        guarantee = Guarantee(Unit(unit), event.adjacency)
+        return Charge.alike(guarantee, scopes, {event_to_json(event): count})
 
     def _now_us(self) -> int:
         return int(self._clock.now() * 1e6)
