@@ -115,11 +115,12 @@ def _shared(explanations: Iterable[frozenset[str]]) -> frozenset[str] | None:
 def _explanations(
     unexplained: int, size: int, groups_of: Mapping[str, int]
 ) -> Iterator[frozenset[str]]:
-    """Yield the sets of at most so many clients that have somebody of each group, some often."""
+    """Yield the sets of at most so many clients that have somebody of each group, some often.
+
+    With a size of 1 a client must explain all that is left, so that none is ever less.
+    """
     if not unexplained:
         yield frozenset()
-        return
-    if size == 0:
         return
     # One of them must be in as many groups as falls to each, so the others need no look.
     least = -(-unexplained.bit_count() // size)
