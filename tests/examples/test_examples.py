@@ -12,8 +12,12 @@ from kumiai.node.noised_rounds import outlook_of
 from kumiai.node.study import load_app
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-STUDIES = {"private_patients.py": "heart_hospitals.py", "private_clients.py": "quickstart.py"}
-PRIVATE = {"private_patients.py": 0.74, "private_clients.py": 0.8}
+STUDIES = {
+    "private_patients.py": "heart_hospitals.py",
+    "private_clients.py": "quickstart.py",
+    "private_devices.py": "quickstart.py",
+}
+PRIVATE = {"private_patients.py": 0.74, "private_clients.py": 0.8, "private_devices.py": 0.82}
 NEEDS = {"torch_digits.py": "torch", "sklearn_breast_cancer.py": "sklearn"}
 
 
