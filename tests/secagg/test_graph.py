@@ -1,5 +1,7 @@
 """Who masks towards whom."""
 
+import hashlib
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -61,3 +63,25 @@ def test_whoever_holds_no_share_has_no_place() -> None:
 
     with pytest.raises(ValueError, match="not in tuple"):
         graph.place(0, stranger)
+
+
+def test_the_ring_of_a_seed_is_this_one() -> None:
+    seed = bytes(range(32))
+
+    def rank(index: int) -> bytes:
+        data = b"kumiai/secagg/ring/v1/" + seed + index.to_bytes(4, "little")
+        return hashlib.sha256(data).digest()
+
+    ring = sorted(range(9), key=rank)
+    graph = sparse_graph(range(9), 4, seed)
+
+    for place, index in enumerate(ring):
+        around = [ring[(place + step) % 9] for step in (-2, -1, 0, 1, 2)]
+        assert graph.holders[index] == tuple(sorted(around))
+    assert ring != sorted(ring)
+
+
+@pytest.mark.parametrize("count", [2, 3, 4, 5])
+def test_a_ring_that_would_meet_itself_is_the_complete_graph(count: int) -> None:
+    assert sparse_graph(range(count), 4, bytes(32)) == complete_graph(range(count))
+    assert sparse_graph(range(6), 4, bytes(32)) != complete_graph(range(6))

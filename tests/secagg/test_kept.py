@@ -1,11 +1,14 @@
 """What stays of a round makes its outcome again, and everybody's receipt."""
 
+import struct
+
 import numpy as np
 import pytest
 
 from kumiai.core.errors import SecureAggregationError
 from kumiai.secagg import verify_receipt
-from kumiai.secagg.kept import KeptSum
+from kumiai.secagg.kept import KeptInput, KeptSum
+from tests.secagg.forms import changed_at, size
 from tests.secagg.rounds import VERIFIER, Network
 
 
@@ -53,3 +56,43 @@ def test_it_shows_no_message(kept: KeptSum) -> None:
 def test_junk_is_refused() -> None:
     with pytest.raises(SecureAggregationError):
         KeptSum.decode(b"junk")
+
+
+SMALL = KeptSum(bytes(32), 7, 0.5, b"e", (KeptInput("a", b"m"), KeptInput("b", b"")))
+FORM = b"".join(
+    [
+        bytes(32),
+        (7).to_bytes(8, "little"),
+        struct.pack("<d", 0.5),
+        size(1) + b"e",
+        size(2),
+        size(1) + b"a" + size(1) + b"m",
+        size(1) + b"b" + size(0),
+    ]
+)
+
+
+def test_its_bytes_are_these() -> None:
+    assert SMALL.encode() == FORM
+    assert KeptSum.decode(FORM) == SMALL
+
+
+@pytest.mark.parametrize(
+    ("data", "problem"),
+    [
+        (FORM[:31], "total_digest must be 32 bytes, got the last 31"),
+        (changed_at(FORM, 32, bytes(8)), "weight must be 1 to 18446744073709551615, got 0"),
+        (changed_at(FORM, 40, bytes(8)), "step must be a finite number above 0, got 0"),
+        (
+            changed_at(FORM, 48, size(2**28 + 1)),
+            "of evidence must be 0 to 268435456, got 268435457",
+        ),
+        (changed_at(FORM, 53, size(4097)), "count of inputs must be 0 to 4096, got 4097"),
+        (changed_at(FORM, 57, size(129)), "length of client must be 0 to 128, got 129"),
+        (changed_at(FORM, 62, size(2**28 + 1)), "of input must be 0 to 268435456, got 268435457"),
+        (changed_at(FORM, 61, b"b"), "inputs must increase"),
+    ],
+)
+def test_what_is_beyond_a_limit_is_refused_by_its_name(data: bytes, problem: str) -> None:
+    with pytest.raises(SecureAggregationError, match=problem):
+        KeptSum.decode(data)

@@ -9,6 +9,7 @@ from kumiai.crypto.signatures import Ed25519Signer
 from kumiai.secagg.descriptor import Proofs
 from kumiai.secagg.messages import Confirmation, Kind, Survivor
 from kumiai.secagg.receipts import Receipt, RoundEvidence, verify_receipt
+from tests.secagg.forms import changed_at, size
 from tests.secagg.rounds import VERIFIER, Network
 
 OWNER = "site-0001"
@@ -127,3 +128,70 @@ def test_words_against_the_sum_and_words_of_others_do_not_make_a_quorum(network:
         forged = changed(network, confirmations=(*evidence.confirmations[:3], last))
         with pytest.raises(SecureAggregationError, match="by 4 survivors, got 3"):
             verify_receipt(forged, roster_of(network), verifier=VERIFIER)
+
+
+RECEIPT = size(1) + b"i" + size(1) + b"e"
+EVIDENCE = b"".join(
+    [
+        size(1) + b"d",
+        bytes(range(32)),
+        size(2) + b"\x01\x00" + b"\x02\x00",
+        size(1) + b"\x02\x00" + bytes(32),
+        bytes(32),
+        size(1) + size(1) + b"c",
+    ]
+)
+
+
+def test_its_bytes_are_these() -> None:
+    evidence = RoundEvidence(
+        b"d", bytes(range(32)), (1, 2), (Survivor(2, bytes(32)),), bytes(32), (b"c",)
+    )
+
+    assert Receipt(b"i", b"e").encode() == RECEIPT
+    assert evidence.encode() == EVIDENCE
+    assert RoundEvidence.decode(EVIDENCE) == evidence
+
+
+@pytest.mark.parametrize(
+    ("place", "problem"),
+    [(0, "of input must be 0 to 16777216,"), (5, "of evidence must be 0 to 16777216,")],
+)
+def test_a_receipt_with_a_part_too_long_is_refused(place: int, problem: str) -> None:
+    with pytest.raises(SecureAggregationError, match=f"length {problem} got 16777217"):
+        Receipt.decode(changed_at(RECEIPT, place, size(2**24 + 1)))
+
+
+@pytest.mark.parametrize(
+    ("data", "problem"),
+    [
+        (
+            changed_at(EVIDENCE, 0, size(2**24 + 1)),
+            "of descriptor must be 0 to 16777216, got 167772",
+        ),
+        (EVIDENCE[:20], "seen must be 32 bytes, got the last 15"),
+        (changed_at(EVIDENCE, 37, size(4097)), "count of sharers must be 0 to 4096, got 4097"),
+        (
+            changed_at(EVIDENCE, 43, (4096).to_bytes(2, "little")),
+            "index must be 0 to 4095, got 4096",
+        ),
+        (changed_at(EVIDENCE, 43, b"\x01"), "sharers must increase"),
+        (changed_at(EVIDENCE, 45, size(4097)), "count of survivors must be 0 to 4096, got 4097"),
+        (EVIDENCE[:84], "sum_digest must be 32 bytes, got the last 1"),
+        (changed_at(EVIDENCE, 115, size(4097)), "count of confirmations must be 0 to 4096"),
+        (
+            changed_at(EVIDENCE, 119, size(1025)),
+            "length of confirmation must be 0 to 1024, got 1025",
+        ),
+    ],
+)
+def test_evidence_beyond_a_limit_is_refused_by_its_name(data: bytes, problem: str) -> None:
+    with pytest.raises(SecureAggregationError, match=problem):
+        RoundEvidence.decode(data)
+
+
+def test_survivors_that_do_not_increase_are_no_evidence() -> None:
+    twice = EVIDENCE[:45] + size(2) + 2 * (b"\x02\x00" + bytes(32)) + EVIDENCE[83:]
+
+    with pytest.raises(SecureAggregationError, match="survivors must increase"):
+        RoundEvidence.decode(twice)

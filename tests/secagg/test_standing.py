@@ -8,7 +8,7 @@ import pytest
 from kumiai.core.errors import SecureAggregationError
 from kumiai.secagg.actions import Action, Send
 from kumiai.secagg.descriptor import Proofs
-from kumiai.secagg.messages import KeyDeal, Kind, MaskedInput
+from kumiai.secagg.messages import Confirmation, KeyDeal, Kind, MaskedInput
 from kumiai.secagg.server_records import ServerPhase
 from kumiai.secagg.standing import Standing, standing_of
 from tests.secagg.rounds import COORDINATOR, PAILLIER, Network
@@ -46,6 +46,30 @@ def test_the_records_say_where_the_round_stands_at_every_step(changes: dict[str,
     assert network.standing == Standing(ServerPhase.PUBLISHED, (), ())
 
 
+@pytest.mark.parametrize(
+    "kind",
+    [
+        Kind.ADVERTISEMENT,
+        Kind.KEY_SHARES,
+        Kind.MASKED_INPUT,
+        Kind.AGREEMENT,
+        Kind.UNMASKING,
+        Kind.CONFIRMATION,
+    ],
+)
+def test_the_records_say_whose_answer_never_came(kind: Kind) -> None:
+    network = Watched(6, threshold=4, minimum_survivors=4, colluders=1)
+
+    def change(name: str, send: Send) -> Send | None:
+        is_lost = name == "site-0002" and network.kind_of(send) is kind
+        return None if is_lost else send
+
+    network.to_server = change
+    network.run()
+
+    assert network.outcome is not None
+
+
 class WatchedWithKey(Watched):
     """The same with a Paillier key."""
 
@@ -61,6 +85,42 @@ def test_the_records_say_where_a_round_with_a_key_stands_at_every_step() -> None
     assert network.outcome is not None
     assert {ServerPhase.SHARING, ServerPhase.OPENING} < network.phases
     assert network.standing == Standing(ServerPhase.PUBLISHED, (), ())
+
+
+@pytest.mark.parametrize("is_right", [None, False])
+def test_of_those_who_confirmed_a_sum_with_a_key_one_is_asked_for_it(is_right: bool | None) -> None:
+    network = WatchedWithKey(mode=Proofs.SUM)
+
+    def change(name: str, send: Send) -> Send | None:
+        if name != "site-0000" or network.kind_of(send) is not Kind.CONFIRMATION:
+            return send
+        if is_right is None:
+            return None
+        digest = network.body_of(send, Confirmation).digest
+        return Send(network.lie(Confirmation(digest, is_right), name))
+
+    network.to_server = change
+    network.run()
+
+    assert network.outcome is not None
+
+
+def test_once_a_client_has_told_the_sum_no_other_is_awaited() -> None:
+    network = WatchedWithKey()
+    network.run()
+
+    records = network.records[COORDINATOR]
+    standing = standing_of(network.descriptor, records[:-1])
+    assert (standing.phase, standing.awaited) == (ServerPhase.OPENING, ())
+    assert standing.answered == ("site-0000",)
+
+
+def test_a_round_with_a_key_that_is_abandoned_at_once_awaits_nobody() -> None:
+    network = WatchedWithKey()
+
+    network.from_server(network.server.abandon("enough"))
+
+    assert network.standing == Standing(ServerPhase.ABANDONED, (), ())
 
 
 @pytest.mark.parametrize("kind", [Kind.KEY_DEAL, Kind.OPENING])

@@ -113,7 +113,7 @@ def _standing_with_key(descriptor: RoundDescriptor, records: Iterable[bytes]) ->
                 said[name] = read_envelope(record.message, descriptor)
     awaited = asked - answered - excluded.keys() if phase in _PAILLIER_ANSWERS else set()
     if phase is ServerPhase.OPENING:  # one after the other is asked, until one has told the sum
-        awaited = set() if answered else set(sorted(awaited, key=descriptor.index_of)[:1])
+        awaited = set() if answered else set(sorted(awaited)[:1])
     return _standing(descriptor, phase, awaited, answered, excluded)
 
 
