@@ -9,6 +9,8 @@ import pytest
 
 from kumiai.node import contributions
 from kumiai.node.central_rounds import CLIP_METRIC, UNCLIPPED_METRIC
+from kumiai.node.client import tasks
+from kumiai.node.client.transfer import PutReport
 from kumiai.privacy import Adjacency
 from kumiai.privacy.budget import BudgetLimit
 from kumiai.privacy.ledger import BudgetScope, Charge, ChargeKey, Guarantee, ScopeKind, Unit
@@ -41,7 +43,7 @@ def central_job(**tables: Any) -> dict[str, Any]:
     }
     return job(
         run={"rounds": ROUNDS, "name": "counted", **tables.pop("run", {})},
-        cohort={"size": 4, "min_reports": 3, "grace_seconds": 2.0},
+        cohort={"size": 4, "min_reports": 3, "grace_seconds": 2.0, "max_attempts": 1},
         evaluation={"every": 0},
         train={"size": SIZE},
         privacy=privacy,
@@ -145,6 +147,26 @@ async def test_an_update_beyond_its_clip_is_refused_with_a_reason_and_the_round_
     assert refused["state"] == "refused"
     assert "breaks the clip that its round pays for" in refused["reason"]
     assert "client/site-2" not in await paid_in(federation)
+
+
+async def test_an_update_that_tells_more_than_its_steps_is_refused(
+    federation: Federation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    honest = tasks.PutReport
+
+    def talkative(**told: Any) -> PutReport:
+        return honest(**{**told, "metrics": {"loss": 1.0}, "examples": 7})
+
+    await federation.start_clients(4)
+    monkeypatch.setattr(tasks, "PutReport", talkative)
+
+    run_id = await federation.submit(central_job(run={"rounds": 1}), study.app)
+    await federation.wait_for(run_id, "failed", seconds=90)
+
+    async with federation.http() as http:
+        told = (await http.get(f"/api/v1/runs/{run_id}/explain")).json()
+    assert "got 7 examples and 1 metrics; they would be told without noise" in str(told["clients"])
+    assert await paid_in(federation) == {}
 
 
 async def test_a_site_whose_budget_is_spent_takes_no_part_and_the_others_go_on(

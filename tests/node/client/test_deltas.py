@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from kumiai.core.codec import decode, encode
 from kumiai.core.digest import digest_of
 from kumiai.learning import delta_of
-from kumiai.node.client.deltas import DeltaUpload
+from kumiai.node.client.deltas import ArraysUpload, DeltaUpload
 
 DTYPES = [np.float32, np.float64, np.float16, ml_dtypes.bfloat16, np.int64, np.uint8, np.bool_]
 
@@ -69,3 +69,17 @@ def test_an_overflow_is_sent_for_the_coordinator_to_refuse() -> None:
     upload = DeltaUpload.prepare(trained, base, chunk_bytes=64)
 
     assert np.isinf(decode(b"".join(upload.chunks(0, 64))).arrays["w"]).all()
+
+
+@given(offset=st.integers(0, 400), chunk=st.integers(1, 500))
+def test_arrays_that_go_as_they_are_can_be_sent_from_any_offset(offset: int, chunk: int) -> None:
+    arrays = {"steps": np.arange(60, dtype=np.int32)}
+    whole = b"".join(encode(arrays))
+    upload = ArraysUpload.prepare(arrays)
+
+    pieces = list(upload.chunks(offset, chunk))
+
+    assert b"".join(pieces) == whole[offset:]
+    assert all(len(piece) <= chunk for piece in pieces)
+    assert (upload.digest, upload.size_bytes) == (digest_of([whole]), len(whole))
+    assert "steps" not in repr(upload)
