@@ -328,7 +328,7 @@ def test_a_round_that_is_less_private_than_its_task_is_refused(
     )
 
     with pytest.raises(ConfigError, match=problem):
-        contribution.weight_in(descriptor, 1)
+        contribution.weight_in(descriptor, 1, client="a")
 
 
 def test_records_whose_gradients_are_no_numbers_count_as_zero_and_only_the_site_hears_of_it() -> (

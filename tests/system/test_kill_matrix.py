@@ -187,6 +187,14 @@ OUTSIDE_OF_A_ROUND = {
         "client.secure.counted",
         "client.secure.before_send",
     },
+    "tests/system/test_asynchronous_kills.py": {
+        # Clients train ahead, wait with what they made, and are taken in.
+        "storage.prepare.commit",
+        "coordinator.training.asked",
+        "storage.report_prepared.commit",
+        "storage.withdraw_prepared.commit",
+        "client.update.held",
+    },
     "tests/node/http/test_enrolment.py": {"client.join.answered", "client.join.saved"},
     "tests/storage/cache/test_outbox_kill.py": {
         "storage.outbox.append.commit",

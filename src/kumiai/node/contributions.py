@@ -14,7 +14,7 @@ from kumiai.node.client.secure.weighing import weight_of
 from kumiai.node.noised_rounds import PrivateTerms, event_of_round
 from kumiai.node.study import App, Context, run_gradients, run_train
 from kumiai.privacy import ClippedSum, RecordSum
-from kumiai.secagg import Numbers, RoundDescriptor
+from kumiai.secagg import Numbers, RoundDescriptor, TrainedAhead, verify_scales
 
 __all__ = ["CONTRIBUTION", "Contribution", "clipped_contribution_of", "contribution_of"]
 
@@ -30,19 +30,30 @@ class Contribution:
         vector: shape (numbers of the model,): the update, or a sum of records in whole steps.
         examples: how many it stands for; 1 where that is private.
         metrics: what the study measured; none where that is private.
+        ahead: when it was made, if that was before the round.
     """
 
     vector: Numbers = field(repr=False)
     examples: int
     metrics: Mapping[str, float]
     privacy: PrivateTerms | None = None
+    ahead: TrainedAhead | None = None
 
-    def weight_in(self, descriptor: RoundDescriptor, examples_per_weight: int) -> int:
+    def weight_in(
+        self, descriptor: RoundDescriptor, examples_per_weight: int, *, client: str
+    ) -> int:
         """Return what it weighs in a round, which is checked to keep what was promised.
+
+        Args:
+            descriptor: the round.
+            examples_per_weight: of the task.
+            client: whose contribution it is.
 
         Raises:
             ConfigError: it weighs too much, or the round is not as private as the task.
+            SecureAggregationError: somebody counts more or less in the round than it must.
         """
+        verify_scales(descriptor, client, self.ahead)
         if self.privacy is None:
             return weight_of(self.examples, examples_per_weight, descriptor.weight_bound)
         event_of_round(descriptor, self.privacy)

@@ -18,6 +18,7 @@ from kumiai.learning import STRATEGY_NAMES, Strategy, new_strategy
 
 __all__ = [
     "AdaptiveClipSpec",
+    "AsynchronousSpec",
     "CohortSpec",
     "EvaluationSpec",
     "JobSpec",
@@ -32,6 +33,7 @@ __all__ = [
 
 TrainValue = bool | int | float | str
 _TRAIN_ENTRIES_MAX = 64
+_HIDDEN_LEAST = 3
 
 
 class _Table(BaseModel):
@@ -220,6 +222,17 @@ class AdaptiveClipSpec(_Table):
     """It never rises above this."""
 
 
+class AsynchronousSpec(_Table):
+    """Rounds of those who are ready: nobody waits for a slower client."""
+
+    group_size: Annotated[int, Field(ge=1, le=4096)]
+    """As soon as so many clients hold an update, theirs make the next version of the model."""
+    staleness_max: Annotated[int, Field(ge=0, le=10_000)] = 20
+    """How many versions an update may be behind; a client further behind begins anew."""
+    staleness_exponent: Annotated[float, Field(ge=0, le=4)] = 0.5
+    """An update that is s versions behind counts (1 + s) to minus this; 0: all count the same."""
+
+
 class PrivacySpec(_Table):
     """Differential privacy: what is hidden, how far, and what it may cost."""
 
@@ -295,6 +308,8 @@ class JobSpec(_Table):
     cohort: CohortSpec = CohortSpec()
     strategy: StrategySpec = StrategySpec()
     evaluation: EvaluationSpec = EvaluationSpec()
+    asynchronous: AsynchronousSpec | None = None
+    """``None``: each round asks its clients to train, and waits for them."""
     secure_aggregation: SecureAggregationSpec = SecureAggregationSpec()
     privacy: PrivacySpec | None = None
     """``None``: no noise; what a model tells about those whose data it saw has no bound."""
@@ -342,6 +357,33 @@ class JobSpec(_Table):
                 'secure_aggregation.verification must be "sum" or "off" with privacy, got "norm": '
                 "noise makes an update larger than its bound"
             )
+
+    @model_validator(mode="after")
+    def _groups_fit(self) -> Self:
+        if self.asynchronous is None:
+            return self
+        cohort, size = self.cohort, self.asynchronous.group_size
+        if cohort.size is not None or cohort.over_selection:
+            raise ValueError(
+                "cohort.size and cohort.over_selection must be left out with asynchronous: whoever "
+                "is ready takes part, in groups of asynchronous.group_size"
+            )
+        if (cohort.min_reports or 0) > size:
+            raise ValueError(
+                f"cohort.min_reports must be at most asynchronous.group_size ({size}), got "
+                f"{cohort.min_reports}"
+            )
+        if self.secure_aggregation.is_on and size < _HIDDEN_LEAST:
+            raise ValueError(
+                f"asynchronous.group_size must be at least {_HIDDEN_LEAST} where updates are "
+                f"hidden, got {size}: the sum of fewer tells a client the others'"
+            )
+        if self.privacy is not None:
+            raise ValueError(
+                "asynchronous must be left out with privacy: an update that counts less or more "
+                "by its age would have another share of noise than was paid for"
+            )
+        return self
 
     @field_validator("train", mode="before")
     @classmethod
@@ -416,6 +458,8 @@ def _with_key(key: str, message: str) -> str:
     """Return one of our own messages with its whole key in front, once."""
     if message.startswith("must "):
         return f"{key} {message}"
+    if not key:
+        return message
     _, _, rest = message.partition(" ")
     return f"{key}.{message}" if rest.startswith("must ") else f"{key}: {message}"
 

@@ -17,7 +17,7 @@ from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import structlog
@@ -54,6 +54,7 @@ from kumiai.node.job import JobSpec, parse_job, parse_job_toml
 from kumiai.node.secure_proofs import proofs_of
 from kumiai.node.study import App, Site, initial_model, run_evaluate, run_train
 from kumiai.node.virtual_rounds import VirtualRounds
+from kumiai.secagg import TrainedAhead
 from kumiai.storage import (
     BlobStore,
     BudgetRepository,
@@ -220,7 +221,9 @@ def _job_in(path: Path) -> JobSpec:
     try:
         text = path.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"job must be a TOML file that can be read, got {path}: {error}") from None
+        raise ConfigError(
+            f"job must be a TOML file that can be read, got {path}: {error}"
+        ) from None
     return parse_job_toml(text, source=str(path))
 
 
@@ -491,6 +494,7 @@ class _VirtualClients:
         self._signals = signals
         self._orders: asyncio.Queue[TaskOrder] = asyncio.Queue()
         self._taken: set[TaskKey] = set()
+        self._held: dict[tuple[str, str], _Done] = {}
         self._task_seconds = 1.0  # of the last batch
 
     def available(self, app: str) -> Sequence[str]:
@@ -502,7 +506,14 @@ class _VirtualClients:
                 self._taken.add(order.key)
                 self._orders.put_nowait(order)
 
-    def cancel(self, run_id: str, round_number: int | None, reason: str) -> None:
+    def cancel(
+        self,
+        run_id: str,
+        round_number: int | None,
+        reason: str,
+        *,
+        kind: Literal["prepare"] | None = None,
+    ) -> None:
         """Nothing to do: whoever comes late is told so by the rows."""
 
     async def wait_for_change(self, timeout_seconds: float) -> None:
@@ -521,7 +532,8 @@ class _VirtualClients:
         loop = asyncio.get_running_loop()
         while True:
             batch = [await self._orders.get()]
-            batch += [self._orders.get_nowait() for _ in range(self._share())]
+            if batch[0].ahead is None:  # else a quick client would wait for a slow one
+                batch += [self._orders.get_nowait() for _ in range(self._share())]
             done = await loop.run_in_executor(self._pool, self._compute_all, batch)
             await asyncio.gather(*(self._settle(each) for each in done))
 
@@ -549,9 +561,12 @@ class _VirtualClients:
         return done
 
     def _compute(self, order: TaskOrder, base: NamedArrays) -> _Done:
+        is_ahead = order.key.kind == "prepare"
+        if order.ahead is not None and not is_ahead:
+            return self._waiting(order, order.ahead)
         context = self._app.context(
             self._sites[order.key.client_id],
-            round=order.key.round,
+            round=order.key.round + is_ahead,
             rounds=order.rounds_total,
             config=json.loads(order.config_json),
             seed=order.seed,
@@ -562,6 +577,7 @@ class _VirtualClients:
                 return _Done(order, evaluation.examples, evaluation.metrics)
             if order.examples_per_weight is not None:
                 made = contribution_of(self._app, base, context, order.privacy)
+                made = replace(made, ahead=order.ahead)
                 return _Done(order, made.examples, made.metrics, contribution=made)
             if order.central is not None:
                 steps = clipped_contribution_of(self._app, base, context, order.central.round)
@@ -571,6 +587,13 @@ class _VirtualClients:
             return _Done(order, failure=str(error))
         delta = delta_of(update.weights, base)
         return _Done(order, update.examples, update.metrics, encode(delta))
+
+    def _waiting(self, order: TaskOrder, ahead: TrainedAhead) -> _Done:
+        """Return what a client made ahead of the round that now takes it in."""
+        held = self._held.get((order.key.run_id, order.key.client_id))
+        if held is None or held.order.key.round != ahead.version:
+            return _Done(order, failure=f"no update from version {ahead.version} waits here")
+        return replace(held, order=order)
 
     async def _settle(self, done: _Done) -> None:
         try:
@@ -582,7 +605,7 @@ class _VirtualClients:
     async def _hidden(self, done: _Done) -> _Done:
         """Return the update masked, if it is to be."""
         order, made = done.order, done.contribution
-        if made is None or order.examples_per_weight is None:
+        if made is None or order.examples_per_weight is None or order.key.kind == "prepare":
             return done
         per_weight, key = order.examples_per_weight, order.key
         try:
@@ -590,7 +613,7 @@ class _VirtualClients:
                 key.client_id,
                 (key.run_id, key.round, order.attempt),
                 made.vector,
-                lambda descriptor: made.weight_in(descriptor, per_weight),
+                lambda descriptor: made.weight_in(descriptor, per_weight, client=key.client_id),
             )
         except KumiaiError as error:
             return replace(done, failure=str(error), contribution=None)
@@ -605,6 +628,10 @@ class _VirtualClients:
             self._signals.wake(key.run_id)
         elif key.kind == "evaluate":
             await self._evaluations.accept(key, done.examples, done.metrics or {})
+        elif key.kind == "prepare":
+            self._held[key.run_id, key.client_id] = done
+            await self._runs.report_prepared(key.run_id, key.round, key.client_id)
+            self._signals.wake(key.run_id)
         else:
             namespace = update_namespace(key.run_id, key.round, key.client_id)
             digest = await self._blobs.put(namespace, done.buffers)

@@ -11,6 +11,7 @@ What a group cannot do is hide a client among more than its members: its size is
 Source: Nguyen et al. 2022, "Federated learning with buffered asynchronous aggregation" (FedBuff).
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -61,7 +62,7 @@ class BufferPolicy:
                 f"update must be 0 to {self.staleness_max} versions behind, got {staleness}; "
                 "train again from the newest model"
             )
-        return max(1, round(FRESH_SCALE / (1 + staleness) ** self.staleness_exponent))
+        return max(1, round(FRESH_SCALE / math.pow(1 + staleness, self.staleness_exponent)))
 
 
 @dataclass(frozen=True, slots=True)

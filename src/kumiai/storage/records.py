@@ -44,8 +44,10 @@ __all__ = [
 Metrics = Mapping[str, float]
 RunState = Literal["submitted", "running", "finished", "failed", "stopped"]
 RoundStage = Literal["collecting", "closed", "published", "abandoned"]
-AssignmentKind = Literal["train", "evaluate"]
-AssignmentState = Literal["assigned", "reported", "failed", "refused", "late", "cancelled"]
+AssignmentKind = Literal["train", "evaluate", "prepare"]
+AssignmentState = Literal[
+    "assigned", "reported", "joined", "failed", "refused", "late", "cancelled"
+]
 ClientState = Literal["registered", "attached", "detached"]
 EventLevel = Literal["info", "warning", "error"]
 BlobKind = Literal["model", "state", "update"]
@@ -151,7 +153,12 @@ class RoundRecord:
 
 @dataclass(frozen=True, slots=True)
 class AssignmentRecord:
-    """One client's duty in a round; ``round`` of an evaluation is the round of the model."""
+    """One client's duty in a round.
+
+    ``round`` of an evaluation is the round of the model; of a preparation, the version that it
+    starts from. A preparation is ``reported`` while its client waits, and ``joined`` once a round
+    took it in.
+    """
 
     run_id: str
     round: int

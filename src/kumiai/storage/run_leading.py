@@ -5,8 +5,9 @@ lease's epoch and leader, which locks the row and fails when someone else leads.
 committed before the leader died can be asked for again where the docstring says so.
 """
 
-from collections.abc import Collection, Sequence
-from typing import Any, Literal
+from collections.abc import Collection, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, Final, Literal
 
 from sqlalchemy import Double, Row, and_, bindparam, delete, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -33,7 +34,8 @@ from kumiai.storage.rows import (
     table_of,
     upsert,
 )
-from kumiai.storage.run_reports import RunReports, insert_model
+from kumiai.storage.run_preparing import RunPreparing, assign_evaluation, join_round
+from kumiai.storage.run_reports import insert_model
 from kumiai.storage.single_statements import SingleWrite
 from kumiai.storage.tables import (
     AcceptedUpdate,
@@ -51,6 +53,7 @@ _ROUNDS = table_of(Round)
 _ASSIGNMENTS = table_of(Assignment)
 _UPDATES = table_of(AcceptedUpdate)
 _MODELS = table_of(FLModel)
+_NOBODY: Final[Mapping[str, int]] = MappingProxyType({})
 
 # Named unlike the columns: SQLAlchemy takes a value by a column's name for one to be written.
 _RENEW_LEASE = SingleWrite(
@@ -67,7 +70,7 @@ _RENEW_LEASE = SingleWrite(
 )
 
 
-class RunLeading(RunReports):
+class RunLeading(RunPreparing):
     """The lease and what it entitles to; see `kumiai.storage.runs.RunRepository`."""
 
     async def claimable(self, leader: str | None = None) -> list[str]:
@@ -185,6 +188,7 @@ class RunLeading(RunReports):
         clients: Sequence[tuple[str, int]],
         evaluate_clients: Sequence[str] = (),
         evaluate_round: int | None = None,
+        joined: Mapping[str, int] = _NOBODY,
     ) -> RoundRecord:
         """Open the next round with its assignments.
 
@@ -198,10 +202,12 @@ class RunLeading(RunReports):
             clients: ``(client, seed)`` for training.
             evaluate_clients: who evaluates the model of ``evaluate_round`` beside it.
             evaluate_round: the round whose model that is.
+            joined: who of them waits with an update, by the version that it was made from.
 
         Raises:
             FencedError: another leads.
-            ConflictError: the run stands elsewhere, or its model is another.
+            ConflictError: the run stands elsewhere, or its model is another; or somebody does not
+                wait with such an update.
         """
         async with self._database.transaction("open_round") as connection:
             run = await fence(connection, lease)
@@ -216,8 +222,9 @@ class RunLeading(RunReports):
                 deadline_at=clock_sql() + deadline_seconds,
             )
             await _assign_training(connection, lease.run_id, round, clients, attempt=1)
+            await join_round(connection, lease.run_id, round, joined)
             if evaluate_round is not None:
-                await _assign_evaluation(connection, lease.run_id, evaluate_round, evaluate_clients)
+                await assign_evaluation(connection, lease.run_id, evaluate_round, evaluate_clients)
             await add_event_row(
                 connection,
                 lease.run_id,
@@ -235,6 +242,7 @@ class RunLeading(RunReports):
         round: int,  # noqa: A002 - the glossary's word
         deadline_seconds: float,
         clients: Sequence[tuple[str, int]],
+        joined: Mapping[str, int] = _NOBODY,
     ) -> RoundRecord:
         """Give a round that collects another attempt and a new deadline.
 
@@ -243,6 +251,7 @@ class RunLeading(RunReports):
             round: the open round.
             deadline_seconds: from now, by the database's clock.
             clients: ``(client, seed)`` to assign, anew or again; who has reported stays so.
+            joined: who of them comes now and waits with an update, by the version of that.
 
         Raises:
             FencedError: another leads.
@@ -265,6 +274,7 @@ class RunLeading(RunReports):
             await _assign_training(
                 connection, lease.run_id, round, clients, attempt=int(row.attempt)
             )
+            await join_round(connection, lease.run_id, round, joined)
             await add_event_row(
                 connection,
                 lease.run_id,
@@ -285,6 +295,7 @@ class RunLeading(RunReports):
         clients: Sequence[tuple[str, int]],
         reason: str,
         counted: Collection[str] = (),
+        joined: Mapping[str, int] = _NOBODY,
     ) -> RoundRecord:
         """Let a round collect anew, from nothing: what was counted could not be summed.
 
@@ -295,6 +306,7 @@ class RunLeading(RunReports):
             clients: ``(client, seed)`` who are asked again; the others are out of the round.
             reason: why, in words.
             counted: clients whose reports stay: they are in the sum of a part.
+            joined: who of them comes now and waits with an update, by the version of that.
 
         Raises:
             FencedError: another leads.
@@ -323,6 +335,7 @@ class RunLeading(RunReports):
             await _assign_training(
                 connection, lease.run_id, round, clients, attempt=int(row.attempt)
             )
+            await join_round(connection, lease.run_id, round, joined)
             await add_event_row(
                 connection,
                 lease.run_id,
@@ -534,7 +547,7 @@ class RunLeading(RunReports):
         async with self._database.transaction("open_evaluation") as connection:
             await fence(connection, lease)
             await _verify_stage(connection, lease, round, "published")
-            await _assign_evaluation(connection, lease.run_id, round, clients)
+            await assign_evaluation(connection, lease.run_id, round, clients)
             await add_event_row(
                 connection,
                 lease.run_id,
@@ -784,23 +797,3 @@ async def _assign_training(
     # In order, as every lock on several assignments is taken.
     rows = [{"client_id": client_id, "seed": seed} for client_id, seed in sorted(clients)]
     await connection.execute(statement, rows)
-
-
-async def _assign_evaluation(
-    connection: AsyncConnection, run_id: str, number: int, clients: Sequence[str]
-) -> None:
-    if not clients:
-        return
-    statement = upsert(connection, _ASSIGNMENTS).values(
-        run_id=run_id,
-        round=number,
-        kind="evaluate",
-        state="assigned",
-        attempt=1,
-        seed=0,
-        assigned_at=clock_sql(),
-    )
-    await connection.execute(
-        statement.on_conflict_do_nothing(),
-        [{"client_id": client_id} for client_id in sorted(clients)],
-    )

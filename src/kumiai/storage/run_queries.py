@@ -108,7 +108,7 @@ _OPEN_ASSIGNMENTS = SingleRead(
         _ASSIGNMENTS.c.client_id == _OF_CLIENT,
         _ASSIGNMENTS.c.state == "assigned",
         _RUNS.c.state == "running",
-        or_(_ROUNDS.c.stage == "collecting", _ASSIGNMENTS.c.kind == "evaluate"),
+        or_(_ROUNDS.c.stage == "collecting", _ASSIGNMENTS.c.kind != "train"),
     )
     .order_by(_ASSIGNMENTS.c.assigned_at, _ASSIGNMENTS.c.round)
 )
@@ -148,7 +148,7 @@ _ENTITLING_MODEL = SingleRead(
         _ASSIGNMENTS.c.client_id == _OF_CLIENT,
         or_(
             and_(_ASSIGNMENTS.c.kind == "train", _ASSIGNMENTS.c.round == _MODELS.c.round + 1),
-            and_(_ASSIGNMENTS.c.kind == "evaluate", _ASSIGNMENTS.c.round == _MODELS.c.round),
+            and_(_ASSIGNMENTS.c.kind != "train", _ASSIGNMENTS.c.round == _MODELS.c.round),
             _MODELS.c.round == 0,
         ),
     )
@@ -314,7 +314,7 @@ class RunQueries:
         """Return what this client still owes, over all running runs, the oldest first.
 
         That is what it must be told again when it attaches: training in a round that still
-        collects, and evaluations.
+        collects, training ahead of one, and evaluations.
         """
         rows = await self._fetch_once(_OPEN_ASSIGNMENTS, client_id=client_id)
         return [AssignmentRecord(**row) for row in rows]
@@ -332,8 +332,8 @@ class RunQueries:
     async def may_read_model(self, client_id: str, digest: str) -> bool:
         """Tell whether an assignment of this client entitles it to the model ``digest``.
 
-        Training in a round entitles to the model of the round before, evaluating a round to its
-        own, and any assignment of a run to the run's initial model.
+        Training in a round entitles to the model of the round before, evaluating a round and
+        training ahead from it to its own, and any assignment of a run to the run's initial model.
         """
         rows = await self._fetch_once(_ENTITLING_MODEL, client_id=client_id, digest=digest)
         return bool(rows)

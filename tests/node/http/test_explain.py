@@ -452,3 +452,24 @@ def test_a_client_that_was_announced_and_never_came_is_told_so() -> None:
     told = facts(registered=[registered("z", "registered")])
 
     assert "  z: absent, not attached, has never been" in screen(told)
+
+
+async def test_an_asynchronous_run_tells_who_trains_and_who_waits_with_an_update(
+    api: RunningApi,
+) -> None:
+    run_id = await api.submit(job=job_with(asynchronous={"group_size": 3}))
+    lease = await api.lead(run_id)
+    for client in ("a", "b", "c"):
+        await api.register(client)
+    await api.runs.prepare(lease, version=0, clients=[("a", 1), ("b", 1), ("c", 1)])
+    await api.runs.report_prepared(run_id, 0, "b")
+
+    view = (await api.operator.get(f"/api/v1/runs/{run_id}/explain")).json()
+
+    line = "version 1 is made as soon as 3 clients hold an update: 1 do, 2 train"
+    assert line in view["lines"]
+    assert [(each["client"], each["kind"], each["state"]) for each in view["clients"]] == [
+        ("a", "prepare", "assigned"),
+        ("c", "prepare", "assigned"),
+        ("b", "prepare", "reported"),
+    ]

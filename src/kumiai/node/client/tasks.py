@@ -24,6 +24,7 @@ from kumiai.core.errors import ConfigError, ConflictError, KumiaiError, UpdateRe
 from kumiai.node.central_rounds import CentralTerms, new_central_round
 from kumiai.node.client.budget import SiteLedger
 from kumiai.node.client.deltas import ArraysUpload, DeltaUpload
+from kumiai.node.client.held import HeldUpdate, HeldUpdates, trained_ahead
 from kumiai.node.client.secure.site import SecureSite
 from kumiai.node.client.transfer import BlobTransfer, ModelFile, PutReport, Upload
 from kumiai.node.contributions import (
@@ -45,7 +46,7 @@ from kumiai.node.study import (
 from kumiai.node.wire import kumiai_pb2 as pb
 from kumiai.node.wire.channel import CHUNK_BYTES
 from kumiai.privacy.ledger import ChargeKey
-from kumiai.secagg import RoundDescriptor
+from kumiai.secagg import BufferPolicy, RoundDescriptor, TrainedAhead
 
 __all__ = ["TaskRunner"]
 
@@ -57,7 +58,11 @@ _MODELS_KEPT = 2
 _REASON_CHARACTERS_MAX = 2_000
 _PROGRESS_STEP = 0.05
 _UNITS = {pb.PRIVACY_UNIT_RECORD: "record", pb.PRIVACY_UNIT_CLIENT: "client"}
-_KIND_NAMES = {pb.TASK_KIND_TRAIN: "train", pb.TASK_KIND_EVALUATE: "evaluate"}
+_KIND_NAMES = {
+    pb.TASK_KIND_TRAIN: "train",
+    pb.TASK_KIND_EVALUATE: "evaluate",
+    pb.TASK_KIND_PREPARE: "prepare",
+}
 
 
 @dataclass(eq=False, slots=True)
@@ -122,6 +127,7 @@ class TaskRunner:
         self._site = site
         self._transfer = transfer
         self._models = state_dir / "models"
+        self._held = HeldUpdates(state_dir / "held")
         self._send = send
         self._heed_seconds = heed_seconds
         self._secure = secure
@@ -157,12 +163,10 @@ class TaskRunner:
         """Drop what a round that is over has left open, or with round 0 everything of a run.
 
         That is its training and all that is older. The evaluation of the model that the round
-        made has only begun.
+        made has only begun, and what is made ahead of a round is withdrawn by itself alone.
         """
-        over = cancel.key.round
-        for (run_id, number, kind), task in self._open.items():
-            is_over = number < over or (number == over and kind == pb.TASK_KIND_TRAIN)
-            if run_id == cancel.key.run_id and (is_over or over == 0):
+        for key, task in self._open.items():
+            if _is_over(key, cancel.key):
                 task.cancelled.set()
                 asyncio.get_running_loop().call_later(self._heed_seconds, self._blame, task)
 
@@ -210,16 +214,9 @@ class TaskRunner:
                 return _failure(task, f"app {message.app!r} is not installed at this site")
             if (refusal := await self._refusal_of(message)) is not None:
                 return _failure(task, refusal)
-            self._tell(task, pb.TASK_PHASE_FETCHING)
-            model = await self._transfer.fetch_model(
-                message.key.run_id,
-                message.model_digest,
-                message.model_size_bytes,
-                self._models,
-                until=lambda: task.until,
-            )
-            self._forget_old_models(model)
-            self._tell(task, pb.TASK_PHASE_COMPUTING)
+            if message.HasField("ahead"):
+                return await self._work_ahead(task, app, log)
+            model = await self._model(task)
             if message.key.kind == pb.TASK_KIND_EVALUATE:
                 return await self._evaluate(task, app, model)
             return await self._train(task, app, model, log)
@@ -237,9 +234,53 @@ class TaskRunner:
             log.exception("task failed")
             return _failure(task, f"internal error of the client: {type(error).__name__}")
 
+    async def _model(self, task: _Task) -> ModelFile:
+        """Return the model of a task, which may begin to compute then."""
+        message = task.message
+        self._tell(task, pb.TASK_PHASE_FETCHING)
+        model = await self._transfer.fetch_model(
+            message.key.run_id,
+            message.model_digest,
+            message.model_size_bytes,
+            self._models,
+            until=lambda: task.until,
+        )
+        self._forget_old_models(model)
+        self._tell(task, pb.TASK_PHASE_COMPUTING)
+        return model
+
+    async def _work_ahead(self, task: _Task, app: App, log: Any) -> pb.ClientMessage | None:
+        """Make an update ahead of its round, or bring one into its round that waits here."""
+        key, ahead = task.message.key, _ahead_of(task.message.ahead)
+        held = await asyncio.to_thread(self._held.find, key.run_id, ahead.version)
+        if key.kind == pb.TASK_KIND_TRAIN:
+            if held is None:
+                return _failure(task, f"no update from version {ahead.version} waits at this site")
+            is_hidden = task.message.HasField("secure")
+            update = held.contribution() if is_hidden else _open_of(held)
+            await self._bring(task, task.attempt, update, log)
+            return None
+        await asyncio.to_thread(self._held.verify_unused, key.run_id, ahead.version)
+        if held is None:
+            model, loop = await self._model(task), asyncio.get_running_loop()
+            held = await self._compute(
+                task,
+                lambda: trained_ahead(
+                    app,
+                    _open_model(model),
+                    self._context(task, app, loop),
+                    ahead,
+                    is_hidden=task.message.HasField("secure"),
+                ),
+            )
+            if task.cancelled.is_set():
+                return None
+            await asyncio.to_thread(self._held.keep, key.run_id, held)
+        return pb.ClientMessage(prepared=pb.Prepared(key=key))
+
     async def _refusal_of(self, message: pb.Task) -> str | None:
         """Return why this site does no such task; ``None``: it does."""
-        is_open = message.key.kind == pb.TASK_KIND_TRAIN and not message.HasField("secure")
+        is_open = message.key.kind != pb.TASK_KIND_EVALUATE and not message.HasField("secure")
         if self._requires_secure and is_open:
             return (
                 "this site trains only where its update is hidden: the job must ask for "
@@ -281,8 +322,14 @@ class TaskRunner:
 
         attempt = task.attempt
         update = await self._compute(task, compute)
-        if task.cancelled.is_set():
-            return None
+        if not task.cancelled.is_set():
+            await self._bring(task, attempt, update, log)
+        return None
+
+    async def _bring(
+        self, task: _Task, attempt: int, update: Contribution | _OpenUpdate, log: Any
+    ) -> None:
+        """Bring an update into its round, hidden if that is asked."""
         if isinstance(update, Contribution):
             upload: Upload = await self._masked(task, attempt, update)
         else:
@@ -305,7 +352,6 @@ class TaskRunner:
             log.info("update accepted", size_bytes=upload.size_bytes, **update.metrics)
         else:
             log.warning("update not accepted", reason=result.reason)
-        return None
 
     async def _masked(self, task: _Task, attempt: int, contribution: Contribution) -> Upload:
         """Return the update hidden; its round asks for it when all keys are there."""
@@ -317,7 +363,10 @@ class TaskRunner:
         def weight(descriptor: RoundDescriptor) -> int:
             if contribution.privacy is not None:
                 self._pay(ChargeKey(*key), task.message.app, contribution.privacy, descriptor)
-            return contribution.weight_in(descriptor, per_weight)
+            weight = contribution.weight_in(descriptor, per_weight, client=self._site.name)
+            if contribution.ahead is not None:
+                self._held.use(key[0], contribution.ahead.version, key[1])
+            return weight
 
         return await self._secure.mask(key, contribution.vector, weight, until=lambda: task.until)
 
@@ -384,7 +433,7 @@ class TaskRunner:
         message = task.message
         return app.context(
             self._site,
-            round=message.key.round,
+            round=message.key.round + (message.key.kind == pb.TASK_KIND_PREPARE),
             rounds=message.rounds_total,
             config=json.loads(message.config_json),
             seed=message.seed,
@@ -410,6 +459,33 @@ class TaskRunner:
         for path in (*old, *self._models.glob(".*.part")):
             with contextlib.suppress(OSError):  # what can not be deleted is tried again next time
                 path.unlink()
+
+
+def _is_over(open_key: _Key, withdrawn: pb.TaskKey) -> bool:
+    """Tell whether an open task is among those that are withdrawn."""
+    (run_id, number, kind), over = open_key, withdrawn.round
+    is_ahead = kind == pb.TASK_KIND_PREPARE
+    if run_id != withdrawn.run_id:
+        return False
+    if withdrawn.kind == pb.TASK_KIND_PREPARE:
+        return is_ahead and number <= over
+    if over == 0:
+        return True
+    return not is_ahead and (number < over or (number == over and kind == pb.TASK_KIND_TRAIN))
+
+
+def _ahead_of(ahead: pb.AheadTask) -> TrainedAhead:
+    try:
+        policy = BufferPolicy(
+            staleness_max=ahead.staleness_max, staleness_exponent=ahead.staleness_exponent
+        )
+    except ValueError as error:
+        raise ConfigError(f"task must be one of an asynchronous run: {error}") from error
+    return TrainedAhead(ahead.version, policy)
+
+
+def _open_of(held: HeldUpdate) -> _OpenUpdate:
+    return _OpenUpdate(held.upload(), held.examples, held.metrics)
 
 
 def _is_private(message: pb.Task) -> bool:

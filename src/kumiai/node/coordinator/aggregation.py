@@ -9,7 +9,8 @@ import asyncio
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
-from typing import Any
+from types import MappingProxyType
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +26,7 @@ from kumiai.learning import (
     weighted_metrics,
     weights_of,
 )
+from kumiai.node.ahead import damping_of
 from kumiai.node.coordinator.metric_names import CENTRAL_PREFIX
 from kumiai.node.coordinator.namespaces import (
     model_namespace,
@@ -35,6 +37,8 @@ from kumiai.node.job import JobSpec
 from kumiai.storage import BlobStore, RunRecord, UpdateRecord
 
 __all__ = ["Aggregator", "CentralEvaluator", "NewModel"]
+
+_FRESH: Final[Mapping[str, int]] = MappingProxyType({})
 
 CentralEvaluator = Callable[[str, NamedArrays, Mapping[str, Any]], Mapping[str, float]]
 """Measures a model (of this app, with this config) on the coordinator's own data."""
@@ -94,6 +98,7 @@ class Aggregator:
         base_digest: str,
         updates: Sequence[UpdateRecord],
         mean: NDArray[np.float32] | None = None,
+        scales: Mapping[str, int] = _FRESH,
     ) -> NewModel:
         """Fold the updates, let the strategy make the model, store it.
 
@@ -104,12 +109,13 @@ class Aggregator:
             base_digest: the model that the clients started from.
             updates: at least one, sorted by client id.
             mean: of updates that are hidden; ``None``: they lie open in the spool.
+            scales: what each client's update counts by its age; none: all count the same.
 
         Raises:
             StorageError: a blob can not be read or written; calling again is safe.
             DivergedError: the new model has numbers that are NaN or infinite.
         """
-        work = _Work(self._blobs, run, job, round_number, base_digest, tuple(updates), mean)
+        work = _Work(self._blobs, run, job, round_number, base_digest, tuple(updates), mean, scales)
         made = await asyncio.get_running_loop().run_in_executor(
             self._worker,
             lambda: work.compute(self._fold_executor, self._fold_threads, self._evaluator),
@@ -156,6 +162,7 @@ class _Work:
     base_digest: str
     updates: tuple[UpdateRecord, ...]
     hidden_mean: NDArray[np.float32] | None
+    scales: Mapping[str, int]
 
     def compute(
         self, executor: Executor | None, threads: int, evaluator: CentralEvaluator | None
@@ -172,7 +179,7 @@ class _Work:
                 )
             # What overflows is found below, and then told with its name.
             with np.errstate(over="ignore", invalid="ignore"):
-                model, state = self._apply(strategy, base, mean)
+                model, state = self._apply(strategy, base, self._damped(mean))
         self._verify_finite("model", model)
         self._verify_finite("strategy state", state)
         central: Mapping[str, float] = {}
@@ -183,6 +190,13 @@ class _Work:
             except KumiaiError as error:  # the study's own: the model is no worse for it
                 central_failure = str(error)
         return _Made(model, state, central, central_failure)
+
+    def _damped(self, mean: NamedArrays) -> NamedArrays:
+        """Return the mean, shorter if its updates are old."""
+        damping = damping_of(self.updates, self.scales, weighting=self.job.strategy.weighting)
+        if damping == 1.0:
+            return mean
+        return {name: (array * damping).astype(array.dtype) for name, array in mean.items()}
 
     def _verify_finite(self, what: str, arrays: NamedArrays) -> None:
         # Each update was finite; a sum of large ones, or a power of one, need not be.
@@ -206,6 +220,9 @@ class _Work:
     def _weighted_updates(self) -> Iterator[tuple[NamedArrays, float]]:
         examples = [each.examples for each in self.updates]
         weights = weights_of(examples, self.job.strategy.weighting)
+        if self.scales:
+            weights *= [self.scales[each.client_id] for each in self.updates]
+            weights /= weights.sum()
         for update, weight in zip(self.updates, weights, strict=True):
             namespace = update_namespace(self.run.run_id, self.round_number, update.client_id)
             with self.blobs.open_buffer(namespace, update.digest) as buffer:

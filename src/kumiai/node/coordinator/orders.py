@@ -6,12 +6,13 @@ process (simulation).
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 from kumiai.core.errors import ConfigError, NotFoundError
 from kumiai.core.ids import verify_name
 from kumiai.node.central_rounds import CentralTerms
 from kumiai.node.noised_rounds import PrivateTerms
+from kumiai.secagg import TrainedAhead
 from kumiai.storage import AssignmentKind
 
 __all__ = ["ClientDirectory", "TaskKey", "TaskOrder", "verify_named_task"]
@@ -70,6 +71,8 @@ class TaskOrder:
     """How contributions are clipped and counted before noise is added; ``None``: there is none."""
     central: CentralTerms | None = None
     """The same where the coordinator adds the noise; ``None``: it adds none."""
+    ahead: TrainedAhead | None = None
+    """Of an asynchronous run: the version that the update is made from; ``None``: of no such."""
 
 
 class ClientDirectory(Protocol):
@@ -83,8 +86,18 @@ class ClientDirectory(Protocol):
         """Send each order to its client if it is attached; the rows deliver the rest later."""
         ...
 
-    def cancel(self, run_id: str, round_number: int | None, reason: str) -> None:
-        """Tell every attached client to drop its tasks of this run (and round)."""
+    def cancel(
+        self,
+        run_id: str,
+        round_number: int | None,
+        reason: str,
+        *,
+        kind: Literal["prepare"] | None = None,
+    ) -> None:
+        """Tell every attached client to drop its tasks of this run (and round).
+
+        With a kind those alone that are made ahead, from this version and older ones.
+        """
         ...
 
     async def wait_for_change(self, timeout_seconds: float) -> None:

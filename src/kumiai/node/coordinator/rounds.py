@@ -29,6 +29,8 @@ from kumiai.core.errors import (
 from kumiai.identity import Role
 from kumiai.identity.audit import Act, Actor, NewEntry, Outcome
 from kumiai.learning import weighted_metrics
+from kumiai.node.ahead import scales_of, versions_kept
+from kumiai.node.coordinator.buffering import UpdateBuffer, new_buffer
 from kumiai.node.coordinator.central import CentralRounds, new_central_rounds
 from kumiai.node.coordinator.collection import (
     Close,
@@ -106,6 +108,7 @@ class RunDriver:
         self._has_opened = False
         self._secure: SecureRoundDriver | None = None
         self._central: CentralRounds | None = None
+        self._buffer: UpdateBuffer | None = None
         self._log = structlog.get_logger("kumiai.rounds").bind(run=lease.run_id)
 
     async def drive(self) -> None:
@@ -119,6 +122,13 @@ class RunDriver:
         run = await runs.start(self._lease)
         try:
             job = parse_job(run.job)
+            self._buffer = new_buffer(
+                self._engine,
+                self._lease,
+                job,
+                available=self._available,
+                seeded=self._with_seeds,
+            )
             self._secure = self._secure_driver(job)
             self._central = new_central_rounds(self._engine, self._lease, job)
             await self._drive_rounds(run, job)
@@ -160,6 +170,7 @@ class RunDriver:
             self._lease,
             deliver=self._deliver,
             seeded=self._with_seeds,
+            buffer=self._buffer,
             payer=new_payer(self._engine.budgets, self._lease, job),
         )
 
@@ -181,6 +192,8 @@ class RunDriver:
             match current.stage:
                 case "published" if current.round == run.rounds_total:
                     return
+                case "published" if self._buffer is not None:
+                    await self._open_group(self._buffer, run, job, current)
                 case "published":
                     await self._open(run, job, current)
                 case "collecting" if self._secure is not None:
@@ -217,6 +230,25 @@ class RunDriver:
         )
         failpoints.reach("coordinator.round.opened")
         self._log.info("round opened", round=number, clients=len(cohort))
+
+    async def _open_group(
+        self, buffer: UpdateBuffer, run: RunRecord, job: JobSpec, previous: RoundRecord
+    ) -> None:
+        """Open a round of those who have trained ahead, as soon as they are enough."""
+        number = previous.round + 1
+        group = await buffer.gather(run, job, previous.round, await self._suspects())
+        await self._engine.runs.open_round(
+            self._lease,
+            round=number,
+            base_digest=run.model_digest,
+            target_reports=len(group),
+            min_reports=min(job.cohort.quorum(len(group)), len(group)),
+            deadline_seconds=job.cohort.deadline_seconds,
+            clients=self._with_seeds(job, number, group),
+            joined=group,
+        )
+        failpoints.reach("coordinator.round.opened")
+        self._log.info("round opened", round=number, clients=len(group), versions=group)
 
     def _with_seeds(
         self, job: JobSpec, number: int, clients: Collection[str]
@@ -319,18 +351,23 @@ class RunDriver:
 
     async def _extend(self, run: RunRecord, job: JobSpec, number: int, reason: str) -> None:
         runs = self._engine.runs
-        clients = await self._wait_for_others(run, job, number)
+        clients, joined = await self._wait_for_others(run, job, number)
         await runs.extend_round(
             self._lease,
             round=number,
             deadline_seconds=job.cohort.deadline_seconds,
             clients=self._with_seeds(job, number, clients),
+            joined=joined,
         )
         self._log.warning("round extended", round=number, reason=reason, clients=len(clients))
         await self._deliver(run, job, number)
 
-    async def _wait_for_others(self, run: RunRecord, job: JobSpec, number: int) -> list[str]:
+    async def _wait_for_others(
+        self, run: RunRecord, job: JobSpec, number: int
+    ) -> tuple[list[str], dict[str, int]]:
         """Return who has not reported, once that may be enough for the quorum.
+
+        And who of them comes anew with an update that was made ahead, by its version.
 
         After a restart of the coordinator nobody is attached for a moment; asking nobody would
         spend the run's attempts. One deadline is the longest wait: then an attempt is spent.
@@ -345,12 +382,18 @@ class RunDriver:
             }
             has_reported = {client for client, state in states.items() if state == "reported"}
             still_open = {client for client, state in states.items() if state == "assigned"}
-            attached = self._engine.directory.available(run.app)
-            clients = [client for client in attached if client not in has_reported]
+            attached, joined = self._engine.directory.available(run.app), dict[str, int]()
+            if self._buffer is not None:
+                busy = has_reported | still_open
+                joined = await self._buffer.waiting(
+                    run, job, number - 1, left_out=await self._suspects(), busy=busy
+                )
+                attached = [*(still_open.intersection(attached)), *joined]
+            clients = sorted(client for client in attached if client not in has_reported)
             hoped_for = len(has_reported | still_open | set(clients))
             left = job.cohort.deadline_seconds - self._engine.clock.monotonic() + began
             if hoped_for >= needed or left <= 0:
-                return clients
+                return clients, joined
             if not has_told:
                 has_told = True
                 await self._tell_waiting(run, len(clients), needed - len(has_reported))
@@ -381,6 +424,7 @@ class RunDriver:
             base_digest=current.base_digest,
             updates=updates,
             mean=mean,
+            scales=await scales_of(runs, job, self._run_id, number),
         )
         failpoints.reach("coordinator.round.aggregated")
         await self._close_evaluation(number - 1)
@@ -433,6 +477,8 @@ class RunDriver:
         """Measure the last model on all clients; nobody's silence costs more than the deadline."""
         runs = self._engine.runs
         run = await runs.get(self._run_id)
+        if self._buffer is not None:
+            await self._buffer.dissolve(number, "the run has its last version")
         if job.evaluation.is_due(number, run.rounds_total):
             available = await self._wait_for_evaluators(run, job)
             await runs.open_evaluation(self._lease, number, available)
@@ -487,9 +533,17 @@ class RunDriver:
             await blobs.delete_namespace(update_namespace(self._run_id, number))
             if number > 0:
                 await blobs.delete_namespace(state_namespace(self._run_id, number - 1))
-            await self._forget_old_model(number - job.run.keep_versions)
+            await self._forget_old_models(job, number)
         except KumiaiError as error:
             self._log.warning("clean-up failed", round=number, error=str(error))
+
+    async def _forget_old_models(self, job: JobSpec, number: int) -> None:
+        """Delete the bytes of the version that nobody needs any more; at the end, of all such."""
+        oldest = number - versions_kept(job)
+        is_last = number == job.run.rounds
+        newest = number - job.run.keep_versions if is_last else oldest
+        for old in range(oldest, newest + 1):
+            await self._forget_old_model(old)
 
     async def _forget_old_model(self, number: int) -> None:
         """Delete the bytes of one old version; its row, with metrics and digest, stays."""

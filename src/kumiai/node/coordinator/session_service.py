@@ -53,6 +53,7 @@ _REASON_CHARACTERS_MAX = 2_000
 _KINDS: dict[pb.TaskKind, AssignmentKind] = {
     pb.TASK_KIND_TRAIN: "train",
     pb.TASK_KIND_EVALUATE: "evaluate",
+    pb.TASK_KIND_PREPARE: "prepare",
 }
 _PHASES = {
     pb.TASK_PHASE_FETCHING: "fetching the model",
@@ -289,6 +290,8 @@ class SessionService:
                     await self._take_failure(session, message.failure)
                 case "evaluation":
                     await self._take_evaluation(session, message.evaluation)
+                case "prepared":
+                    await self._take_prepared(session, message.prepared)
                 case "renewal":
                     await self._take_renewal(session, message.renewal)
                 case "secure":
@@ -388,6 +391,18 @@ class SessionService:
             _answer(session, report.key, accepted=False, reason=str(error))
         else:
             _answer(session, report.key, accepted=accepted)
+
+    async def _take_prepared(self, session: ClientSession, prepared: pb.Prepared) -> None:
+        run_id, version = prepared.key.run_id, prepared.key.round
+        session.phase = "idle"
+        try:
+            verify_named_task(run_id, version)
+        except NotFoundError as error:
+            _answer(session, prepared.key, accepted=False, reason=str(error))
+            return
+        waits = await self._runs.report_prepared(run_id, version, session.client_id)
+        _answer(session, prepared.key, accepted=waits)
+        self._signals.wake(run_id)
 
     async def _take_renewal(self, session: ClientSession, wanted: pb.CertificateRequest) -> None:
         try:

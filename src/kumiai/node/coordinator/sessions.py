@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 from kumiai.core.clock import Clock
 from kumiai.core.errors import ConflictError
@@ -23,6 +24,7 @@ _QUEUE_LIMIT = 1_000
 _KINDS: dict[AssignmentKind, pb.TaskKind] = {
     "train": pb.TASK_KIND_TRAIN,
     "evaluate": pb.TASK_KIND_EVALUATE,
+    "prepare": pb.TASK_KIND_PREPARE,
 }
 _UNITS = {"record": pb.PRIVACY_UNIT_RECORD, "client": pb.PRIVACY_UNIT_CLIENT}
 
@@ -48,6 +50,7 @@ def order_to_wire(order: TaskOrder) -> pb.ServerMessage:
             chunk_bytes=order.chunk_bytes,
             secure=_secure_task(order),
             central=_central_task(order),
+            ahead=_ahead_task(order),
         )
     )
 
@@ -76,6 +79,16 @@ def _central_task(order: TaskOrder) -> pb.CentralTask | None:
         cohort_size=terms.round.cohort_size,
         counts_unclipped=terms.round.sign_steps > 0,
         opening=terms.opening,
+    )
+
+
+def _ahead_task(order: TaskOrder) -> pb.AheadTask | None:
+    if order.ahead is None:
+        return None
+    return pb.AheadTask(
+        version=order.ahead.version,
+        staleness_max=order.ahead.policy.staleness_max,
+        staleness_exponent=order.ahead.policy.staleness_exponent,
     )
 
 
@@ -174,9 +187,18 @@ class SessionHub:
             if session := self._sessions.get(order.key.client_id):
                 session.send(order_to_wire(order))
 
-    def cancel(self, run_id: str, round_number: int | None, reason: str) -> None:
-        """Tell every attached client to drop its tasks of this run (and round)."""
+    def cancel(
+        self,
+        run_id: str,
+        round_number: int | None,
+        reason: str,
+        *,
+        kind: Literal["prepare"] | None = None,
+    ) -> None:
+        """Tell every attached client to drop its tasks of this run (and round, and kind)."""
         key = pb.TaskKey(run_id=run_id, round=round_number or 0)
+        if kind is not None:
+            key.kind = _KINDS[kind]
         for session in self._sessions.values():
             session.send(pb.ServerMessage(cancel=pb.Cancel(key=key, reason=reason)))
 

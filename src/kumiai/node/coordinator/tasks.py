@@ -5,14 +5,18 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from kumiai.core.errors import NotFoundError
+from kumiai.node.ahead import policy_of
 from kumiai.node.central_rounds import CentralTerms, central_round_of, clip_after, opening_of
 from kumiai.node.coordinator.orders import TaskKey, TaskOrder
 from kumiai.node.job import JobSpec, parse_job
 from kumiai.node.noised_rounds import PrivateTerms, terms_of
 from kumiai.node.wire.channel import CHUNK_BYTES, chunk_bytes_for
+from kumiai.secagg import TrainedAhead
 from kumiai.storage import AssignmentRecord, ModelRecord, RunRecord, RunRepository
 
 __all__ = ["TaskWriter"]
+
+_Key = tuple[int, str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +50,8 @@ class TaskWriter:
 
         A client works in the order of arrival, so it evaluates the model before it trains on it.
         """
-        models = await self._models(run, assignments)
+        bases = await self._bases(run, job, assignments)
+        models = await self._models(run, bases.values())
         terms = await self._terms(run, job, assignments)
         config_json = json.dumps({**job.train, **job.strategy.build().client_config()})
         return [
@@ -54,8 +59,8 @@ class TaskWriter:
                 key=TaskKey(run.run_id, assignment.round, assignment.kind, assignment.client_id),
                 app=run.app,
                 rounds_total=run.rounds_total,
-                model_digest=models[_model_round(assignment)].digest,
-                model_size_bytes=models[_model_round(assignment)].size_bytes,
+                model_digest=models[bases[_key_of(assignment)]].digest,
+                model_size_bytes=models[bases[_key_of(assignment)]].size_bytes,
                 config_json=config_json,
                 seed=assignment.seed,
                 deadline_seconds=terms[assignment.round, assignment.kind].deadline_seconds,
@@ -64,15 +69,34 @@ class TaskWriter:
                 examples_per_weight=_examples_per_weight(job, assignment),
                 privacy=_privacy(job, assignment),
                 central=terms[assignment.round, assignment.kind].central,
+                ahead=_ahead(job, assignment, bases[_key_of(assignment)]),
             )
             for assignment in sorted(assignments, key=lambda each: (each.kind, each.client_id))
         ]
 
-    async def _models(
-        self, run: RunRecord, assignments: Iterable[AssignmentRecord]
-    ) -> dict[int, ModelRecord]:
+    async def _bases(
+        self, run: RunRecord, job: JobSpec, assignments: Iterable[AssignmentRecord]
+    ) -> dict[_Key, int]:
+        """Return the round whose model each task begins with.
+
+        Training starts from the model that the round before published, or from an older one that
+        was made ahead from; an evaluation looks at the model of its own round.
+        """
+        bases, policy, ahead = {}, policy_of(job), dict[int, dict[str, int]]()
+        for each in assignments:
+            number = each.round - 1 if each.kind == "train" else each.round
+            if policy is not None and each.kind == "train":
+                if each.round not in ahead:
+                    ahead[each.round] = await self._runs.bases(
+                        run.run_id, each.round, oldest=policy.oldest(number)
+                    )
+                number = ahead[each.round].get(each.client_id, number)
+            bases[_key_of(each)] = number
+        return bases
+
+    async def _models(self, run: RunRecord, rounds: Iterable[int]) -> dict[int, ModelRecord]:
         models = {}
-        for number in {_model_round(assignment) for assignment in assignments}:
+        for number in set(rounds):
             model = await self._runs.find_model(run.run_id, number)
             if model is None:
                 raise NotFoundError(f"run {run.run_id} has no model of round {number}")
@@ -86,6 +110,8 @@ class TaskWriter:
         for number, kind in {(each.round, each.kind) for each in assignments}:
             if kind == "evaluate":
                 terms[number, kind] = _Terms(job.evaluation.deadline_seconds, CHUNK_BYTES)
+            elif kind == "prepare":
+                terms[number, kind] = _Terms(job.cohort.deadline_seconds, CHUNK_BYTES)
             else:
                 progress = await self._runs.progress(run.run_id, number)
                 terms[number, kind] = _Terms(
@@ -107,14 +133,19 @@ class TaskWriter:
         )
 
 
-def _model_round(assignment: AssignmentRecord) -> int:
-    # Training starts from the model that the round before published; an evaluation looks at the
-    # model of its own round.
-    return assignment.round if assignment.kind == "evaluate" else assignment.round - 1
+def _key_of(assignment: AssignmentRecord) -> _Key:
+    return assignment.round, assignment.kind, assignment.client_id
+
+
+def _ahead(job: JobSpec, assignment: AssignmentRecord, version: int) -> TrainedAhead | None:
+    policy = policy_of(job)
+    if policy is None or assignment.kind == "evaluate":
+        return None
+    return TrainedAhead(version, policy)
 
 
 def _examples_per_weight(job: JobSpec, assignment: AssignmentRecord) -> int | None:
-    if not job.secure_aggregation.is_on or assignment.kind != "train":
+    if not job.secure_aggregation.is_on or assignment.kind == "evaluate":
         return None
     is_uniform = job.strategy.weighting == "uniform" or job.privacy is not None
     return 0 if is_uniform else job.secure_aggregation.examples_per_weight

@@ -89,6 +89,9 @@ async def _facts(parts: ApiDependencies, run: RunRecord) -> RunFacts:
         # The model of the round before is evaluated while this round trains.
         before = await runs.assignments(run.run_id, run.round - 1)
         assignments += [each for each in before if each.kind == "evaluate"]
+    assignments = [each for each in assignments if each.kind != "prepare"]
+    ahead = await runs.preparing(run.run_id, run.round)
+    assignments += [each for each in ahead if each.kind == "prepare" and each.state != "joined"]
     return RunFacts(
         run=run,
         current=current,
@@ -198,6 +201,9 @@ def _collecting_lines(facts: RunFacts) -> Iterator[str]:
 
 def _waiting_lines(facts: RunFacts, job: JobSpec) -> Iterator[str]:
     app = facts.run.app
+    if job.asynchronous is not None:
+        yield from _group_lines(facts, job.asynchronous.group_size)
+        return
     offering = sum(app in each.apps for each in facts.attached)
     wanted = max(job.cohort.min_clients, job.cohort.size or 1)
     enough = max(job.cohort.min_clients, job.cohort.quorum(job.cohort.size or 1))
@@ -206,6 +212,16 @@ def _waiting_lines(facts: RunFacts, job: JobSpec) -> Iterator[str]:
         f"here, {wanted} wanted, {enough} are enough after {job.cohort.grace_seconds:.0f} s"
     )
     if not offering:
+        yield from _nobody_lines(facts)
+
+
+def _group_lines(facts: RunFacts, size: int) -> Iterator[str]:
+    states = Counter(each.state for each in facts.assignments if each.kind == "prepare")
+    yield (
+        f"version {facts.run.round + 1} is made as soon as {size} clients hold an update: "
+        f"{states['reported']} do, {states['assigned']} train"
+    )
+    if not any(facts.run.app in each.apps for each in facts.attached):
         yield from _nobody_lines(facts)
 
 

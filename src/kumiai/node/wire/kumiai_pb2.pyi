@@ -11,6 +11,7 @@ class TaskKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     TASK_KIND_UNSPECIFIED: _ClassVar[TaskKind]
     TASK_KIND_TRAIN: _ClassVar[TaskKind]
     TASK_KIND_EVALUATE: _ClassVar[TaskKind]
+    TASK_KIND_PREPARE: _ClassVar[TaskKind]
 
 class PrivacyUnit(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -35,6 +36,7 @@ class PutOutcome(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
 TASK_KIND_UNSPECIFIED: TaskKind
 TASK_KIND_TRAIN: TaskKind
 TASK_KIND_EVALUATE: TaskKind
+TASK_KIND_PREPARE: TaskKind
 PRIVACY_UNIT_UNSPECIFIED: PrivacyUnit
 PRIVACY_UNIT_RECORD: PrivacyUnit
 PRIVACY_UNIT_CLIENT: PrivacyUnit
@@ -49,7 +51,7 @@ PUT_OUTCOME_REFUSED: PutOutcome
 PUT_OUTCOME_RESUME: PutOutcome
 
 class ClientMessage(_message.Message):
-    __slots__ = ("hello", "heartbeat", "progress", "failure", "evaluation", "renewal", "trust", "secure")
+    __slots__ = ("hello", "heartbeat", "progress", "failure", "evaluation", "renewal", "trust", "secure", "prepared")
     HELLO_FIELD_NUMBER: _ClassVar[int]
     HEARTBEAT_FIELD_NUMBER: _ClassVar[int]
     PROGRESS_FIELD_NUMBER: _ClassVar[int]
@@ -58,6 +60,7 @@ class ClientMessage(_message.Message):
     RENEWAL_FIELD_NUMBER: _ClassVar[int]
     TRUST_FIELD_NUMBER: _ClassVar[int]
     SECURE_FIELD_NUMBER: _ClassVar[int]
+    PREPARED_FIELD_NUMBER: _ClassVar[int]
     hello: Hello
     heartbeat: Heartbeat
     progress: TaskProgress
@@ -66,7 +69,8 @@ class ClientMessage(_message.Message):
     renewal: CertificateRequest
     trust: TrustAnswer
     secure: SecurePart
-    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., progress: _Optional[_Union[TaskProgress, _Mapping]] = ..., failure: _Optional[_Union[TaskFailure, _Mapping]] = ..., evaluation: _Optional[_Union[EvaluationReport, _Mapping]] = ..., renewal: _Optional[_Union[CertificateRequest, _Mapping]] = ..., trust: _Optional[_Union[TrustAnswer, _Mapping]] = ..., secure: _Optional[_Union[SecurePart, _Mapping]] = ...) -> None: ...
+    prepared: Prepared
+    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., progress: _Optional[_Union[TaskProgress, _Mapping]] = ..., failure: _Optional[_Union[TaskFailure, _Mapping]] = ..., evaluation: _Optional[_Union[EvaluationReport, _Mapping]] = ..., renewal: _Optional[_Union[CertificateRequest, _Mapping]] = ..., trust: _Optional[_Union[TrustAnswer, _Mapping]] = ..., secure: _Optional[_Union[SecurePart, _Mapping]] = ..., prepared: _Optional[_Union[Prepared, _Mapping]] = ...) -> None: ...
 
 class ServerMessage(_message.Message):
     __slots__ = ("welcome", "heartbeat", "task", "cancel", "receipt", "audit", "renewed", "trust", "secure")
@@ -233,7 +237,7 @@ class TaskKey(_message.Message):
     def __init__(self, run_id: _Optional[str] = ..., round: _Optional[int] = ..., kind: _Optional[_Union[TaskKind, str]] = ...) -> None: ...
 
 class Task(_message.Message):
-    __slots__ = ("key", "app", "rounds_total", "model_digest", "model_size_bytes", "config_json", "seed", "deadline_seconds", "attempt", "chunk_bytes", "secure", "central")
+    __slots__ = ("key", "app", "rounds_total", "model_digest", "model_size_bytes", "config_json", "seed", "deadline_seconds", "attempt", "chunk_bytes", "secure", "central", "ahead")
     KEY_FIELD_NUMBER: _ClassVar[int]
     APP_FIELD_NUMBER: _ClassVar[int]
     ROUNDS_TOTAL_FIELD_NUMBER: _ClassVar[int]
@@ -246,6 +250,7 @@ class Task(_message.Message):
     CHUNK_BYTES_FIELD_NUMBER: _ClassVar[int]
     SECURE_FIELD_NUMBER: _ClassVar[int]
     CENTRAL_FIELD_NUMBER: _ClassVar[int]
+    AHEAD_FIELD_NUMBER: _ClassVar[int]
     key: TaskKey
     app: str
     rounds_total: int
@@ -258,7 +263,18 @@ class Task(_message.Message):
     chunk_bytes: int
     secure: SecureTask
     central: CentralTask
-    def __init__(self, key: _Optional[_Union[TaskKey, _Mapping]] = ..., app: _Optional[str] = ..., rounds_total: _Optional[int] = ..., model_digest: _Optional[str] = ..., model_size_bytes: _Optional[int] = ..., config_json: _Optional[str] = ..., seed: _Optional[int] = ..., deadline_seconds: _Optional[float] = ..., attempt: _Optional[int] = ..., chunk_bytes: _Optional[int] = ..., secure: _Optional[_Union[SecureTask, _Mapping]] = ..., central: _Optional[_Union[CentralTask, _Mapping]] = ...) -> None: ...
+    ahead: AheadTask
+    def __init__(self, key: _Optional[_Union[TaskKey, _Mapping]] = ..., app: _Optional[str] = ..., rounds_total: _Optional[int] = ..., model_digest: _Optional[str] = ..., model_size_bytes: _Optional[int] = ..., config_json: _Optional[str] = ..., seed: _Optional[int] = ..., deadline_seconds: _Optional[float] = ..., attempt: _Optional[int] = ..., chunk_bytes: _Optional[int] = ..., secure: _Optional[_Union[SecureTask, _Mapping]] = ..., central: _Optional[_Union[CentralTask, _Mapping]] = ..., ahead: _Optional[_Union[AheadTask, _Mapping]] = ...) -> None: ...
+
+class AheadTask(_message.Message):
+    __slots__ = ("version", "staleness_max", "staleness_exponent")
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    STALENESS_MAX_FIELD_NUMBER: _ClassVar[int]
+    STALENESS_EXPONENT_FIELD_NUMBER: _ClassVar[int]
+    version: int
+    staleness_max: int
+    staleness_exponent: float
+    def __init__(self, version: _Optional[int] = ..., staleness_max: _Optional[int] = ..., staleness_exponent: _Optional[float] = ...) -> None: ...
 
 class CentralTask(_message.Message):
     __slots__ = ("clip", "noise_multiplier", "cohort_size", "counts_unclipped", "opening")
@@ -336,6 +352,12 @@ class EvaluationReport(_message.Message):
     examples: int
     metrics: _containers.ScalarMap[str, float]
     def __init__(self, key: _Optional[_Union[TaskKey, _Mapping]] = ..., examples: _Optional[int] = ..., metrics: _Optional[_Mapping[str, float]] = ...) -> None: ...
+
+class Prepared(_message.Message):
+    __slots__ = ("key",)
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    key: TaskKey
+    def __init__(self, key: _Optional[_Union[TaskKey, _Mapping]] = ...) -> None: ...
 
 class Receipt(_message.Message):
     __slots__ = ("key", "accepted", "reason")

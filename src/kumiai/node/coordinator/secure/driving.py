@@ -10,7 +10,7 @@ without anything of the first; after as many attempts as the job allows, the run
 
 from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol
 
 import structlog
 
@@ -20,6 +20,7 @@ from kumiai.core.errors import (
     QuorumLostError,
     SecureAggregationError,
 )
+from kumiai.node.ahead import scales_of
 from kumiai.node.coordinator.collection import (
     Close,
     Extend,
@@ -78,6 +79,22 @@ class StopAskedError(Exception):
     """Somebody asked the run to stop."""
 
 
+class WaitingClients(Protocol):
+    """Who waits for a round with an update that was made ahead."""
+
+    async def waiting(
+        self,
+        run: RunRecord,
+        job: JobSpec,
+        version: int,
+        *,
+        left_out: Collection[str],
+        busy: Collection[str] = (),
+    ) -> dict[str, int]:
+        """Return who waits, by the version of its update, those first who came first."""
+        ...
+
+
 class _Turn:
     """How long the clients have had already for what they are asked."""
 
@@ -103,6 +120,7 @@ class SecureRoundDriver:
         *,
         deliver: Callable[[RunRecord, JobSpec, int], Awaitable[None]],
         seeded: Callable[[JobSpec, int, Collection[str]], list[tuple[str, int]]],
+        buffer: WaitingClients | None = None,
         payer: RoundPayer | None = None,
     ) -> None:
         """Lead the rounds of this lease's run.
@@ -113,6 +131,7 @@ class SecureRoundDriver:
             lease: held.
             deliver: sends the open tasks of a round.
             seeded: gives clients their seeds.
+            buffer: of an asynchronous run; ``None``: the run is none.
             payer: pays for private rounds; ``None``: the run is not private.
         """
         self._engine = engine
@@ -121,6 +140,7 @@ class SecureRoundDriver:
         self._run_id = lease.run_id
         self._deliver = deliver
         self._seeded = seeded
+        self._buffer = buffer
         self._payer = payer
         self._sum: SecureSum | None = None
         self._rerun: Rerun | None = None
@@ -312,7 +332,10 @@ class SecureRoundDriver:
             if rerun is not None:
                 await self._secure.skip(self._lease, current, reason)
             raise SecureAggregationError(reason)
-        return await self._secure.begin(self._lease, job, current, clients=asked, rerun=rerun)
+        scales = await scales_of(self._engine.runs, job, self._run_id, current.round)
+        return await self._secure.begin(
+            self._lease, job, current, clients=asked, rerun=rerun, scales=scales
+        )
 
     async def _wait_for(self, asked: Collection[str], job: JobSpec) -> None:
         """Give those who were asked the time to be there: after a restart nobody is at first."""
@@ -342,6 +365,14 @@ class SecureRoundDriver:
         if back := arrived & found.roster:
             await found.announce(back)
         await found.take(letters)
+
+    async def _members(self, number: int) -> set[str]:
+        """Return whose updates of a round may be hidden anew."""
+        return {
+            each.client_id
+            for each in await self._engine.runs.assignments(self._run_id, number)
+            if each.kind == "train" and each.state in {"assigned", "reported", "late"}
+        }
 
     async def _asked(self, number: int) -> list[str]:
         return [
@@ -444,7 +475,7 @@ class SecureRoundDriver:
         if current.attempt >= job.cohort.max_attempts:
             raise QuorumLostError(f"round {number}: {reason}")
         excluded = {*await self._secure.exclusions(self._run_id, number), *await self.suspects()}
-        clients = await self._enough(run, job, current, excluded)
+        clients, joined = await self._enough(run, job, current, excluded)
         await self._engine.blobs.delete_namespace(update_namespace(self._run_id, number))
         await runs.restart_round(
             self._lease,
@@ -452,13 +483,16 @@ class SecureRoundDriver:
             deadline_seconds=job.cohort.deadline_seconds,
             clients=self._seeded(job, number, clients),
             reason=reason,
+            joined=joined,
         )
         self._log.warning("round begins anew", round=number, reason=reason, clients=len(clients))
 
     async def _enough(
         self, run: RunRecord, job: JobSpec, current: RoundRecord, excluded: Collection[str]
-    ) -> list[str]:
+    ) -> tuple[list[str], dict[str, int]]:
         """Return who can be asked now, once that may be enough for a sum.
+
+        And who of them comes anew with an update that was made ahead, by its version.
 
         Raises:
             StopAskedError: the run is to stop.
@@ -469,9 +503,16 @@ class SecureRoundDriver:
         patience = max(job.cohort.deadline_seconds, job.secure_aggregation.phase_seconds)
         while True:
             available = self.able(self._engine.directory.available(run.app))
+            joined: dict[str, int] = {}
+            if self._buffer is not None:
+                members = await self._members(current.round)
+                joined = await self._buffer.waiting(
+                    run, job, current.round - 1, left_out=excluded, busy=members
+                )
+                available = [each for each in available if each in members or each in joined]
             clients = [client for client in available if client not in excluded]
             if len(clients) >= needed:
-                return clients
+                return clients, {name: joined[name] for name in joined if name in clients}
             left = patience - clock.monotonic() + began
             if left <= 0:
                 raise QuorumLostError(

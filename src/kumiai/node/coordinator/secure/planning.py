@@ -8,7 +8,15 @@ from typing import Any, Final
 from kumiai.core.errors import ConfigError, SecureAggregationError
 from kumiai.node.job import JobSpec, SecureAggregationSpec
 from kumiai.node.noised_rounds import NoisePlan, plan_of, sure_shares
-from kumiai.secagg import Adversary, Member, Proofs, RoundDescriptor, Scheme, smallest_graph
+from kumiai.secagg import (
+    FRESH_SCALE,
+    Adversary,
+    Member,
+    Proofs,
+    RoundDescriptor,
+    Scheme,
+    smallest_graph,
+)
 
 __all__ = ["RoundNames", "new_descriptor", "survivors_least"]
 
@@ -169,7 +177,9 @@ def _weight_bound(job: JobSpec, descriptor: RoundDescriptor) -> int:
     if job.strategy.weighting == "uniform":
         return 1
     room = 1 << descriptor.ring_bits - descriptor.value_bits
-    bounds = [_WEIGHT_MAX, room // descriptor.client_count]
+    # The same in all rounds, however old the updates of one are.
+    scale = 1 if job.asynchronous is None else FRESH_SCALE
+    bounds = [_WEIGHT_MAX // scale, room // (scale * descriptor.client_count)]
     if descriptor.proofs is Proofs.NORM:
-        bounds.append(descriptor.provable_weight)
+        bounds.append(descriptor.provable_weight // scale)
     return max(1, min(bounds))

@@ -1,0 +1,62 @@
+"""Updates that are made ahead of their round, as job, coordinator and clients count them alike."""
+
+import math
+from collections.abc import Mapping, Sequence
+
+from kumiai.node.job import JobSpec
+from kumiai.secagg import FRESH_SCALE, BufferPolicy
+from kumiai.storage import RunRepository, UpdateRecord
+
+__all__ = ["damping_of", "policy_of", "scales_of", "versions_kept"]
+
+
+def policy_of(job: JobSpec) -> BufferPolicy | None:
+    """Return what older updates of a run count; ``None``: its rounds are synchronous."""
+    if job.asynchronous is None:
+        return None
+    return BufferPolicy(
+        staleness_max=job.asynchronous.staleness_max,
+        staleness_exponent=job.asynchronous.staleness_exponent,
+    )
+
+
+def versions_kept(job: JobSpec) -> int:
+    """Return how many of the newest versions must keep their bytes while the run goes on."""
+    oldest = 0 if job.asynchronous is None else job.asynchronous.staleness_max + 1
+    return max(job.run.keep_versions, oldest)
+
+
+async def scales_of(
+    runs: RunRepository, job: JobSpec, run_id: str, round_number: int
+) -> dict[str, int]:
+    """Return what the members of a round count, by client; nothing in a synchronous run.
+
+    Raises:
+        StorageError: the database failed.
+    """
+    policy, version = policy_of(job), round_number - 1
+    if policy is None:
+        return {}
+    bases = await runs.bases(run_id, round_number, oldest=policy.oldest(version))
+    return {client: policy.scale(version - base) for client, base in bases.items()}
+
+
+def damping_of(
+    updates: Sequence[UpdateRecord], scales: Mapping[str, int], *, weighting: str
+) -> float:
+    """Return by how much the mean of a round is shortened, because its updates are old.
+
+    A mean forgets how old all of its updates are together: it is the same whether all count 16 or
+    all count 4. So it is multiplied by the mean of what they count, as FedBuff divides by how many
+    they are.
+
+    Returns:
+        More than 0, at most 1; 1 if all are fresh.
+    """
+    if not scales:
+        return 1.0
+    counts = [each.examples if weighting == "examples" else 1 for each in updates]
+    counted = math.fsum(
+        count * scales[each.client_id] for count, each in zip(counts, updates, strict=True)
+    )
+    return counted / (FRESH_SCALE * math.fsum(counts))

@@ -1,0 +1,212 @@
+"""Who trains ahead in an asynchronous run, who waits with an update, and who makes the next round.
+
+Whoever is free trains from the newest version. What it makes waits at its site until as many wait
+as make a group. An update that has fallen too far behind is given up, and its client begins anew.
+All of it is in the rows; a coordinator that starts again sees the same clients train and wait.
+"""
+
+from collections.abc import Callable, Collection, Sequence
+from typing import Final
+
+import structlog
+
+from kumiai.core import failpoints
+from kumiai.core.errors import QuorumLostError
+from kumiai.node.ahead import policy_of
+from kumiai.node.coordinator.engine import RoundEngine
+from kumiai.node.coordinator.secure.driving import StopAskedError
+from kumiai.node.job import AsynchronousSpec, JobSpec
+from kumiai.secagg import BufferPolicy, next_group
+from kumiai.storage import AssignmentRecord, Lease, RunRecord
+
+__all__ = ["UpdateBuffer", "new_buffer"]
+
+_WAITING: Final = ("assigned", "reported")
+
+
+class UpdateBuffer:
+    """The clients of one asynchronous run, while its lease holds."""
+
+    def __init__(
+        self,
+        engine: RoundEngine,
+        lease: Lease,
+        spec: AsynchronousSpec,
+        policy: BufferPolicy,
+        *,
+        available: Callable[[str, Collection[str]], list[str]],
+        seeded: Callable[[JobSpec, int, Collection[str]], list[tuple[str, int]]],
+    ) -> None:
+        """Lead the clients of this lease's run.
+
+        Args:
+            engine: what every driver works with.
+            lease: held.
+            spec: the job's table.
+            policy: how far behind an update may be.
+            available: gives who is attached for an app and not left out.
+            seeded: gives clients their seeds.
+        """
+        self._engine = engine
+        self._lease = lease
+        self._run_id = lease.run_id
+        self._spec = spec
+        self._policy = policy
+        self._available = available
+        self._seeded = seeded
+        self._has_delivered = False
+        self._log = structlog.get_logger("kumiai.rounds").bind(run=lease.run_id)
+
+    async def gather(
+        self, run: RunRecord, job: JobSpec, version: int, left_out: Collection[str]
+    ) -> dict[str, int]:
+        """Return who makes the next round, by the versions that they trained from.
+
+        Args:
+            run: the run, with no round open.
+            job: its job.
+            version: of its newest model.
+            left_out: who is not asked.
+
+        Raises:
+            StopAskedError: the run is to stop.
+            QuorumLostError: there cannot be a group, or was none for as long as patience lasts.
+            FencedError, StorageError: as the engine's.
+        """
+        clock, began, has_told = self._engine.clock, self._engine.clock.monotonic(), False
+        while True:
+            waiting = await self.waiting(run, job, version, left_out=left_out)
+            attached = len(self._available(run.app, left_out))
+            group = next_group(waiting, version, size=self._spec.group_size, policy=self._policy)
+            if group is not None and attached >= job.cohort.min_clients:
+                return group
+            if clock.monotonic() - began >= job.cohort.patience_seconds:
+                raise QuorumLostError(
+                    f"only {len(waiting)} of {self._spec.group_size} clients that a group needs "
+                    f"were ready within {job.cohort.patience_seconds:.0f} s"
+                )
+            if attached < self._spec.group_size and not has_told:
+                has_told = True
+                await self._tell_waiting(run, attached)
+            await self._engine.signals.wait(self._run_id, self._engine.times.look_seconds)
+            if (await self._engine.runs.get(self._run_id)).stop_requested:
+                raise StopAskedError
+
+    async def waiting(
+        self,
+        run: RunRecord,
+        job: JobSpec,
+        version: int,
+        *,
+        left_out: Collection[str],
+        busy: Collection[str] = (),
+    ) -> dict[str, int]:
+        """Let train who is free; return who is here and waits, those first who came first.
+
+        Args:
+            run: the run.
+            job: its job.
+            version: of its newest model.
+            left_out: who is not asked.
+            busy: who is in the round that is open.
+
+        Raises:
+            QuorumLostError: so many have failed that there cannot be a group.
+            FencedError, StorageError: as the engine's.
+        """
+        rows = await self._engine.runs.preparing(self._run_id, version)
+        oldest = self._policy.oldest(version)
+        if any(each.state in _WAITING and each.round < oldest for each in rows):
+            await self._withdraw(
+                oldest - 1,
+                f"its update is more than {self._policy.staleness_max} versions behind; it begins "
+                "anew",
+            )
+        standing = [each for each in rows if each.state in _WAITING and each.round >= oldest]
+        available = self._available(run.app, left_out)
+        spent = {each.client_id for each in rows if _is_spent(each, version, job)}
+        taken = {each.client_id for each in standing}.union(busy, spent)
+        free = [client for client in available if client not in taken]
+        if not busy:
+            self._verify_hopeful(rows, len(standing) + len(free), spent.intersection(available))
+        await self._ask(run, job, version, free)
+        here = set(available)
+        return {
+            each.client_id: each.round
+            for each in standing
+            if each.state == "reported" and each.client_id in here
+        }
+
+    async def dissolve(self, version: int, reason: str) -> None:
+        """End all that is under way: the run has its last version.
+
+        Raises:
+            FencedError, StorageError: as the engine's.
+        """
+        await self._withdraw(version, reason)
+
+    async def _withdraw(self, newest: int, reason: str) -> None:
+        late = await self._engine.runs.withdraw_prepared(self._lease, newest=newest, reason=reason)
+        self._engine.directory.cancel(self._run_id, newest, reason, kind="prepare")
+        self._log.info("updates given up", version=newest, reason=reason, clients=len(late))
+
+    async def _ask(self, run: RunRecord, job: JobSpec, version: int, free: Sequence[str]) -> None:
+        """Let these clients train from a version; the first time, tell everybody of their tasks."""
+        runs = self._engine.runs
+        if free:
+            await runs.prepare(
+                self._lease,
+                version=version,
+                clients=self._seeded(job, version + 1, free),
+                evaluates=job.evaluation.is_due(version, run.rounds_total),
+            )
+            failpoints.reach("coordinator.training.asked")
+        open_tasks: list[AssignmentRecord] = []
+        if not self._has_delivered:
+            rows = await runs.preparing(self._run_id, version)
+            open_tasks = [each for each in rows if each.state == "assigned"]
+        elif free:
+            rows = await runs.assignments(self._run_id, version, state="assigned")
+            open_tasks = [each for each in rows if each.client_id in free and each.kind != "train"]
+        self._has_delivered = True
+        self._engine.directory.deliver(await self._engine.tasks.orders(run, job, open_tasks))
+
+    def _verify_hopeful(
+        self, rows: Sequence[AssignmentRecord], hoped_for: int, spent: Collection[str]
+    ) -> None:
+        size = self._spec.group_size
+        if hoped_for < size <= hoped_for + len(spent):
+            reasons = [each.reason for each in rows if each.client_id in spent and each.reason]
+            raise QuorumLostError(
+                f"only {hoped_for} of {size} clients that a group needs can train; the others "
+                f"failed: {reasons[0] if reasons else 'without a reason'}"
+            )
+
+    async def _tell_waiting(self, run: RunRecord, attached: int) -> None:
+        await self._engine.runs.add_event(
+            self._run_id,
+            kind="waiting",
+            text=f"waiting for clients: {attached} of the {self._spec.group_size} of a group with "
+            f"app {run.app!r} attached",
+        )
+
+
+def new_buffer(
+    engine: RoundEngine,
+    lease: Lease,
+    job: JobSpec,
+    *,
+    available: Callable[[str, Collection[str]], list[str]],
+    seeded: Callable[[JobSpec, int, Collection[str]], list[tuple[str, int]]],
+) -> UpdateBuffer | None:
+    """Return who leads the clients of an asynchronous run; ``None``: the run is none."""
+    policy = policy_of(job)
+    if policy is None or job.asynchronous is None:
+        return None
+    return UpdateBuffer(engine, lease, job.asynchronous, policy, available=available, seeded=seeded)
+
+
+def _is_spent(each: AssignmentRecord, version: int, job: JobSpec) -> bool:
+    """Tell whether a client has failed with a version as often as it may."""
+    has_failed = each.kind == "prepare" and each.state in {"failed", "refused"}
+    return has_failed and each.round == version and each.attempt >= job.cohort.max_attempts
