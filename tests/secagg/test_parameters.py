@@ -1,9 +1,12 @@
 """Sizes of sparse graphs against published figures, and against counting."""
 
 import math
+from fractions import Fraction
 from itertools import combinations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from kumiai.secagg.parameters import (
     CORRECTNESS_LOG2,
@@ -98,3 +101,77 @@ def test_without_colluders_and_dropouts_nothing_can_fail() -> None:
     )
 
     assert failure == -math.inf
+
+
+def log2_of(chance: Fraction) -> float:
+    if not chance:
+        return -math.inf
+    return min(0.0, math.log2(chance.numerator) - math.log2(chance.denominator))
+
+
+def tail(population: int, marked: int, draws: int, least: int) -> Fraction:
+    """Return the chance that so many of the draws are marked, counted in whole numbers."""
+    ways = sum(
+        math.comb(marked, drawn) * math.comb(population - marked, draws - drawn)
+        for drawn in range(least, draws + 1)
+    )
+    return Fraction(ways, math.comb(population, draws))
+
+
+@st.composite
+def graphs(draw: st.DrawFn) -> tuple[int, int, int, int, int]:
+    count = draw(st.integers(6, 40))
+    colluders = draw(st.integers(0, count - 1))
+    dropouts = draw(st.integers(0, count - 1 - colluders))
+    degree = 2 * draw(st.integers(1, (count - 1) // 2))
+    return count, colluders, dropouts, degree, draw(st.integers(2, degree))
+
+
+@given(graphs(), st.sampled_from(Adversary))
+def test_the_bounds_are_those_that_whole_numbers_count(
+    sizes: tuple[int, int, int, int, int], adversary: Adversary
+) -> None:
+    count, colluders, dropouts, degree, threshold = sizes
+    least = threshold if adversary is Adversary.SEMI_HONEST else 2 * threshold - degree - 1
+    rebuilt = tail(count - 1, colluders, degree, least) if least > 0 else Fraction(1)
+    removed, half = colluders + dropouts, degree // 2
+    runs = math.comb(count - half, removed - half) if removed >= half else 0
+    severed = Fraction(runs, math.comb(count, removed))
+
+    privacy = privacy_failure_log2(
+        count,
+        colluders=colluders,
+        dropouts=dropouts,
+        degree=degree,
+        threshold=threshold,
+        adversary=adversary,
+    )
+    correctness = correctness_failure_log2(count, dropouts, degree, threshold)
+
+    wanted = log2_of(count * max(rebuilt, severed))
+    assert privacy == pytest.approx(wanted, abs=1e-8)
+    gone = tail(count - 1, dropouts, degree, degree - threshold + 1)
+    assert correctness == pytest.approx(log2_of(count * gone), abs=1e-8)
+
+
+def test_chances_too_small_for_a_float_are_no_problem() -> None:
+    failure = privacy_failure_log2(
+        9_000,
+        colluders=4_000,
+        dropouts=0,
+        degree=7_000,
+        threshold=100,
+        adversary=Adversary.SEMI_HONEST,
+    )
+
+    assert failure == 0.0
+
+
+def test_without_colluders_two_shares_are_enough() -> None:
+    found = smallest_graph(300, colluding=0.0, dropping=0.1, adversary=Adversary.SEMI_HONEST)
+
+    assert found.threshold == 2
+
+
+def test_the_words_of_adversaries_are_these() -> None:
+    assert [each.value for each in Adversary] == ["semi-honest", "malicious"]

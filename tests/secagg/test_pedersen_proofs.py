@@ -45,6 +45,34 @@ def test_commitments_of_another_length_are_refused() -> None:
         )
 
 
+def test_a_proof_of_another_weight_or_round_is_refused() -> None:
+    descriptor = describe(signers_of(4), proofs=Proofs.NORM)
+    made = pedersen_proofs().commit(np.ones(38, np.int64), descriptor, b"here")
+
+    def verify(weight: int, context: bytes) -> None:
+        pedersen_proofs().verify_update(
+            made.commitments, made.proof, weight, descriptor=descriptor, context=context
+        )
+
+    verify(1, b"here")
+    for weight, context in ((2, b"here"), (1, b"there")):
+        with pytest.raises(ProofError):
+            verify(weight, context)
+
+
+def test_a_sum_that_is_not_that_of_the_commitments_is_refused() -> None:
+    descriptor = describe(signers_of(4), proofs=Proofs.SUM)
+    ones, twos = (np.full(38, number, np.int64) for number in (1, 2))
+    made = [pedersen_proofs().commit(each, descriptor, b"") for each in (ones, twos)]
+    commitments = [each.commitments for each in made]
+    blindings = [sum(both) for both in zip(*(each.blindings for each in made), strict=True)]
+
+    pedersen_proofs().verify_sum(commitments, ones + twos, blindings)
+
+    with pytest.raises(ProofError):
+        pedersen_proofs().verify_sum(commitments, twos + twos, blindings)
+
+
 def test_what_hides_the_commitments_stands_in_no_repr() -> None:
     descriptor = describe(signers_of(4), proofs=Proofs.SUM)
     made = pedersen_proofs().commit(np.ones(38, np.int64), descriptor, b"")

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from kumiai.core.errors import SecureAggregationError
+from kumiai.crypto.masks import add_mask
 from kumiai.secagg.descriptor import RoundDescriptor
 from kumiai.secagg.quantizing import Numbers, quantize, signed, words_dtype
 from tests.secagg.rounds import describe, signers_of
@@ -93,6 +94,53 @@ def test_where_chance_would_break_the_bound_numbers_are_rounded_towards_zero() -
     assert {int(quantized(update, loose, key=key)[0]) for key in keys} == {0, 1}
     assert tight.bound_squared == 0
     assert {int(quantized(update, tight, key=key)[0]) for key in keys} == {0}
+
+
+def rounded(update: NDArray[np.float32], descriptor: RoundDescriptor) -> NDArray[np.int64]:
+    """Return all numbers of a short update by the written formula, in one piece."""
+    draws = np.zeros(update.size, np.uint32)
+    add_mask(draws, KEY)
+    exact = update.astype(np.float64) * descriptor.levels / descriptor.clip
+    cut = np.clip(exact, -descriptor.levels, descriptor.levels)
+    return np.floor(cut + draws * 2.0**-32).astype(np.int64)
+
+
+def test_updates_of_many_blocks_follow_the_written_formula() -> None:
+    # Two blocks and a bit; a power of two as the clip keeps both ways of computing exact.
+    update = np.random.default_rng(3).normal(0, 3, 140_001).astype(np.float32)
+    norm = float(np.linalg.norm(np.clip(update, -4, 4).astype(np.float64)))
+    descriptor = described(update.size, clip=4.0, value_bits=20, norm_bound=4 * norm)
+
+    assert np.array_equal(quantized(update, descriptor)[:-1], rounded(update, descriptor))
+
+
+def test_updates_of_many_blocks_near_their_bound_are_not_cut() -> None:
+    update = np.random.default_rng(4).uniform(-1, 1, 140_001).astype(np.float32)
+    norm = float(np.linalg.norm(update.astype(np.float64)))
+    descriptor = described(update.size, value_bits=20, norm_bound=1.01 * norm)
+
+    assert np.array_equal(quantized(update, descriptor)[:-1], rounded(update, descriptor))
+
+
+def test_the_bound_itself_is_within_it() -> None:
+    descriptor = described(1, value_bits=3)
+    tight = replace(descriptor, norm_bound=0.9 / descriptor.levels)
+    keys = [bytes([key]) * 32 for key in range(60)]
+    update = np.array([0.5 / descriptor.levels], np.float32)
+
+    assert tight.bound_squared == 1
+    assert {int(quantized(update, tight, key=key)[0]) for key in keys} == {0, 1}
+
+
+@pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf])
+def test_numbers_that_are_not_finite_are_refused(number: float) -> None:
+    with pytest.raises(SecureAggregationError, match="update must be finite, got NaN or infinity"):
+        quantized(np.array([0, number, 0], np.float32), described(3))
+
+
+def test_words_travel_with_the_least_significant_byte_first() -> None:
+    assert words_dtype(32).str == "<u4"
+    assert words_dtype(64).str == "<u8"
 
 
 @pytest.mark.parametrize("edge", [1.0, -1.0])

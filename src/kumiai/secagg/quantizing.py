@@ -71,15 +71,15 @@ def quantize(
             f"{update.dtype} of {update.shape}"
         )
     if update.dtype == np.int64:
-        _copy_steps(words, update.astype(np.int64, copy=False), weight, descriptor.levels)
+        _copy_steps(words, update, weight, descriptor.levels)
     else:
-        _round(words, update.astype(np.float32, copy=False), weight, key, descriptor)
+        _round(words, update, weight, key, descriptor)
     if descriptor.noise_variance:
         _add_noise(words, noise_key, descriptor)
     words[-1] = weight
 
 
-def _copy_steps(words: Words, update: NDArray[np.int64], weight: int, levels: int) -> None:
+def _copy_steps(words: Words, update: Numbers, weight: int, levels: int) -> None:
     # Cut and not refused: a refusal before the noise would tell of the data. Cutting each number
     # brings two vectors no further apart, so that what noise was sized for still holds.
     words[:-1] = (np.clip(update, -levels, levels) * weight).view(np.uint64)
@@ -95,7 +95,7 @@ def _add_noise(words: Words, key: bytes, descriptor: RoundDescriptor) -> None:
 
 def _round(
     words: Words,
-    update: NDArray[np.float32],
+    update: Numbers,
     weight: int,
     key: bytes,
     descriptor: RoundDescriptor,
@@ -110,7 +110,7 @@ def _round(
         _fill(words, update, weight, factor=factor, key=None, descriptor=descriptor)
 
 
-def _norm(update: NDArray[np.float32]) -> float:
+def _norm(update: Numbers) -> float:
     squared = 0.0
     for start in range(0, update.size, _BLOCK_COUNT):
         block = update[start : start + _BLOCK_COUNT].astype(np.float64)
@@ -121,7 +121,7 @@ def _norm(update: NDArray[np.float32]) -> float:
 
 def _fill(
     words: Words,
-    update: NDArray[np.float32],
+    update: Numbers,
     weight: int,
     *,
     factor: float,
@@ -129,23 +129,21 @@ def _fill(
     descriptor: RoundDescriptor,
 ) -> int:
     """Quantise into the words; return the squared norm before the weight."""
-    clip, levels = descriptor.clip, descriptor.levels
+    levels = descriptor.levels
     squared = 0
     for start in range(0, update.size, _BLOCK_COUNT):
         block = update[start : start + _BLOCK_COUNT].astype(np.float64)
         block *= factor
-        np.clip(block, -clip, clip, out=block)
-        block *= levels / clip
-        if key is None:
-            np.trunc(block, out=block)
-        else:
+        block *= levels / descriptor.clip
+        if key is not None:
             draws = np.zeros(block.size, np.uint32)
             add_mask(draws, key, offset_bytes=4 * start)
             block += draws * _WORD
             np.floor(block, out=block)
+        # The clip: what is beyond it is beyond the largest level.
         np.clip(block, -levels, levels, out=block)
-        numbers = block.astype(np.int64)
+        numbers = block.astype(np.int64)  # towards zero what no chance has rounded
         squared += int(np.einsum("i,i->", numbers, numbers))
         numbers *= weight
-        words[start : start + block.size] = numbers.astype(np.int64).view(np.uint64)
+        words[start : start + block.size] = numbers.view(np.uint64)
     return squared
