@@ -239,10 +239,11 @@ class PrivacySpec(_Table):
     unit: Literal["record", "client"]
     """Whose part is hidden: each record's of a site, or all of a client's. There is no default:
     the two promise different things."""
-    noise: Literal["distributed", "central"] = "distributed"
+    noise: Literal["distributed", "central", "local"] = "distributed"
     """Where the noise is added. ``distributed``: every site adds its share before its update is
     masked, and nobody ever has a sum without noise; ``central``: the coordinator, which sees the
-    updates and is trusted with them, adds it to their sum."""
+    updates and is trusted with them, adds it to their sum; ``local``: every site, to each step of
+    its training."""
     clip: Annotated[float, Field(gt=0, le=1e6)]
     """The L2 norm to which each record's gradient, or each client's update, is cut."""
     delta: Annotated[float, Field(gt=0, lt=1)]
@@ -255,7 +256,15 @@ class PrivacySpec(_Table):
     """How many records all sites have, by public knowledge: the sum is divided by it; for
     ``unit = "record"``."""
     records_per_site: Annotated[int, Field(ge=1, le=10**9)] | None = None
-    """No site has more; ``None``: as many as ``records``."""
+    """No site has more; ``None``: as many as ``records``. With ``noise = "local"`` the size of a
+    site by which its steps are divided."""
+    steps: Annotated[int, Field(ge=1, le=10**6)] | None = None
+    """How many steps of training a site takes in a round; for ``noise = "local"``."""
+    sampling_rate: Annotated[float, Field(gt=0, le=1)] | None = None
+    """The chance of each record to join a step, by a coin that nobody sees; for
+    ``noise = "local"``."""
+    learning_rate: Annotated[float, Field(gt=0, le=1e6)] | None = None
+    """Of those steps, where the study gives gradients; ``None``: 0.1."""
     adaptive: AdaptiveClipSpec | None = None
     """Lets ``clip`` be only the first round's; ``None``: it is that of all. For
     ``noise = "central"``."""
@@ -286,6 +295,7 @@ class PrivacySpec(_Table):
                 f'unit must be "client" with noise = "central", got "{self.unit}": what sites send '
                 'is an update of all of their records; use noise = "distributed"'
             )
+        self._verify_steps()
         if self.adaptive is None:
             return self
         if self.noise != "central":
@@ -299,6 +309,25 @@ class PrivacySpec(_Table):
                 f"({self.adaptive.clip_min:g} to {self.adaptive.clip_max:g}), got {self.clip:g}"
             )
         return self
+
+    def _verify_steps(self) -> None:
+        if self.noise != "local":
+            for name in ("steps", "sampling_rate", "learning_rate"):
+                if (value := getattr(self, name)) is not None:
+                    raise ValueError(
+                        f'{name} must be left out with noise = "{self.noise}", got {value:g}; it '
+                        'is for noise = "local"'
+                    )
+            return
+        if self.unit != "record":
+            raise ValueError(
+                f'unit must be "record" with noise = "local", got "{self.unit}": a site hides its '
+                "records by itself, and could hide itself only by noise that drowns its update; "
+                'use noise = "distributed"'
+            )
+        for name in ("steps", "sampling_rate", "records_per_site"):
+            if getattr(self, name) is None:
+                raise ValueError(f'{name} must be given with noise = "local"')
 
 
 class JobSpec(_Table):
@@ -322,10 +351,13 @@ class JobSpec(_Table):
     def _nothing_leaks_beside_the_noise(self) -> Self:
         if self.privacy is None:
             return self
-        if self.privacy.noise == "central":
-            self._verify_central()
-        else:
-            self._verify_distributed()
+        match self.privacy.noise:
+            case "central":
+                self._verify_central()
+            case "distributed":
+                self._verify_distributed()
+            case "local":
+                pass  # what leaves a site is noised, hidden or not
         if self.evaluation.every > 0:
             raise ValueError(
                 f"evaluation.every must be 0 with privacy, got {self.evaluation.every}: what sites "

@@ -7,8 +7,10 @@ by itself count for the others: it takes its own share off what is published.
 """
 
 import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from types import MappingProxyType
 from typing import Final
 
 import numpy as np
@@ -17,6 +19,7 @@ from numpy.typing import NDArray
 from kumiai.core.errors import ConfigError
 from kumiai.node.central_rounds import CentralPlan, central_plan_of
 from kumiai.node.job import JobSpec, PrivacySpec
+from kumiai.node.local_noise import LocalPlan, local_plan_of
 from kumiai.privacy import (
     DEFAULT_ORDERS,
     SkellamEvent,
@@ -170,14 +173,12 @@ def outlook_of(job: JobSpec, dimension: int) -> list[str]:
     privacy = job.privacy
     if privacy is None:
         return []
-    plan: NoisePlan | CentralPlan = (
-        central_plan_of(job, privacy, dimension)
-        if privacy.noise == "central"
-        else plan_of(job, privacy, dimension)
-    )
+    planner = _PLANNERS[privacy.noise]
+    plan: NoisePlan | CentralPlan | LocalPlan = planner(job, privacy, dimension)
+    schedule = plan.schedule if isinstance(plan, LocalPlan) else f"over {plan.rounds} rounds"
     promise = (
         f"privacy: epsilon {plan.epsilon():.3g} at delta {plan.delta:g} for each {privacy.unit}, "
-        f"over {plan.rounds} rounds; the noise is {plan.deviation:.3g} times the clip"
+        f"{schedule}; the noise is {plan.deviation:.3g} times the clip"
     )
     told = [promise]
     if plan.clip_in_steps < math.sqrt(dimension):
@@ -206,6 +207,11 @@ def outlook_of(job: JobSpec, dimension: int) -> list[str]:
             + ('; or hide each record: unit = "record"' if privacy.unit == "client" else "")
         )
     return told
+
+
+_PLANNERS: Final[
+    Mapping[str, Callable[[JobSpec, PrivacySpec, int], NoisePlan | CentralPlan | LocalPlan]]
+] = MappingProxyType({"distributed": plan_of, "central": central_plan_of, "local": local_plan_of})
 
 
 def terms_of(job: JobSpec, privacy: PrivacySpec) -> PrivateTerms:
@@ -286,13 +292,14 @@ def mean_of(outcome: Outcome, privacy: PrivacySpec | None, *, invited: int) -> N
 
     With privacy the sum is divided by a number that everybody knows, never by how many came: that
     would tell of those who did not. A sum of gradients points uphill, so that it is taken off.
+    Updates that their sites have noised are none of that: they hide their records by themselves.
 
     Args:
         outcome: the sum.
         privacy: the job's table, if it has one.
         invited: how many clients were asked.
     """
-    if privacy is None:
+    if privacy is None or privacy.noise == "local":
         return outcome.mean()
     divisor = invited if privacy.records is None else -privacy.records
     return (outcome.total * (outcome.step / divisor)).astype(np.float32)

@@ -570,6 +570,7 @@ class _VirtualClients:
             rounds=order.rounds_total,
             config=json.loads(order.config_json),
             seed=order.seed,
+            privacy=order.training,
         )
         try:
             if order.key.kind == "evaluate":

@@ -19,12 +19,15 @@ from typing import Any, TypeVar
 import structlog
 
 from kumiai.core import failpoints
+from kumiai.core.arrays import layout_of
 from kumiai.core.codec import decode
 from kumiai.core.errors import ConfigError, ConflictError, KumiaiError, UpdateRejectedError
+from kumiai.learning import delta_of, flattened
 from kumiai.node.central_rounds import CentralTerms, new_central_round
 from kumiai.node.client.budget import SiteLedger
 from kumiai.node.client.deltas import ArraysUpload, DeltaUpload
 from kumiai.node.client.held import HeldUpdate, HeldUpdates, trained_ahead
+from kumiai.node.client.private_updates import PrivateUpdates
 from kumiai.node.client.secure.site import SecureSite
 from kumiai.node.client.transfer import BlobTransfer, ModelFile, PutReport, Upload
 from kumiai.node.contributions import (
@@ -40,11 +43,13 @@ from kumiai.node.study import (
     Site,
     StudyError,
     TaskCancelledError,
+    Update,
     run_evaluate,
     run_train,
 )
 from kumiai.node.wire import kumiai_pb2 as pb
 from kumiai.node.wire.channel import CHUNK_BYTES
+from kumiai.privacy import TrainingTerms
 from kumiai.privacy.ledger import ChargeKey
 from kumiai.secagg import BufferPolicy, RoundDescriptor, TrainedAhead
 
@@ -133,6 +138,9 @@ class TaskRunner:
         self._secure = secure
         self._requires_secure = requires_secure
         self._ledger = ledger
+        self._private = (
+            None if ledger is None else PrivateUpdates(state_dir / "private-updates", ledger)
+        )
         self._computing: _Task | None = None
         self._queue: asyncio.Queue[_Task] = asyncio.Queue()
         self._open: dict[_Key, _Task] = {}
@@ -301,13 +309,16 @@ class TaskRunner:
     async def _train(
         self, task: _Task, app: App, model: ModelFile, log: Any
     ) -> pb.ClientMessage | None:
-        loop = asyncio.get_running_loop()
+        loop, attempt = asyncio.get_running_loop(), task.attempt
 
         def compute() -> Contribution | _OpenUpdate:
             base, context = _open_model(model), self._context(task, app, loop)
-            if task.message.HasField("secure"):
+            made: Contribution | _OpenUpdate
+            if context.privacy is not None:
+                made = self._trained_privately(task, attempt, app, base, context)
+            elif task.message.HasField("secure"):
                 terms = _terms_of(task.message.secure)
-                made: Contribution | _OpenUpdate = _without_words(
+                made = _without_words(
                     lambda: contribution_of(app, base, context, terms),
                     is_private=terms is not None,
                 )
@@ -320,11 +331,31 @@ class TaskRunner:
             failpoints.reach("client.train.done")
             return made
 
-        attempt = task.attempt
         update = await self._compute(task, compute)
         if not task.cancelled.is_set():
             await self._bring(task, attempt, update, log)
         return None
+
+    def _trained_privately(
+        self, task: _Task, attempt: int, app: App, base: Mapping[str, Any], context: Context
+    ) -> Contribution | _OpenUpdate:
+        """Train by noised steps and pay for all of them; blocking."""
+        key, training = task.message.key, context.privacy
+        if self._private is None or training is None:
+            raise ConfigError("this site keeps no ledger, and takes no part in private runs")
+
+        def train() -> Update:
+            update = _without_words(lambda: run_train(app, base, context), is_private=True)
+            context.check_cancelled()
+            return update
+
+        weights = self._private.paid(
+            ChargeKey(key.run_id, key.round, attempt), task.message.app, training.terms, train
+        )
+        if task.message.HasField("secure"):
+            vector = flattened(delta_of(weights, base), layout_of(base))
+            return Contribution(vector, 1, {})
+        return _OpenUpdate(DeltaUpload.prepare(weights, base, chunk_bytes=CHUNK_BYTES), 1, {})
 
     async def _bring(
         self, task: _Task, attempt: int, update: Contribution | _OpenUpdate, log: Any
@@ -439,6 +470,7 @@ class TaskRunner:
             seed=message.seed,
             report=None if _is_private(message) else report,
             cancelled=task.cancelled.is_set,
+            privacy=_training_of(message),
         )
 
     def _tell(
@@ -488,7 +520,28 @@ def _open_of(held: HeldUpdate) -> _OpenUpdate:
     return _OpenUpdate(held.upload(), held.examples, held.metrics)
 
 
+def _training_of(message: pb.Task) -> TrainingTerms | None:
+    if not message.HasField("training"):
+        return None
+    asked = message.training
+    try:
+        return TrainingTerms(
+            clip=asked.clip,
+            noise_multiplier=asked.noise_multiplier,
+            sampling_rate=asked.sampling_rate,
+            steps=asked.steps,
+            batch=asked.batch,
+            learning_rate=asked.learning_rate,
+        )
+    except ValueError as error:
+        raise ConfigError(f"task must be one of a private training: {error}") from error
+
+
 def _is_private(message: pb.Task) -> bool:
+    if message.key.kind != pb.TASK_KIND_TRAIN:
+        return False  # whatever else it says: what is measured leaves without noise
+    if message.HasField("training"):
+        return True
     if message.HasField("secure"):
         return message.secure.HasField("privacy")
     return message.HasField("central")

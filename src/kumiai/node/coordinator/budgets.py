@@ -34,7 +34,9 @@ __all__ = ["WITNESS_FILE", "BudgetDesk", "charge_of_round"]
 WITNESS_FILE: Final = "budget-witness.json"
 
 
-def charge_of_round(run: RunRecord, unit: str, event: Event, clients: Iterable[str]) -> Charge:
+def charge_of_round(
+    run: RunRecord, unit: str, event: Event, clients: Iterable[str], *, count: int = 1
+) -> Charge:
     """Return what a round costs: each client, its data for this study, and the model pay alike.
 
     Sites do not share records, so none of them pays for another; the model pays each round once.
@@ -44,12 +46,14 @@ def charge_of_round(run: RunRecord, unit: str, event: Event, clients: Iterable[s
         unit: what the noise hides, ``record`` or ``client``.
         event: the release.
         clients: whose data may be in it.
+        count: how many of it there are in a round.
     """
     scopes = [BudgetScope(ScopeKind.MODEL, run.name or run.app)]
     for client in clients:
         scopes.append(BudgetScope(ScopeKind.CLIENT, client))
         scopes.append(BudgetScope(ScopeKind.DATASET, f"{client}/{run.app}"))
-    return Charge.alike(Guarantee(Unit(unit), event.adjacency), scopes, {event_to_json(event): 1})
+    guarantee = Guarantee(Unit(unit), event.adjacency)
+    return Charge.alike(guarantee, scopes, {event_to_json(event): count})
 
 
 class BudgetDesk:

@@ -12,6 +12,7 @@ from kumiai.core.errors import ConfigError, NotFoundError
 from kumiai.core.ids import verify_name
 from kumiai.node.central_rounds import CentralTerms
 from kumiai.node.noised_rounds import PrivateTerms
+from kumiai.privacy import TrainingTerms
 from kumiai.secagg import TrainedAhead
 from kumiai.storage import AssignmentKind
 
@@ -71,6 +72,8 @@ class TaskOrder:
     """How contributions are clipped and counted before noise is added; ``None``: there is none."""
     central: CentralTerms | None = None
     """The same where the coordinator adds the noise; ``None``: it adds none."""
+    training: TrainingTerms | None = None
+    """By which the client trains, where it adds all noise by itself; ``None``: it does not."""
     ahead: TrainedAhead | None = None
     """Of an asynchronous run: the version that the update is made from; ``None``: of no such."""
 

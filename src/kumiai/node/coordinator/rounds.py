@@ -42,6 +42,7 @@ from kumiai.node.coordinator.collection import (
     decide,
 )
 from kumiai.node.coordinator.engine import EngineTimes, RoundEngine
+from kumiai.node.coordinator.local import LocalRounds, new_local_rounds
 from kumiai.node.coordinator.namespaces import (
     model_namespace,
     state_namespace,
@@ -108,6 +109,7 @@ class RunDriver:
         self._has_opened = False
         self._secure: SecureRoundDriver | None = None
         self._central: CentralRounds | None = None
+        self._local: LocalRounds | None = None
         self._buffer: UpdateBuffer | None = None
         self._log = structlog.get_logger("kumiai.rounds").bind(run=lease.run_id)
 
@@ -131,6 +133,7 @@ class RunDriver:
             )
             self._secure = self._secure_driver(job)
             self._central = new_central_rounds(self._engine, self._lease, job)
+            self._local = new_local_rounds(self._engine, self._lease, job)
             await self._drive_rounds(run, job)
             await self._last_evaluation(job, run.rounds_total)
         except (_RunStopped, StopAskedError):
@@ -216,6 +219,8 @@ class RunDriver:
         target = min(target, len(cohort))
         if self._central is not None:
             await self._central.verify_affordable(run, cohort)
+        if self._local is not None:
+            await self._local.verify_affordable(run, cohort)
         evaluates = job.evaluation.is_due(previous.round, run.rounds_total)
         await self._engine.runs.open_round(
             self._lease,
@@ -311,6 +316,8 @@ class RunDriver:
     async def _collect(self, run: RunRecord, job: JobSpec, current: RoundRecord) -> None:
         """Hand out the tasks, wait until the round may close, close it."""
         runs, number = self._engine.runs, current.round
+        if self._local is not None:
+            await self._local.pay(run, number)
         await self._deliver(run, job, number)
         failpoints.reach("coordinator.round.delivered")
         # Only now: deleting hundreds of megabytes takes longer than telling the clients.
@@ -360,6 +367,8 @@ class RunDriver:
             joined=joined,
         )
         self._log.warning("round extended", round=number, reason=reason, clients=len(clients))
+        if self._local is not None:
+            await self._local.pay(run, number)
         await self._deliver(run, job, number)
 
     async def _wait_for_others(
@@ -417,6 +426,8 @@ class RunDriver:
         elif self._central is not None:
             noised = await self._central.noised(run, current, updates)
             mean, charge, told = noised.mean, noised.charge, noised.metrics
+        elif self._local is not None:
+            charge = await self._local.sealed(run, current, updates)
         new = await self._engine.aggregator.aggregate(
             run,
             job,

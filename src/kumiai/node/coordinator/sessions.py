@@ -49,6 +49,7 @@ def order_to_wire(order: TaskOrder) -> pb.ServerMessage:
             attempt=order.attempt,
             chunk_bytes=order.chunk_bytes,
             secure=_secure_task(order),
+            training=_training_task(order),
             central=_central_task(order),
             ahead=_ahead_task(order),
         )
@@ -66,6 +67,20 @@ def _secure_task(order: TaskOrder) -> pb.SecureTask | None:
             if terms is None
             else pb.PrivateTask(unit=_UNITS[terms.unit], clip=terms.clip, step=terms.step)
         ),
+    )
+
+
+def _training_task(order: TaskOrder) -> pb.TrainingTask | None:
+    terms = order.training
+    if terms is None:
+        return None
+    return pb.TrainingTask(
+        clip=terms.clip,
+        noise_multiplier=terms.noise_multiplier,
+        sampling_rate=terms.sampling_rate,
+        steps=terms.steps,
+        batch=terms.batch,
+        learning_rate=terms.learning_rate,
     )
 
 

@@ -9,6 +9,7 @@ from kumiai.node.ahead import policy_of
 from kumiai.node.central_rounds import CentralTerms, central_round_of, clip_after, opening_of
 from kumiai.node.coordinator.orders import TaskKey, TaskOrder
 from kumiai.node.job import JobSpec, parse_job
+from kumiai.node.local_noise import training_terms_of
 from kumiai.node.noised_rounds import PrivateTerms, terms_of
 from kumiai.node.wire.channel import CHUNK_BYTES, chunk_bytes_for
 from kumiai.secagg import TrainedAhead
@@ -69,6 +70,7 @@ class TaskWriter:
                 examples_per_weight=_examples_per_weight(job, assignment),
                 privacy=_privacy(job, assignment),
                 central=terms[assignment.round, assignment.kind].central,
+                training=training_terms_of(job) if assignment.kind == "train" else None,
                 ahead=_ahead(job, assignment, bases[_key_of(assignment)]),
             )
             for assignment in sorted(assignments, key=lambda each: (each.kind, each.client_id))
@@ -153,6 +155,6 @@ def _examples_per_weight(job: JobSpec, assignment: AssignmentRecord) -> int | No
 
 def _privacy(job: JobSpec, assignment: AssignmentRecord) -> PrivateTerms | None:
     privacy = job.privacy
-    if privacy is None or privacy.noise == "central" or assignment.kind != "train":
+    if privacy is None or privacy.noise != "distributed" or assignment.kind != "train":
         return None
     return terms_of(job, privacy)

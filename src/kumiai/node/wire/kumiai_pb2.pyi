@@ -237,7 +237,7 @@ class TaskKey(_message.Message):
     def __init__(self, run_id: _Optional[str] = ..., round: _Optional[int] = ..., kind: _Optional[_Union[TaskKind, str]] = ...) -> None: ...
 
 class Task(_message.Message):
-    __slots__ = ("key", "app", "rounds_total", "model_digest", "model_size_bytes", "config_json", "seed", "deadline_seconds", "attempt", "chunk_bytes", "secure", "central", "ahead")
+    __slots__ = ("key", "app", "rounds_total", "model_digest", "model_size_bytes", "config_json", "seed", "deadline_seconds", "attempt", "chunk_bytes", "secure", "training", "central", "ahead")
     KEY_FIELD_NUMBER: _ClassVar[int]
     APP_FIELD_NUMBER: _ClassVar[int]
     ROUNDS_TOTAL_FIELD_NUMBER: _ClassVar[int]
@@ -249,6 +249,7 @@ class Task(_message.Message):
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
     CHUNK_BYTES_FIELD_NUMBER: _ClassVar[int]
     SECURE_FIELD_NUMBER: _ClassVar[int]
+    TRAINING_FIELD_NUMBER: _ClassVar[int]
     CENTRAL_FIELD_NUMBER: _ClassVar[int]
     AHEAD_FIELD_NUMBER: _ClassVar[int]
     key: TaskKey
@@ -262,9 +263,10 @@ class Task(_message.Message):
     attempt: int
     chunk_bytes: int
     secure: SecureTask
+    training: TrainingTask
     central: CentralTask
     ahead: AheadTask
-    def __init__(self, key: _Optional[_Union[TaskKey, _Mapping]] = ..., app: _Optional[str] = ..., rounds_total: _Optional[int] = ..., model_digest: _Optional[str] = ..., model_size_bytes: _Optional[int] = ..., config_json: _Optional[str] = ..., seed: _Optional[int] = ..., deadline_seconds: _Optional[float] = ..., attempt: _Optional[int] = ..., chunk_bytes: _Optional[int] = ..., secure: _Optional[_Union[SecureTask, _Mapping]] = ..., central: _Optional[_Union[CentralTask, _Mapping]] = ..., ahead: _Optional[_Union[AheadTask, _Mapping]] = ...) -> None: ...
+    def __init__(self, key: _Optional[_Union[TaskKey, _Mapping]] = ..., app: _Optional[str] = ..., rounds_total: _Optional[int] = ..., model_digest: _Optional[str] = ..., model_size_bytes: _Optional[int] = ..., config_json: _Optional[str] = ..., seed: _Optional[int] = ..., deadline_seconds: _Optional[float] = ..., attempt: _Optional[int] = ..., chunk_bytes: _Optional[int] = ..., secure: _Optional[_Union[SecureTask, _Mapping]] = ..., training: _Optional[_Union[TrainingTask, _Mapping]] = ..., central: _Optional[_Union[CentralTask, _Mapping]] = ..., ahead: _Optional[_Union[AheadTask, _Mapping]] = ...) -> None: ...
 
 class AheadTask(_message.Message):
     __slots__ = ("version", "staleness_max", "staleness_exponent")
@@ -275,6 +277,22 @@ class AheadTask(_message.Message):
     staleness_max: int
     staleness_exponent: float
     def __init__(self, version: _Optional[int] = ..., staleness_max: _Optional[int] = ..., staleness_exponent: _Optional[float] = ...) -> None: ...
+
+class TrainingTask(_message.Message):
+    __slots__ = ("clip", "noise_multiplier", "sampling_rate", "steps", "batch", "learning_rate")
+    CLIP_FIELD_NUMBER: _ClassVar[int]
+    NOISE_MULTIPLIER_FIELD_NUMBER: _ClassVar[int]
+    SAMPLING_RATE_FIELD_NUMBER: _ClassVar[int]
+    STEPS_FIELD_NUMBER: _ClassVar[int]
+    BATCH_FIELD_NUMBER: _ClassVar[int]
+    LEARNING_RATE_FIELD_NUMBER: _ClassVar[int]
+    clip: float
+    noise_multiplier: float
+    sampling_rate: float
+    steps: int
+    batch: float
+    learning_rate: float
+    def __init__(self, clip: _Optional[float] = ..., noise_multiplier: _Optional[float] = ..., sampling_rate: _Optional[float] = ..., steps: _Optional[int] = ..., batch: _Optional[float] = ..., learning_rate: _Optional[float] = ...) -> None: ...
 
 class CentralTask(_message.Message):
     __slots__ = ("clip", "noise_multiplier", "cohort_size", "counts_unclipped", "opening")

@@ -4,7 +4,9 @@ from collections.abc import Iterable
 
 from kumiai.core.errors import ConfigError
 from kumiai.node.coordinator.budgets import BudgetDesk, charge_of_round
+from kumiai.node.coordinator.local import charge_of_training
 from kumiai.node.job import JobSpec
+from kumiai.node.local_noise import training_terms_of
 from kumiai.node.noised_rounds import event_of_round, terms_of
 from kumiai.privacy.ledger import Charge, ChargeKey
 from kumiai.secagg import Outcome, RoundDescriptor
@@ -27,6 +29,7 @@ class RoundPayer:
         self._desk = desk
         self._lease = lease
         self._terms = terms_of(job, job.privacy)
+        self._training = training_terms_of(job)
 
     async def verify_affordable(self, run: RunRecord, descriptor: RoundDescriptor) -> None:
         """Check that all who are invited can pay, before anybody works.
@@ -70,6 +73,8 @@ class RoundPayer:
     def _charge(
         self, run: RunRecord, descriptor: RoundDescriptor, clients: Iterable[str]
     ) -> Charge:
+        if (training := self._training) is not None:
+            return charge_of_training(run, training, clients)
         event = event_of_round(descriptor, self._terms)
         return charge_of_round(run, self._terms.unit, event, sorted(clients))
 

@@ -94,6 +94,8 @@ def new_descriptor(
             rerun_size=_rerun_size(job, colluders) if rerun_of is None else rerun_of.rerun_size,
             **_scheme(spec),
         )
+        if job.privacy is not None and job.privacy.noise == "local":
+            return descriptor
         if job.privacy is not None:
             return _noised(plan_of(job, job.privacy, dimension), descriptor)
         return replace(descriptor, weight_bound=_weight_bound(job, descriptor))
