@@ -79,6 +79,7 @@ async def test_a_private_run_is_noised_and_both_sides_have_paid_for_each_round(
     paid = {each["scope"]: each["spent"][0]["releases"] for each in scopes}
     assert paid == {
         "model/counted": ROUNDS,
+        f"model/counted/{run_id}": ROUNDS,
         **{f"client/site-{number}": ROUNDS for number in range(1, 5)},
         **{f"dataset/site-{number}/counting": ROUNDS for number in range(1, 5)},
     }

@@ -227,6 +227,15 @@ def test_the_epsilon_that_is_asked_for_is_what_all_rounds_cost(adaptive: Any) ->
     assert plan(job(fields, rounds=24)).round.noise_multiplier < found.round.noise_multiplier
 
 
+@pytest.mark.parametrize("adaptive", [None, {}])
+def test_a_run_keeps_its_own_budget_to_the_last_round(adaptive: Any) -> None:
+    asked = job({"epsilon": 8.0, "noise_multiplier": None, "adaptive": adaptive}, rounds=4)
+
+    result = simulate(app(), asked, sites=4)
+
+    assert [each.round for each in result.history] == [0, 1, 2, 3, 4]
+
+
 def test_what_no_noise_can_keep_and_what_none_can_draw_is_refused() -> None:
     never = {"noise_multiplier": None, "epsilon": 1e-9, "delta": 1e-300}
 

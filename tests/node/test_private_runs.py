@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -9,12 +10,16 @@ import pytest
 from structlog.testing import capture_logs
 
 import kumiai as km
-from kumiai.core.errors import ConfigError, KumiaiError
+from kumiai.core.errors import BudgetExhaustedError, ConfigError, KumiaiError
 from kumiai.node.contributions import Contribution
+from kumiai.node.coordinator.budgets import BudgetDesk
 from kumiai.node.job import CohortSpec, parse_job
 from kumiai.node.noised_rounds import PrivateTerms, event_of_round, outlook_of, plan_of
 from kumiai.node.simulation import simulate
+from kumiai.privacy import event_to_json
+from kumiai.privacy.budget import epsilon_of as ledger_epsilon_of
 from kumiai.secagg import RoundDescriptor
+from kumiai.storage import RunRecord
 from tests.secagg.rounds import describe, signers_of
 
 SIZE = 4_000
@@ -132,6 +137,38 @@ def test_the_epsilon_that_is_asked_for_is_what_all_rounds_cost() -> None:
     assert plan.epsilon() == pytest.approx(2.0, rel=1e-3)
     looser = job({**fields, "epsilon": 2.0}, rounds=24)
     assert plan_of(looser, looser.privacy, SIZE).noise_multiplier < plan.noise_multiplier
+
+
+@pytest.mark.parametrize("rounds", [1, 7, 25, 1_000])
+@pytest.mark.parametrize("epsilon", [0.3, 2.0, 8.0])
+def test_a_ledger_lets_all_planned_rounds_pass_and_not_one_more(
+    rounds: int, epsilon: float
+) -> None:
+    fields = {key: value for key, value in RECORD.items() if key != "noise_multiplier"}
+    asked = job({**fields, "epsilon": epsilon}, rounds=rounds)
+    event = event_to_json(plan_of(asked, asked.privacy, SIZE).event())
+
+    assert ledger_epsilon_of({event: rounds}, 1e-5) <= epsilon
+    assert ledger_epsilon_of({event: rounds + 1}, 1e-5) > epsilon
+
+
+def test_a_run_ends_by_itself_when_its_epsilon_is_spent(monkeypatch: pytest.MonkeyPatch) -> None:
+    fields = {key: value for key, value in RECORD.items() if key != "noise_multiplier"}
+    asked = job({**fields, "epsilon": 2.0}, rounds=3)
+    opened = BudgetDesk.open_run
+
+    async def opened_late(self: BudgetDesk, run: RunRecord) -> None:
+        # As if attempts had been lost: less is left than the job names.
+        privacy = {**run.job["privacy"], "epsilon": 1.9}
+        await opened(self, replace(run, job={**run.job, "privacy": privacy}))
+
+    monkeypatch.setattr(BudgetDesk, "open_run", opened_late)
+    rounds: list[int] = []
+
+    with pytest.raises(BudgetExhaustedError, match=r"budget of model/pulling/run-\w+ \(lifetime\)"):
+        simulate(app(), asked, sites=4, on_round=lambda each: rounds.append(each.round))
+
+    assert rounds == [0, 1, 2]
 
 
 def test_noise_that_is_too_large_to_count_is_refused() -> None:

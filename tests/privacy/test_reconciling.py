@@ -75,6 +75,18 @@ def test_what_only_a_site_knows_is_charged_under_a_fresh_key() -> None:
     assert missing_charges(ours, [SiteCopy("a", theirs[::-1])]) == missing
 
 
+def test_what_a_run_has_lost_is_charged_to_its_own_budget_and_to_no_other_runs() -> None:
+    run_a, run_b = (BudgetScope.parse(f"model/net/run-{each}") for each in "ab")
+    of_b = KeyedCharge(ChargeKey("run-b", 1, 1), Charge.alike(CLIENT, [A, MODEL, run_b], {"e": 1}))
+    ours = [keyed(1, 1, A, MODEL, run_a), of_b]
+    unknown = KeyedCharge(ChargeKey("run-c", 1, 1), keyed(1, 1, A).charge)
+
+    missing = missing_charges(ours, [SiteCopy("a", [keyed(2, 1, A), unknown])])
+
+    assert [each.key.run_id for each in missing] == ["run-a", "run-c"]
+    assert [set(each.charge.scopes) for each in missing] == [{A, MODEL, run_a}, {A, MODEL}]
+
+
 def test_a_model_that_a_copy_names_is_charged_alone() -> None:
     other = BudgetScope.parse("model/other")
     ours = [keyed(1, 1, A, MODEL, other)]

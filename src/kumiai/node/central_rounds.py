@@ -24,6 +24,7 @@ from kumiai.privacy import (
     next_clipping_norm,
     rdp_of,
 )
+from kumiai.privacy.budget import payable
 from kumiai.privacy.clipping_round import STEPS
 
 __all__ = [
@@ -185,7 +186,7 @@ def _multiplier_for(epsilon: float, delta: float, rounds: int) -> float:
         multiplier = calibrate_noise(
             lambda z: DiscreteGaussianEvent(scale=z, l2_norm_max=1.0),
             steps=rounds,
-            target_epsilon=epsilon,
+            target_epsilon=payable(epsilon),
             target_delta=delta,
         )
     except ValueError as error:

@@ -29,6 +29,7 @@ from kumiai.privacy import (
     l2_norm_max_in_steps,
     rdp_of,
 )
+from kumiai.privacy.budget import payable
 from kumiai.privacy.mechanisms import float_below
 from kumiai.secagg import Outcome, RoundDescriptor
 
@@ -234,7 +235,7 @@ def _calibrated(plan: NoisePlan, epsilon: float) -> NoisePlan:
         multiplier = calibrate_noise(
             lambda z: _event(math.ceil((z * bound) ** 2), bound, plan.dimension),
             steps=plan.rounds,
-            target_epsilon=epsilon,
+            target_epsilon=payable(epsilon),
             target_delta=plan.delta,
         )
     except ValueError as error:

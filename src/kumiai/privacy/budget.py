@@ -30,6 +30,7 @@ __all__ = [
     "epsilon_of",
     "in_force",
     "merged",
+    "payable",
     "rounds_left",
     "standing",
     "verify_affordable",
@@ -42,6 +43,7 @@ ROUNDS_MAX: Final = 10**9
 _EVENTS_CACHED: Final = 4096
 _EPSILONS_CACHED: Final = 1024
 _CONVERSION_ERROR: Final = 2.0**-45
+_PLANNED: Final = 1 - 2.0**-40
 
 FloatArray = NDArray[np.float64]
 
@@ -185,11 +187,15 @@ def _verify_fits(
     if after <= limit.epsilon:
         return
     before = standing(limit, counted, today).spent
+    mend = (
+        "attempts that were lost have cost as much as others; submit another run"
+        if limit.scope.is_of_run
+        else "wait, end the run"
+    )
     raise BudgetExhaustedError(
         f"budget of {limit.scope} ({limit.period}) must allow the release, got epsilon "
         f"{limit.epsilon:g} at delta {limit.delta:g} with {before:.4g} spent, and {after:.4g} "
-        "after it; wait, end the run, or let an operator set another budget with "
-        "`kumiai privacy budget set`"
+        f"after it; {mend}, or let an operator set another budget with `kumiai privacy budget set`"
     )
 
 
@@ -231,6 +237,14 @@ def epsilon_of(events: Mapping[str, int], delta: float) -> float:
     """
     # Clients that take part together have paid the same: they are asked for one after the other.
     return _epsilon_of(tuple(sorted(events.items())), delta)
+
+
+def payable(epsilon: float) -> float:
+    """Return the epsilon to plan a run with, so that what is charged for it stays within this one.
+
+    Each charge is rounded up; what fits to the last bit would not be paid to the last round.
+    """
+    return epsilon * _PLANNED
 
 
 def rounds_left(now: Standing, events: Mapping[str, int]) -> int:

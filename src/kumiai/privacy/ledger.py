@@ -83,11 +83,12 @@ class EntryKind(StrEnum):
 
 @dataclass(frozen=True, slots=True, order=True)
 class BudgetScope:
-    """Whose budget: a client's, a data set's, a model's.
+    """Whose budget: a client's, a data set's, a model's, a single run's.
 
     Attributes:
         kind: which of them.
-        name: of a client or model; a data set is named ``<client>/<data set>``.
+        name: of a client or model; a data set is named ``<client>/<data set>``, and a run, which is
+            of the kind of its model, ``<model>/<run>``.
     """
 
     kind: ScopeKind
@@ -108,6 +109,11 @@ class BudgetScope:
         for part in parts:
             verify_name("scope's name", part)
 
+    @property
+    def is_of_run(self) -> bool:
+        """Whether it is a single run's."""
+        return self.kind is ScopeKind.MODEL and "/" in self.name
+
     def __str__(self) -> str:
         """Return ``kind/name``."""
         return f"{self.kind.value}/{self.name}"
@@ -122,7 +128,8 @@ class BudgetScope:
         kind, _, name = text.partition("/")
         if kind not in set(ScopeKind):
             raise ConfigError(
-                f"scope must be client/NAME, dataset/CLIENT/NAME or model/NAME, got {text[:80]!r}"
+                f"scope must be client/NAME, dataset/CLIENT/NAME, model/NAME or model/NAME/RUN, "
+                f"got {text[:80]!r}"
             )
         return cls(ScopeKind(kind), name)
 

@@ -71,8 +71,9 @@ def charges_in(entries: Iterable[LedgerEntry]) -> list[KeyedCharge]:
 def missing_charges(ours: Iterable[KeyedCharge], copies: Iterable[SiteCopy]) -> list[KeyedCharge]:
     """Return what has to be charged so that our counts are at least those of each copy.
 
-    Sites do not know models. What a run lost is charged to its model, too; a run that is not known
-    at all may have been any model's, so all models that are known pay for it.
+    Sites do not know models. What a run lost is charged to its model, too, and to the run itself
+    where it has a budget; a run that is not known at all may have been any model's, so all models
+    that are known pay for it.
 
     Args:
         ours: what our ledger knows.
@@ -89,7 +90,7 @@ def missing_charges(ours: Iterable[KeyedCharge], copies: Iterable[SiteCopy]) -> 
             for payer, count in counts.items():
                 most[payer] = max(most.get(payer, 0), count)
     keys, models = _NextKeys(ours), _models_of(ours)
-    everyone = set().union(*models.values())
+    everyone = {scope for scope in set().union(*models.values()) if not scope.is_of_run}
     missing: list[KeyedCharge] = []
     for place in sorted(wanted):
         have = known.get(place, {})

@@ -8,13 +8,18 @@ import pytest
 
 from kumiai.core.errors import BudgetExhaustedError, ConflictError, IntegrityError
 from kumiai.identity.audit import Act, Actor, Detail, Outcome
-from kumiai.node.coordinator.budgets import WITNESS_FILE, BudgetDesk, charge_of_round
+from kumiai.node.coordinator.budgets import (
+    WITNESS_FILE,
+    BudgetDesk,
+    charge_of_round,
+    limit_of_run,
+)
 from kumiai.privacy import SkellamEvent, event_to_json
 from kumiai.privacy.budget import BudgetLimit, epsilon_of
 from kumiai.privacy.events import Adjacency
 from kumiai.privacy.ledger import BudgetScope, Charge, Guarantee, LedgerHead, Unit
 from kumiai.privacy.reconciling import KeyedCharge, SiteCopy
-from kumiai.storage import BudgetRepository, DatabaseManager, Lease, RunRepository
+from kumiai.storage import BudgetRepository, DatabaseManager, Lease, RunRecord, RunRepository
 from kumiai.testing.databases import SQLiteTemplate
 from tests.storage.leading import TTL_SECONDS, new_run
 
@@ -121,6 +126,66 @@ async def test_a_round_that_can_not_be_paid_is_told_before_and_recorded(
         await desk.charge(lease, round=2, attempt=1, charge=charge)
 
     assert noted.acts == [(Act.BUDGET_CHARGED, Outcome.REFUSED)]
+
+
+async def private_run(database: DatabaseManager, **privacy: object) -> tuple[Lease, RunRecord]:
+    """Return a run that is led, whose job names an epsilon for two rounds."""
+    runs = RunRepository(database)
+    epsilon = epsilon_of({event_to_json(EVENT): 2}, 1e-5)
+    table = {"unit": "client", "epsilon": epsilon, "delta": 1e-5, **privacy}
+    await runs.create(new_run("run-b", job={"privacy": table}))
+    lease = await runs.acquire_lease("run-b", "leader-1", TTL_SECONDS)
+    assert lease is not None
+    return lease, await runs.start(lease)
+
+
+async def test_a_run_stops_before_a_lost_attempt_lets_it_exceed_its_epsilon(
+    database: DatabaseManager, tmp_path: Path
+) -> None:
+    lease, run = await private_run(database)
+    desk, charge = desk_at(database, tmp_path), charge_of_round(run, "client", EVENT, ["site-1"])
+    await desk.open_run(run)
+
+    await desk.charge(lease, round=1, attempt=1, charge=charge)
+    await desk.charge(lease, round=1, attempt=2, charge=charge)
+
+    told = r"model/digits/run-b .* attempts that were lost have cost as much .* another run"
+    with pytest.raises(BudgetExhaustedError, match=told):
+        await desk.verify_affordable(charge)
+    with pytest.raises(BudgetExhaustedError, match=told):
+        await desk.charge(lease, round=2, attempt=1, charge=charge)
+    # What was paid for is not asked for again.
+    await desk.charge(lease, round=1, attempt=2, charge=charge)
+
+
+async def test_a_runs_budget_is_opened_once_and_kept_as_an_operator_set_it(
+    database: DatabaseManager, tmp_path: Path
+) -> None:
+    _, run = await private_run(database)
+    desk, budgets = desk_at(database, tmp_path), BudgetRepository(database)
+    own = limit_of_run(run)
+    assert own is not None
+    await desk.open_run(run)
+    await desk.open_run(run)
+    assert (await budgets.state()).head.size == 1
+
+    await budgets.set_limit(replace(own, epsilon=9.0), by="ann")
+    await desk_at(database, tmp_path).open_run(run)
+
+    (scope,) = await budgets.scopes([own.scope])
+    assert [each.limit.epsilon for each in scope.standings] == [9.0]
+
+
+@pytest.mark.parametrize("privacy", [{"epsilon": None}, {"noise": "local"}])
+async def test_a_run_without_an_epsilon_to_pay_here_has_no_budget_of_its_own(
+    database: DatabaseManager, tmp_path: Path, privacy: dict[str, object]
+) -> None:
+    _, run = await private_run(database, **privacy)
+
+    await desk_at(database, tmp_path).open_run(run)
+
+    assert (await BudgetRepository(database).state()).head.size == 0
+    assert not any(each.is_of_run for each in charge_of_round(run, "client", EVENT, []).scopes)
 
 
 async def test_an_attempt_that_a_site_told_of_is_not_paid_for_by_its_charge(

@@ -22,7 +22,9 @@ app = typer.Typer(
 budget = typer.Typer(help="Budgets of clients, data sets and models.", no_args_is_help=True)
 app.add_typer(budget, name="budget")
 
-Scope = Annotated[str, typer.Argument(help="client/NAME, dataset/CLIENT/STUDY or model/NAME.")]
+Scope = Annotated[
+    str, typer.Argument(help="client/NAME, dataset/CLIENT/STUDY, model/NAME or model/NAME/RUN.")
+]
 Delta = Annotated[float, typer.Option(help="Epsilons are stated at this delta.")]
 Days = Annotated[
     int, typer.Option("--window-days", min=0, help="Of the last so many days; 0: of all time.")

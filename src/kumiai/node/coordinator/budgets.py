@@ -15,8 +15,10 @@ from typing import Final
 from kumiai.core.digest import digest_of
 from kumiai.core.errors import BudgetExhaustedError, IntegrityError, NotFoundError
 from kumiai.identity import Role, files
-from kumiai.identity.audit import Act, Actor, AuditSink, NewEntry, Outcome
-from kumiai.privacy import Event, event_to_json
+from kumiai.identity.audit import Act, Actor, AuditSink, Detail, NewEntry, Outcome
+from kumiai.node.auditing.actors import subject_of
+from kumiai.privacy import Adjacency, Event, event_to_json
+from kumiai.privacy.budget import BudgetLimit
 from kumiai.privacy.ledger import (
     BudgetScope,
     Charge,
@@ -29,7 +31,7 @@ from kumiai.privacy.ledger import (
 from kumiai.privacy.reconciling import KeyedCharge, SiteCopy
 from kumiai.storage import BudgetRepository, ChargeRecord, Lease, RunRecord, SealedCharge
 
-__all__ = ["WITNESS_FILE", "BudgetDesk", "charge_of_round"]
+__all__ = ["WITNESS_FILE", "BudgetDesk", "charge_of_round", "limit_of_run"]
 
 WITNESS_FILE: Final = "budget-witness.json"
 
@@ -40,6 +42,7 @@ def charge_of_round(
     """Return what a round costs: each client, its data for this study, and the model pay alike.
 
     Sites do not share records, so none of them pays for another; the model pays each round once.
+    So does the run itself, where its job says how much it may cost.
 
     Args:
         run: whose round it is; its name is the model's, or else its study's.
@@ -49,11 +52,27 @@ def charge_of_round(
         count: how many of it there are in a round.
     """
     scopes = [BudgetScope(ScopeKind.MODEL, run.name or run.app)]
+    if (own := limit_of_run(run)) is not None:
+        scopes.append(own.scope)
     for client in clients:
         scopes.append(BudgetScope(ScopeKind.CLIENT, client))
         scopes.append(BudgetScope(ScopeKind.DATASET, f"{client}/{run.app}"))
     guarantee = Guarantee(Unit(unit), event.adjacency)
     return Charge.alike(guarantee, scopes, {event_to_json(event): count})
+
+
+def limit_of_run(run: RunRecord) -> BudgetLimit | None:
+    """Return what a run may cost in all, attempts that are lost included; ``None``: nobody says."""
+    privacy = run.job.get("privacy") or {}
+    # With noise of their own, sites alone know what was paid for.
+    if privacy.get("epsilon") is None or privacy.get("noise") == "local":
+        return None
+    return BudgetLimit(
+        BudgetScope(ScopeKind.MODEL, f"{run.name or run.app}/{run.run_id}"),
+        Guarantee(Unit(privacy["unit"]), Adjacency.ZERO_OUT),
+        epsilon=privacy["epsilon"],
+        delta=privacy["delta"],
+    )
 
 
 class BudgetDesk:
@@ -100,6 +119,31 @@ class BudgetDesk:
         if frozen is None:
             await self._keep()
         return frozen
+
+    async def open_run(self, run: RunRecord) -> None:
+        """Set a run the budget that its job names; one that it has stays as it is.
+
+        Args:
+            run: that is to be led now.
+
+        Raises:
+            StorageError: the database failed.
+        """
+        limit = limit_of_run(run)
+        if limit is None:
+            return
+        (found,) = await self._budgets.scopes([limit.scope])
+        if found.standings:
+            return
+        detail: Detail = {
+            "guarantee": str(limit.guarantee),
+            "epsilon": repr(limit.epsilon),
+            "delta": repr(limit.delta),
+            "window_days": 0,
+        }
+        subject = subject_of("budget", str(limit.scope))
+        entry = NewEntry(Act.BUDGET_SET, self._me, subject, detail=detail)
+        await self._budgets.set_limit(limit, by=self._me.name, entry=entry)
 
     async def verify_affordable(self, charge: Charge) -> None:
         """Check that the budgets allow a round, before anybody works for it.
