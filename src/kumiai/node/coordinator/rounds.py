@@ -133,12 +133,9 @@ class RunDriver:
             )
             self._secure = self._secure_driver(job)
             self._central = new_central_rounds(self._engine, self._lease, job)
-<<<<<<< /tmp/dpr/m/w
+            self._local = new_local_rounds(self._engine, self._lease, job)
             if self._engine.budgets is not None:
                 await self._engine.budgets.open_run(run)
-=======
-            self._local = new_local_rounds(self._engine, self._lease, job)
->>>>>>> /tmp/dpr/m/h
             await self._drive_rounds(run, job)
             await self._last_evaluation(job, run.rounds_total)
         except (_RunStopped, StopAskedError):
