@@ -1,0 +1,137 @@
+"""Whole runs whose sites add the noise themselves, over real mutual TLS: paid for on both sides."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from kumiai.core.clock import SystemClock
+from kumiai.node.client.budget import SiteLedger, read_copy
+from kumiai.node.job import parse_job
+from kumiai.node.local_noise import training_terms_of
+from kumiai.privacy import Adjacency, event_to_json
+from kumiai.privacy.budget import BudgetLimit
+from kumiai.privacy.ledger import BudgetScope, ChargeKey, Guarantee, ScopeKind, Unit
+from kumiai.testing.databases import SQLiteTemplate
+from tests.integration import study
+from tests.integration.federation import Federation, job
+
+ROUNDS, STEPS, SIZE = 2, 5, 500
+RECORD = Guarantee(Unit.RECORD, Adjacency.ZERO_OUT)
+
+
+@pytest.fixture
+async def federation(tmp_path: Path, sqlite_template: SQLiteTemplate) -> AsyncIterator[Federation]:
+    federation = Federation(tmp_path, sqlite_template.copy_to(tmp_path / "kumiai.db"))
+    await federation.start()
+    yield federation
+    await federation.stop()
+
+
+def private_job(mode: str, **tables: Any) -> dict[str, Any]:
+    privacy = {
+        "noise": "local",
+        "unit": "record",
+        "clip": 2.0,
+        "delta": 1e-5,
+        "epsilon": 8.0,
+        "records": 40,
+        "records_per_site": 10,
+        "steps": STEPS,
+        "sampling_rate": 1.0,
+        "learning_rate": 1 / STEPS,
+    }
+    return job(
+        run={"rounds": ROUNDS, "name": "counted", **tables.pop("run", {})},
+        cohort={"size": 4, "min_reports": 3, "grace_seconds": 2.0},
+        secure_aggregation={"mode": mode},
+        evaluation={"every": 0},
+        train={"size": SIZE},
+        privacy=privacy,
+        **tables,
+    )
+
+
+def charges_of(federation: Federation, site: str) -> list[tuple[ChargeKey, dict[str, int]]]:
+    ledger = SiteLedger(federation.folder / "clients" / site, site, SystemClock())
+    charges = read_copy(ledger.export()).charges
+    assert all(each.charge.guarantee == RECORD for each in charges)
+    return [(each.key, dict(each.charge.spends[0].events)) for each in charges]
+
+
+@pytest.mark.parametrize("mode", ["none", "masking"])
+async def test_a_run_is_noised_at_its_sites_and_both_sides_have_paid_for_each_step(
+    federation: Federation, mode: str
+) -> None:
+    await federation.start_clients(4)
+    asked = private_job(mode)
+    terms = training_terms_of(parse_job(asked))
+    assert terms is not None
+
+    run_id = await federation.submit(asked, study.app)
+    await federation.wait_for(run_id, seconds=90)
+
+    model = await federation.model(run_id)
+    # Downhill is upwards here: each record moves by its clip in each round.
+    assert model["w"].mean() == pytest.approx(ROUNDS * 2 / np.sqrt(SIZE), abs=0.2)
+    noise = terms.noise_multiplier * 2 / 10 / STEPS * (ROUNDS * STEPS / 4) ** 0.5
+    assert model["w"].std() == pytest.approx(noise, rel=0.25)
+
+    async with federation.http() as http:
+        scopes = (await http.get("/api/v1/budgets")).json()["scopes"]
+        rounds = (await http.get(f"/api/v1/runs/{run_id}/rounds")).json()
+    paid = {each["scope"]: each["spent"][0]["releases"] for each in scopes}
+    assert paid == {
+        "model/counted": ROUNDS * STEPS,
+        **{f"client/site-{number}": ROUNDS * STEPS for number in range(1, 5)},
+        **{f"dataset/site-{number}/counting": ROUNDS * STEPS for number in range(1, 5)},
+    }
+    assert all(each["spent"][0]["sampling"] == ["poisson"] for each in scopes)
+    assert "loss" not in str(rounds)
+    for site in ("site-1", "site-4"):
+        assert charges_of(federation, site) == [
+            (ChargeKey(run_id, number, 1), {event_to_json(terms.event): STEPS})
+            for number in range(1, ROUNDS + 1)
+        ]
+
+
+@pytest.mark.parametrize("mode", ["none", "masking"])
+async def test_a_site_whose_budget_is_spent_trains_not_and_the_others_go_on(
+    federation: Federation, mode: str
+) -> None:
+    await federation.start_clients(4)
+    await federation.stop_client("site-4")
+    federation.client_settings = {"budget_epsilon": 0.001}
+    federation.start_client("site-4", data={"number": 4})
+    await federation.agents["site-4"].attached.wait()
+
+    run_id = await federation.submit(private_job(mode, run={"rounds": 1}), study.app)
+    await federation.wait_for(run_id, seconds=90)
+
+    async with federation.http() as http:
+        told = (await http.get(f"/api/v1/runs/{run_id}/explain")).json()
+    (refused,) = [each for each in told["clients"] if each["client"] == "site-4"]
+    assert refused["state"] == "failed"
+    assert "budget of client/site-4 (lifetime) must allow the release" in refused["reason"]
+    assert not charges_of(federation, "site-4")
+    assert len(charges_of(federation, "site-1")) == 1
+
+
+async def test_a_run_that_the_ledger_does_not_allow_ends_before_anybody_trains(
+    federation: Federation,
+) -> None:
+    await federation.start_clients(4)
+    limit = BudgetLimit(BudgetScope(ScopeKind.MODEL, "counted"), RECORD, epsilon=6.0, delta=1e-5)
+    async with federation.http() as http:
+        answer = await http.put("/api/v1/budgets", json=limit.to_content())
+        assert answer.status_code < 300, answer.text
+
+    run_id = await federation.submit(private_job("none"), study.app)
+    run = await federation.wait_for(run_id, "failed", seconds=90)
+
+    assert run["end_kind"] == "budget_exhausted"
+    assert "model/counted" in run["reason"]
+    # One round could be paid for; for the next nobody was asked for anything.
+    assert len(charges_of(federation, "site-1")) == 1
