@@ -85,14 +85,17 @@ def test_its_bytes_are_these() -> None:
         (changed_at(FORM, 40, bytes(8)), "step must be a finite number above 0, got 0"),
         (
             changed_at(FORM, 48, size(2**28 + 1)),
-            "of evidence must be 0 to 268435456, got 268435457",
+            "length of evidence must be 0 to 268435456, got 268435457",
         ),
         (changed_at(FORM, 53, size(4097)), "count of inputs must be 0 to 4096, got 4097"),
         (changed_at(FORM, 57, size(129)), "length of client must be 0 to 128, got 129"),
-        (changed_at(FORM, 62, size(2**28 + 1)), "of input must be 0 to 268435456, got 268435457"),
+        (
+            changed_at(FORM, 62, size(2**28 + 1)),
+            "length of input must be 0 to 268435456, got 268435457",
+        ),
         (changed_at(FORM, 61, b"b"), "inputs must increase"),
     ],
 )
 def test_what_is_beyond_a_limit_is_refused_by_its_name(data: bytes, problem: str) -> None:
-    with pytest.raises(SecureAggregationError, match=problem):
+    with pytest.raises(SecureAggregationError, match=f"^{problem}"):
         KeptSum.decode(data)

@@ -167,7 +167,7 @@ def test_a_receipt_with_a_part_too_long_is_refused(place: int, problem: str) -> 
     [
         (
             changed_at(EVIDENCE, 0, size(2**24 + 1)),
-            "of descriptor must be 0 to 16777216, got 167772",
+            "length of descriptor must be 0 to 16777216, got 167772",
         ),
         (EVIDENCE[:20], "seen must be 32 bytes, got the last 15"),
         (changed_at(EVIDENCE, 37, size(4097)), "count of sharers must be 0 to 4096, got 4097"),
@@ -186,7 +186,7 @@ def test_a_receipt_with_a_part_too_long_is_refused(place: int, problem: str) -> 
     ],
 )
 def test_evidence_beyond_a_limit_is_refused_by_its_name(data: bytes, problem: str) -> None:
-    with pytest.raises(SecureAggregationError, match=problem):
+    with pytest.raises(SecureAggregationError, match=f"^{problem}"):
         RoundEvidence.decode(data)
 
 

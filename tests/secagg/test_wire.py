@@ -1,5 +1,7 @@
 """Bytes of messages: what is written is read, and nothing else is."""
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -26,83 +28,141 @@ from kumiai.secagg.wire import (
 )
 from tests.secagg.rounds import VERIFIER, Network, describe, paillier_network, signers_of
 
-FORMS: list[tuple[Codec[Any], Any, bytes]] = [
-    (number(2, "n"), 258, b"\x02\x01"),
-    (fixed(3, "f"), b"abc", b"abc"),
-    (blob(3, "b"), b"ab", b"\x02\0\0\0ab"),
-    (text(4, "t"), "é", b"\x02\0\0\0\xc3\xa9"),
-    (real("r"), 1.0, bytes.fromhex("000000000000f03f")),
-    (choice((True, False), "c"), False, b"\x02"),
-    (many(number(1, "n"), 3, "m"), (3, 1), b"\x02\0\0\0\x03\x01"),
-    (increasing(number(1, "n"), 3, "i"), (1, 3), b"\x02\0\0\0\x01\x03"),
+Make = Callable[[], Codec[Any]]
+"""Makes a form within the test, so that a changed form is seen."""
+
+FORMS: list[tuple[Make, Any, bytes]] = [
+    (lambda: number(2, "n"), 258, b"\x02\x01"),
+    (lambda: number(1, "n"), 255, b"\xff"),
+    (lambda: number(1, "n", least=2, most=5), 2, b"\x02"),
+    (lambda: number(1, "n", least=2, most=5), 5, b"\x05"),
+    (lambda: fixed(3, "f"), b"abc", b"abc"),
+    (lambda: blob(3, "b"), b"abc", b"\x03\0\0\0abc"),
+    (lambda: text(4, "t"), "é", b"\x02\0\0\0\xc3\xa9"),
+    (lambda: real("r"), 1.0, bytes.fromhex("000000000000f03f")),
+    (lambda: real("r"), 0.5, bytes.fromhex("000000000000e03f")),
+    (lambda: choice((True, False), "c"), False, b"\x02"),
+    (lambda: many(number(1, "n"), 3, "m"), (3, 1, 1), b"\x03\0\0\0\x03\x01\x01"),
+    (lambda: increasing(number(1, "n"), 3, "i"), (1, 3, 4), b"\x03\0\0\0\x01\x03\x04"),
 ]
 
 
-@pytest.mark.parametrize(("codec", "value", "data"), FORMS)
-def test_each_value_has_its_one_form(codec: Codec[Any], value: Any, data: bytes) -> None:
-    assert codec.write(value) == data
-    assert codec.decode(data) == value
+@pytest.mark.parametrize(("make", "value", "data"), FORMS)
+def test_each_value_has_its_one_form(make: Make, value: Any, data: bytes) -> None:
+    assert make().write(value) == data
+    assert make().decode(data) == value
 
 
-@pytest.mark.parametrize(("codec", "value", "data"), FORMS)
-def test_bytes_too_few_or_too_many_are_refused(codec: Codec[Any], value: Any, data: bytes) -> None:
+@pytest.mark.parametrize(("make", "value", "data"), FORMS)
+def test_bytes_too_few_or_too_many_are_refused(make: Make, value: Any, data: bytes) -> None:
     with pytest.raises(SecureAggregationError, match="must end after its last field, got 1 bytes"):
-        codec.decode(data + b"\0")
+        make().decode(data + b"\0")
     for size in range(len(data)):
         with pytest.raises(SecureAggregationError, match="must be"):
-            codec.decode(data[:size])
+            make().decode(data[:size])
 
 
 @pytest.mark.parametrize(
-    ("codec", "data"),
+    ("make", "data", "problem"),
     [
-        (number(1, "n", least=2, most=5), b"\x01"),
-        (number(1, "n", least=2, most=5), b"\x06"),
-        (blob(3, "b"), b"\x04\0\0\0abcd"),
-        (text(4, "t"), b"\0\0\0\0"),
-        (text(4, "t"), b"\x01\0\0\0\n"),
-        (text(4, "t"), b"\x01\0\0\0\xff"),
-        (real("r"), bytes.fromhex("000000000000f07f")),
-        (real("r"), bytes.fromhex("000000000000f87f")),
-        (real("r"), bytes(8)),
-        (real("r"), bytes.fromhex("000000000000f0bf")),
-        (choice((True, False), "c"), b"\0"),
-        (choice((True, False), "c"), b"\x03"),
-        (many(number(1, "n"), 3, "m"), b"\x04\0\0\0abcd"),
-        (increasing(number(1, "n"), 3, "i"), b"\x02\0\0\0\x03\x03"),
+        (lambda: number(1, "n", least=2, most=5), b"\x01", "n must be 2 to 5, got 1"),
+        (lambda: number(1, "n", least=2, most=5), b"\x06", "n must be 2 to 5, got 6"),
+        (lambda: number(2, "n"), b"\x06", "n must be 2 bytes, got the last 1"),
+        (lambda: fixed(3, "f"), b"ab", "f must be 3 bytes, got the last 2"),
+        (lambda: blob(3, "b"), b"\x04\0\0\0abcd", "length of b must be 0 to 3, got 4"),
+        (lambda: blob(3, "b"), b"\x03\0\0\0ab", "b must be 3 bytes, got the last 2"),
+        (lambda: text(4, "t"), b"\0\0\0\0", "t must be printable and not empty, got 0 bytes"),
+        (lambda: text(4, "t"), b"\x01\0\0\0\n", "t must be printable and not empty, got 1 bytes"),
+        (lambda: text(4, "t"), b"\x01\0\0\0\xff", "t must be UTF-8, got 1 bytes"),
+        (lambda: text(4, "t"), b"\x05\0\0\0abcde", "length of t must be 0 to 4, got 5"),
+        (
+            lambda: real("r"),
+            bytes.fromhex("000000000000f07f"),
+            "r must be a finite number .*, got inf",
+        ),
+        (
+            lambda: real("r"),
+            bytes.fromhex("000000000000f87f"),
+            "r must be a finite number .*, got nan",
+        ),
+        (lambda: real("r"), bytes(8), "r must be a finite number above 0, got 0"),
+        (
+            lambda: real("r"),
+            bytes.fromhex("000000000000f0bf"),
+            "r must be a finite number .*, got -1",
+        ),
+        (lambda: real("r"), bytes(7), "r must be 8 bytes, got the last 7"),
+        (lambda: choice((True, False), "c"), b"\0", "c must be 1 to 2, got 0"),
+        (lambda: choice((True, False), "c"), b"\x03", "c must be 1 to 2, got 3"),
+        (
+            lambda: many(number(1, "n"), 3, "m"),
+            b"\x04\0\0\0abcd",
+            "count of m must be 0 to 3, got 4",
+        ),
+        (
+            lambda: increasing(number(1, "n"), 3, "i"),
+            b"\x02\0\0\0\x03\x03",
+            "i must increase, got one",
+        ),
+        (
+            lambda: increasing(number(1, "n"), 3, "i"),
+            b"\x04\0\0\0abcd",
+            "count of i must be 0 to 3",
+        ),
     ],
 )
-def test_bytes_of_no_value_are_refused(codec: Codec[Any], data: bytes) -> None:
-    with pytest.raises(SecureAggregationError, match="must"):
-        codec.decode(data)
+def test_bytes_of_no_value_are_refused(make: Make, data: bytes, problem: str) -> None:
+    with pytest.raises(SecureAggregationError, match=f"^{problem}"):
+        make().decode(data)
 
 
 @pytest.mark.parametrize(
-    ("codec", "value"),
+    ("make", "value", "problem"),
     [
-        (number(1, "n", most=5), 6),
-        (number(1, "n"), -1),
-        (fixed(3, "f"), b"ab"),
-        (blob(3, "b"), b"abcd"),
-        (text(4, "t"), ""),
-        (text(4, "t"), "a\n"),
-        (text(4, "t"), "abcde"),
-        (real("r"), 0.0),
-        (real("r"), float("nan")),
-        (choice((1, 2), "c"), 3),
-        (many(number(1, "n"), 1, "m"), (1, 2)),
-        (increasing(number(1, "n"), 3, "i"), (2, 1)),
+        (lambda: number(1, "n", most=5), 6, "n must be 0 to 5, got 6"),
+        (lambda: number(1, "n"), -1, "n must be 0 to 255, got -1"),
+        (lambda: number(1, "n"), 256, "n must be 0 to 255, got 256"),
+        (lambda: fixed(3, "f"), b"ab", "f must be 3 bytes, got 2"),
+        (lambda: blob(3, "b"), b"abcd", "length of b must be 0 to 3, got 4"),
+        (lambda: text(4, "t"), "", "t must be printable and not empty, got 0 characters"),
+        (lambda: text(4, "t"), "a\n", "t must be printable and not empty, got 2 characters"),
+        (lambda: text(4, "t"), "abcde", "length of t must be 0 to 4, got 5"),
+        (lambda: real("r"), 0.0, "r must be a finite number above 0, got 0"),
+        (lambda: real("r"), float("nan"), "r must be a finite number above 0, got nan"),
+        (lambda: real("r"), float("inf"), "r must be a finite number above 0, got inf"),
+        (lambda: choice((1, 2), "c"), 3, "not in tuple"),
+        (lambda: many(number(1, "n"), 1, "m"), (1, 2), "count of m must be 0 to 1, got 2"),
+        (lambda: increasing(number(1, "n"), 3, "i"), (2, 1), "i must increase, got one"),
+        (lambda: increasing(number(1, "n"), 3, "i"), (1, 3, 3), "i must increase, got one"),
+        (lambda: increasing(number(1, "n"), 3, "i"), (1, 2, 3, 4), "count of i must be 0 to 3"),
     ],
 )
-def test_values_out_of_their_limits_are_not_written(codec: Codec[Any], value: Any) -> None:
-    with pytest.raises(ValueError):  # noqa: PT011 - each has words of its own
-        codec.write(value)
+def test_values_out_of_their_limits_are_not_written(make: Make, value: Any, problem: str) -> None:
+    with pytest.raises(ValueError, match=problem):
+        make().write(value)
+
+
+def test_what_increases_may_do_so_by_a_part_of_it() -> None:
+    pair = record(complex, real=number(1, "real"), imag=number(1, "imag"))
+    codec = increasing(pair, 2, "pairs", key=lambda each: each.imag)
+    data = b"\x02\0\0\0" + bytes([9, 1, 4, 2])
+
+    assert codec.decode(data) == (9 + 1j, 4 + 2j)
+    with pytest.raises(SecureAggregationError, match="pairs must increase"):
+        codec.decode(b"\x02\0\0\0" + bytes([4, 2, 9, 1]))
+
+
+@dataclass(frozen=True)
+class Span:
+    start: int
+    stop: int
 
 
 def test_a_record_is_its_fields_in_order() -> None:
-    codec = record(range, start=number(1, "start"), stop=number(1, "stop"))
+    codec = record(Span, start=number(1, "start"), stop=number(1, "stop"))
 
-    assert codec.write(range(3, 4)) == b"\x03\x04"
+    assert codec.write(Span(3, 4)) == b"\x03\x04"
+    assert codec.decode(b"\x03\x04") == Span(3, 4)
 
 
 @pytest.fixture(scope="module")
