@@ -17,6 +17,7 @@ from kumiai.core.errors import (
     ConflictError,
     IntegrityError,
     NotFoundError,
+    StorageError,
 )
 from kumiai.identity import CertificateManager, sealing, vault
 from kumiai.identity.index import AuthorityKind, AuthorityRecord, RevocationReason
@@ -205,11 +206,37 @@ def test_a_key_that_is_not_here_open_with_a_passphrase_or_anothers_is_refused(
     with pytest.raises(IntegrityError, match="must belong to its certificate"):
         empty.load_key(root)
     paths[root.serial].chmod(0o644)
-    with pytest.raises(CertificateError):
+    with pytest.raises(CertificateError, match=r"^root's key must be readable by its owner alone"):
         empty.load_key(root)
     paths[root.serial].unlink()
     with pytest.raises(NotFoundError, match="root's key must be here"):
         empty.load_key(root)
+
+
+@pytest.mark.parametrize("suffix", ["", ".sealed"])
+def test_a_key_that_cannot_be_read_is_named(
+    empty: Vault, clock: AdjustableClock, suffix: str
+) -> None:
+    root = empty.new_root("hospitals", 10)
+    (path,) = empty.directory.iterdir()
+    path.unlink()
+    path.with_name(path.name + suffix).mkdir(mode=0o700)
+    opened = vault_in(empty.directory, clock, passphrase=PASSPHRASE if suffix else None)
+
+    with pytest.raises(StorageError, match=r"^cannot read root's key at"):
+        opened.load_key(root)
+
+
+def test_what_was_sealed_in_the_place_of_a_key_is_none(
+    tmp_path: Path, clock: AdjustableClock
+) -> None:
+    sealed = vault_in(tmp_path / "sealed", clock, passphrase=PASSPHRASE)
+    root = sealed.new_root("hospitals", 10)
+    (path,) = sealed.directory.iterdir()
+    path.write_bytes(sealing.seal(b"junk", PASSPHRASE, label="root key"))
+
+    with pytest.raises(IntegrityError, match=r"^root's key must be an unencrypted private key"):
+        sealed.load_key(root)
 
 
 @pytest.mark.parametrize("name", ["ca.crt", "issued.json", "x.key", "y.key.sealed"])
@@ -222,11 +249,24 @@ def test_a_directory_with_a_part_of_an_authority_is_not_vacant(empty: Vault, nam
         empty.verify_vacant()
 
 
+def test_parts_of_an_authority_are_told_in_order(empty: Vault) -> None:
+    for name in ("z.key", "a.key.sealed", "issued.json", "ca.crt"):
+        (empty.directory / name).write_bytes(b"")
+
+    with pytest.raises(
+        ConflictError, match=r"got ca\.crt, issued\.json, a\.key\.sealed, z\.key in"
+    ):
+        empty.verify_vacant()
+
+
 def test_an_authority_exists_with_its_certificate(empty: Vault, kept: Vault) -> None:
     kept.verify_exists()
 
     with pytest.raises(NotFoundError, match="create it with `kumiai ca init`"):
         empty.verify_exists()
+    kept.certificate_path.unlink()
+    with pytest.raises(NotFoundError, match=r"^authority must exist, got no file"):
+        kept.open_index()
 
 
 def test_an_index_without_a_root_or_an_issuer_or_of_another_federation_is_damaged(
