@@ -121,6 +121,15 @@ def test_a_study_may_take_the_steps_by_itself() -> None:
     assert moved_of(job(noise_multiplier=1e-3), own).mean() < 0
 
 
+@pytest.mark.parametrize("mode", ["none", "masking"])
+def test_a_run_keeps_its_own_budget_to_the_last_round(mode: str) -> None:
+    asked = job(mode, rounds=3, noise_multiplier=None, epsilon=4.0)
+
+    result = simulate(app(), asked, sites=4)
+
+    assert [each.round for each in result.history] == [0, 1, 2, 3]
+
+
 def test_the_epsilon_that_is_asked_for_is_what_all_steps_of_all_rounds_cost() -> None:
     asked = job(rounds=25, noise_multiplier=None, epsilon=2.0)
     assert asked.privacy is not None

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kumiai.privacy import rdp
 from kumiai.privacy.conversion import epsilon_bound
 from kumiai.privacy.events import (
     Adjacency,
@@ -41,6 +42,12 @@ ORDERS = np.array(DEFAULT_ORDERS)
 ORACLES = json.loads((Path(__file__).parent / "oracles.json").read_text(encoding="utf-8"))
 NOISE = st.floats(0.3, 100)
 RATE = st.floats(1e-6, 1)
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_remembered() -> None:
+    """Let each test compute its curves itself."""
+    rdp._curve.cache_clear()
 
 
 def at(event: Event, order: float) -> float:
@@ -220,6 +227,22 @@ def test_sampled_whole_noise_costs_hardly_more_than_sampled_floats() -> None:
 @pytest.mark.parametrize(("rate", "expected"), [(0, np.zeros(len(ORDERS))), (1, ORDERS / 18)])
 def test_whole_noise_under_no_coin_or_a_sure_one(rate: float, expected: Any) -> None:
     assert rdp_of(PoissonDiscreteGaussianEvent(rate, 3)) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("numbers", "order", "first", "excess"),
+    [
+        ((10, 2, 3), 2, 2 * 4 / 20, 30 / 400),
+        ((10, 2, 7), 3, 3 * 4 / 20, 62 / 400),
+        ((2, 3, 3), 10, 10 * 9 / 4, 9 / 4),
+    ],
+)
+def test_a_skellam_loss_is_that_of_its_theorem(
+    numbers: tuple[float, float, float], order: int, first: float, excess: float
+) -> None:
+    charged = at(SkellamEvent(*numbers), order)
+
+    assert charged == pytest.approx(first + excess, rel=1e-12)
 
 
 def test_skellam_noise_of_a_fine_scale_costs_what_gaussian_noise_costs() -> None:

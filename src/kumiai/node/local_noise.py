@@ -20,6 +20,7 @@ from kumiai.privacy import (
     epsilon_of,
     rdp_of,
 )
+from kumiai.privacy.budget import payable
 
 __all__ = ["LocalPlan", "local_plan_of", "training_terms_of"]
 
@@ -121,7 +122,7 @@ def _terms_of(privacy: PrivacySpec, rounds: int) -> TrainingTerms:
             multiplier = calibrate_noise(
                 lambda z: PoissonDiscreteGaussianEvent(rate, z),
                 steps=rounds * steps,
-                target_epsilon=privacy.epsilon,
+                target_epsilon=payable(privacy.epsilon),
                 target_delta=privacy.delta,
             )
         return TrainingTerms(

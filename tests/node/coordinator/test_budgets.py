@@ -176,11 +176,10 @@ async def test_a_runs_budget_is_opened_once_and_kept_as_an_operator_set_it(
     assert [each.limit.epsilon for each in scope.standings] == [9.0]
 
 
-@pytest.mark.parametrize("privacy", [{"epsilon": None}, {"noise": "local"}])
-async def test_a_run_without_an_epsilon_to_pay_here_has_no_budget_of_its_own(
-    database: DatabaseManager, tmp_path: Path, privacy: dict[str, object]
+async def test_a_run_whose_job_names_no_epsilon_has_no_budget_of_its_own(
+    database: DatabaseManager, tmp_path: Path
 ) -> None:
-    _, run = await private_run(database, **privacy)
+    _, run = await private_run(database, epsilon=None)
 
     await desk_at(database, tmp_path).open_run(run)
 

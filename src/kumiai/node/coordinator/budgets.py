@@ -64,8 +64,7 @@ def charge_of_round(
 def limit_of_run(run: RunRecord) -> BudgetLimit | None:
     """Return what a run may cost in all, attempts that are lost included; ``None``: nobody says."""
     privacy = run.job.get("privacy") or {}
-    # With noise of their own, sites alone know what was paid for.
-    if privacy.get("epsilon") is None or privacy.get("noise") == "local":
+    if privacy.get("epsilon") is None:
         return None
     return BudgetLimit(
         BudgetScope(ScopeKind.MODEL, f"{run.name or run.app}/{run.run_id}"),
