@@ -6,6 +6,7 @@ update from that version, or an older one, goes into another round's. Two sums w
 and different others would tell more of it than one.
 """
 
+import contextlib
 import json
 import mmap
 import os
@@ -21,6 +22,7 @@ from kumiai.core.arrays import NamedArrays
 from kumiai.core.codec import decode, encode
 from kumiai.core.errors import (
     CodecError,
+    ConfigError,
     IntegrityError,
     NotFoundError,
     SecureAggregationError,
@@ -183,8 +185,12 @@ class HeldUpdates:
         _verify_newer(version, self._used(run_id))
 
     def forget(self, run_id: str) -> None:
-        """Delete the update of a run that is over; in which round one was summed stays known."""
-        self._update(run_id).unlink(missing_ok=True)
+        """Delete the update of a run that is over; in which round one was summed stays known.
+
+        What cannot be deleted, or is none of this site's, is left: newer updates take its place.
+        """
+        with contextlib.suppress(OSError, ConfigError):
+            self._update(run_id).unlink(missing_ok=True)
 
     def _used(self, run_id: str) -> tuple[int, int]:
         """Return the version and the round of the newest update that was summed."""

@@ -173,10 +173,13 @@ class TaskRunner:
         That is its training and all that is older. The evaluation of the model that the round
         made has only begun, and what is made ahead of a round is withdrawn by itself alone.
         """
+        loop = asyncio.get_running_loop()
         for key, task in self._open.items():
             if _is_over(key, cancel.key):
                 task.cancelled.set()
-                asyncio.get_running_loop().call_later(self._heed_seconds, self._blame, task)
+                loop.call_later(self._heed_seconds, self._blame, task)
+        if cancel.key.round == 0 and cancel.key.kind != pb.TASK_KIND_PREPARE:
+            loop.run_in_executor(None, self._held.forget, cancel.key.run_id)
 
     def _blame(self, task: _Task) -> None:
         # A thread can not be ended from outside, and a second one beside it would share the

@@ -1,0 +1,309 @@
+"""Asynchronous runs over real mutual TLS: a slow site holds up nobody, and counts less."""
+
+import threading
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from kumiai.node.ahead import policy_of
+from kumiai.node.coordinator.secure import driving
+from kumiai.node.job import parse_job
+from kumiai.storage import AssignmentRecord, DatabaseManager, RunRepository
+from kumiai.testing.databases import SQLiteTemplate
+from tests.integration import study
+from tests.integration.eventually import eventually
+from tests.integration.federation import Federation, job
+
+HIDDEN = {"mode": "masking", "value_bits": 5, "clip": 15.0, "phase_seconds": 20}
+"""A step of this quantisation is 1, so that whole numbers are summed as they are."""
+
+
+@pytest.fixture
+async def federation(tmp_path: Path, sqlite_template: SQLiteTemplate) -> AsyncIterator[Federation]:
+    federation = Federation(tmp_path, sqlite_template.copy_to(tmp_path / "kumiai.db"))
+    await federation.start()
+    yield federation
+    for event in study.hold.values():
+        event.set()
+    study.hold.clear()
+    await federation.stop()
+
+
+@pytest.fixture
+async def runs(federation: Federation) -> AsyncIterator[RunRepository]:
+    database = DatabaseManager(federation.database_url)
+    await database.connect()
+    yield RunRepository(database)
+    await database.close()
+
+
+def asynchronous_job(**tables: Any) -> dict[str, Any]:
+    return job(
+        **{
+            "run": {"rounds": 6, "keep_versions": 2},
+            "cohort": {"min_reports": 3, "grace_seconds": 60},
+            "asynchronous": {"group_size": 3},
+            "evaluation": {"every": 0},
+            "secure_aggregation": HIDDEN,
+            **tables,
+        }
+    )
+
+
+def hold(*sites: str) -> None:
+    for site in sites:
+        study.hold[site] = threading.Event()
+
+
+def held_file(federation: Federation, site: str, run_id: str) -> Path:
+    return federation.folder / "clients" / site / "held" / f"{run_id}.update"
+
+
+async def waiting(runs: RunRepository, run_id: str, version: int) -> set[str]:
+    rows = await runs.preparing(run_id, version)
+    return {each.client_id for each in rows if each.state == "reported"}
+
+
+async def until_waiting(runs: RunRepository, run_id: str, *sites: str) -> None:
+    async def look() -> set[str]:
+        return await waiting(runs, run_id, 0)
+
+    await eventually(look, lambda found: found >= set(sites))
+
+
+async def events_of(runs: RunRepository, run_id: str, kind: str) -> list[tuple[str | None, str]]:
+    events = await runs.events(run_id, limit=1000)
+    return [(each.client_id, each.text) for each in events if each.kind == kind]
+
+
+async def members_of(runs: RunRepository, run_id: str, number: int) -> dict[str, int]:
+    """Return who is in a version, by how far behind its update was."""
+    bases = await runs.bases(run_id, number, oldest=0)
+    updates = await runs.updates(run_id, number)
+    return {each.client_id: number - 1 - bases[each.client_id] for each in updates}
+
+
+async def test_versions_go_on_while_a_slow_site_trains_and_it_counts_less_then(
+    federation: Federation, runs: RunRepository
+) -> None:
+    hold("site-4")
+    await federation.start_clients(4)
+    submitted = asynchronous_job(run={"rounds": 6, "keep_versions": 10})
+
+    run_id = await federation.submit(submitted, study.app)
+    await federation.until_round(run_id, 4)
+    study.hold["site-4"].set()
+    await federation.wait_for(run_id, seconds=90)
+
+    policy = policy_of(parse_job(submitted))
+    assert policy is not None
+    slow: list[int] = []
+    model = np.zeros(8, np.float32)
+    for number in range(1, 7):
+        members = await members_of(runs, run_id, number)
+        slow += [stale for site, stale in members.items() if site == "site-4"]
+        scales = {site: policy.scale(stale) for site, stale in members.items()}
+        # Whole numbers all: the site's number, ten examples, the scale. No sum may be off by one.
+        total = np.int64(sum(10 * scales[site] * int(site[-1]) for site in members))
+        weight = 10 * sum(scales.values())
+        mean = (total * np.float64(1.0 / weight)).astype(np.float32)
+        damping = sum(scales.values()) / (16 * len(scales))
+        model = model + (mean * np.float32(damping) if damping == 1 else np.float32(mean * damping))
+        found = await federation.model(run_id, str(number))
+        np.testing.assert_array_equal(found["w"], model)
+    assert slow
+    assert slow[0] >= 3
+    assert await members_of(runs, run_id, 1) == {"site-1": 0, "site-2": 0, "site-3": 0}
+
+
+async def test_the_same_falls_out_where_updates_are_not_hidden(
+    federation: Federation, runs: RunRepository
+) -> None:
+    hold("site-4")
+    await federation.start_clients(4)
+    submitted = asynchronous_job(
+        run={"rounds": 6, "keep_versions": 10}, secure_aggregation={"mode": "none"}
+    )
+
+    run_id = await federation.submit(submitted, study.app)
+    await federation.until_round(run_id, 4)
+    study.hold["site-4"].set()
+    await federation.wait_for(run_id, seconds=60)
+
+    model, slow = 0.0, 0
+    for number in range(1, 7):
+        members = await members_of(runs, run_id, number)
+        slow += "site-4" in members
+        # FedBuff: the sum of the scaled updates, by how many they are.
+        scales = {site: round(16 / (1 + stale) ** 0.5) / 16 for site, stale in members.items()}
+        model += sum(int(site[-1]) * scale for site, scale in scales.items()) / len(scales)
+        found = await federation.model(run_id, str(number))
+        np.testing.assert_allclose(found["w"], model, rtol=1e-5)
+    assert slow
+
+
+async def test_a_site_too_far_behind_begins_anew_from_the_newest_version(
+    federation: Federation, runs: RunRepository
+) -> None:
+    hold("site-4")
+    await federation.start_clients(4)
+
+    run_id = await federation.submit(
+        asynchronous_job(asynchronous={"group_size": 3, "staleness_max": 1}), study.app
+    )
+    await federation.until_round(run_id, 4)
+    study.hold["site-4"].set()
+    await federation.wait_for(run_id, seconds=60)
+
+    late = await events_of(runs, run_id, "prepare_late")
+    assert late[0] == ("site-4", "its update is more than 1 versions behind; it begins anew")
+    for number in range(1, 7):
+        assert set((await members_of(runs, run_id, number)).values()) <= {0, 1}
+    # The bytes of old versions go, as the job says, once nobody can be behind so far.
+    models = {each.round: each.digest for each in await runs.models(run_id)}
+    blobs = federation.folder / "data" / "blobs" / "models" / run_id
+    kept = {number for number, digest in models.items() if (blobs / digest).exists()}
+    assert kept == {0, 5, 6}
+
+
+async def test_a_site_that_starts_again_brings_the_update_that_it_held(
+    federation: Federation, runs: RunRepository
+) -> None:
+    hold("site-3")
+    await federation.start_clients(3)
+    run_id = await federation.submit(asynchronous_job(run={"rounds": 1}), study.app)
+    await until_waiting(runs, run_id, "site-1", "site-2")
+    file = held_file(federation, "site-1", run_id)
+
+    await federation.stop_client("site-1")
+    federation.start_client("site-1", data={"number": 100})
+    study.hold["site-3"].set()
+    await federation.wait_for(run_id, seconds=60)
+
+    # What it had made then, not what it would make now.
+    np.testing.assert_array_equal((await federation.model(run_id))["w"], np.full(8, 2.0))
+    await eventually(lambda: not file.exists())  # the run is over
+
+
+async def test_a_site_that_lost_its_update_trains_again_and_the_round_begins_anew(
+    federation: Federation, runs: RunRepository
+) -> None:
+    hold("site-3")
+    await federation.start_clients(3)
+    run_id = await federation.submit(asynchronous_job(run={"rounds": 2}), study.app)
+    await until_waiting(runs, run_id, "site-1", "site-2")
+    held_file(federation, "site-1", run_id).unlink()
+
+    study.hold["site-3"].set()
+    await federation.wait_for(run_id, seconds=60)
+
+    first, *_ = await events_of(runs, run_id, "train_failed")
+    assert first == ("site-1", "no update from version 0 waits at this site")
+    assert (await runs.round(run_id, 1)).attempt == 2
+    np.testing.assert_array_equal((await federation.model(run_id))["w"], np.full(8, 4.0))
+
+
+async def test_an_open_group_that_lost_an_update_goes_on_with_who_is_ready(
+    federation: Federation, runs: RunRepository
+) -> None:
+    hold("site-3")
+    await federation.start_clients(3)
+    run_id = await federation.submit(
+        asynchronous_job(run={"rounds": 2}, secure_aggregation={"mode": "none"}), study.app
+    )
+    await until_waiting(runs, run_id, "site-1", "site-2")
+    held_file(federation, "site-1", run_id).unlink()
+
+    study.hold["site-3"].set()
+    await federation.wait_for(run_id, seconds=60)
+
+    assert (await runs.round(run_id, 1)).attempt == 2
+    np.testing.assert_array_equal((await federation.model(run_id))["w"], np.full(8, 4.0))
+
+
+async def test_a_site_refuses_a_round_that_counts_it_otherwise_than_its_age(
+    federation: Federation, runs: RunRepository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def lying(*_arguments: Any) -> dict[str, int]:
+        return {"site-1": 15, "site-2": 16, "site-3": 16}
+
+    monkeypatch.setattr(driving, "scales_of", lying)
+    await federation.start_clients(3)
+
+    run_id = await federation.submit(
+        asynchronous_job(
+            run={"rounds": 1},
+            cohort={"min_reports": 3, "max_attempts": 1},
+            secure_aggregation={**HIDDEN, "phase_seconds": 3},
+        ),
+        study.app,
+    )
+    await federation.wait_for(run_id, state="failed", seconds=60)
+
+    failed = await events_of(runs, run_id, "train_failed")
+    assert [site for site, _ in failed] == ["site-1"]
+    assert "scale of 'site-1' must be 16 for an update from version 0 in round 1" in failed[0][1]
+
+
+async def test_a_run_ends_whose_clients_cannot_train(
+    federation: Federation, runs: RunRepository
+) -> None:
+    await federation.start_clients(3)
+
+    run_id = await federation.submit(
+        asynchronous_job(train={"broken": "site-2"}, cohort={"min_reports": 3, "max_attempts": 2}),
+        study.app,
+    )
+    run = await federation.wait_for(run_id, state="failed", seconds=60)
+
+    assert "only 2 of 3 clients that a group needs can train; the others failed" in run["reason"]
+    assert len(await events_of(runs, run_id, "prepare_failed")) == 2
+
+
+async def test_a_run_ends_for_whose_group_too_few_come(
+    federation: Federation, runs: RunRepository
+) -> None:
+    await federation.start_clients(2)
+
+    run_id = await federation.submit(
+        asynchronous_job(cohort={"min_reports": 3, "patience_seconds": 1.0}), study.app
+    )
+    run = await federation.wait_for(run_id, state="failed", seconds=60)
+
+    assert run["reason"] == "only 2 of 3 clients that a group needs were ready within 1 s"
+    ((_, told),) = await events_of(runs, run_id, "waiting")
+    assert told == "waiting for clients: 2 of the 3 of a group with app 'counting' attached"
+
+
+async def test_a_run_stops_while_its_clients_train(
+    federation: Federation, runs: RunRepository
+) -> None:
+    hold("site-1", "site-2", "site-3")
+    await federation.start_clients(3)
+    run_id = await federation.submit(asynchronous_job(), study.app)
+
+    async def training() -> list[AssignmentRecord]:
+        return await runs.preparing(run_id, 0)
+
+    await eventually(training, lambda rows: len(rows) == 3)
+    await runs.request_stop(run_id, "enough")
+    await federation.wait_for(run_id, state="stopped", seconds=30)
+
+    assert {each.state for each in await runs.assignments(run_id, 0)} == {"cancelled"}
+
+
+async def test_who_begins_from_a_version_measures_it(
+    federation: Federation, runs: RunRepository
+) -> None:
+    await federation.start_clients(3)
+
+    run_id = await federation.submit(
+        asynchronous_job(run={"rounds": 2}, evaluation={"every": 1}), study.app
+    )
+    await federation.wait_for(run_id, seconds=60)
+
+    found = [(each.evaluation, each.evaluation_reports) for each in await runs.rounds(run_id)]
+    assert found == [({"first": 0.0}, 3), ({"first": 2.0}, 3), ({"first": 4.0}, 3)]

@@ -1,0 +1,212 @@
+"""What a client does of an asynchronous run: trains ahead, holds, brings, withdraws."""
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from kumiai.node.client.held import HeldUpdates
+from kumiai.node.client.tasks import TaskRunner
+from kumiai.node.study import App, Context, Site, Update
+from kumiai.node.wire import kumiai_pb2 as pb
+from tests.node.client.test_tasks import Answers, OneModel, task
+
+TRAIN, EVALUATE, PREPARE = pb.TASK_KIND_TRAIN, pb.TASK_KIND_EVALUATE, pb.TASK_KIND_PREPARE
+
+
+def ahead(number: int, kind: pb.TaskKind, *, version: int, exponent: float = 0.5) -> pb.Task:
+    made = task(number, kind)
+    terms = pb.AheadTask(version=version, staleness_max=5, staleness_exponent=exponent)
+    made.ahead.CopyFrom(terms)
+    return made
+
+
+class Life:
+    """A client from its start to its end; the next one begins with what is on the disk."""
+
+    def __init__(self, folder: Path, **options: Any) -> None:
+        self.trained: list[int] = []
+        self.sent: list[pb.ClientMessage] = []
+        self.during = lambda: None
+        app = App("heart", data=lambda site: 0)
+
+        @app.train
+        def train(weights: dict[str, Any], context: Context) -> Update:
+            self.trained.append(context.round)
+            self.during()
+            return Update({"w": weights["w"] + 1}, examples=3)
+
+        models = folder / f"life-{len(list(folder.iterdir()))}"
+        models.mkdir()
+        self.transfer: Any = OneModel(models)
+        self.runner = TaskRunner(
+            apps={"heart": app},
+            site=Site("site-1", {}),
+            transfer=self.transfer,
+            state_dir=folder,
+            send=self.sent.append,
+            **options,
+        )
+
+    async def do(self, order: pb.Task) -> list[pb.ClientMessage]:
+        """Do a task, and return what is answered."""
+        self.runner.take(order)
+        serving = asyncio.create_task(self.runner.serve())
+        async with asyncio.timeout(10):
+            while not self.runner.is_idle:
+                await asyncio.sleep(0)
+        serving.cancel()
+        await asyncio.wait({serving})
+        return [each for each in self.sent if not each.HasField("progress")]
+
+
+def held_in(folder: Path, version: int) -> object:
+    return HeldUpdates(folder / "held").find("run-a", version)
+
+
+async def test_a_client_trains_holds_what_it_made_and_says_that_it_waits(tmp_path: Path) -> None:
+    life = Life(tmp_path)
+
+    (answer,) = await life.do(ahead(2, PREPARE, version=2))
+
+    assert (answer.prepared.key.round, answer.prepared.key.kind) == (2, PREPARE)
+    # The study is told the round that its update would make if nobody were quicker.
+    assert life.trained == [3]
+    held = HeldUpdates(tmp_path / "held").find("run-a", 2)
+    assert held is not None
+    assert (held.examples, held.ahead.policy.staleness_max) == (3, 5)
+    np.testing.assert_array_equal(held.arrays["w"], np.ones(2))
+
+
+async def test_a_client_that_starts_again_says_so_and_does_not_train_again(tmp_path: Path) -> None:
+    await Life(tmp_path).do(ahead(2, PREPARE, version=2))
+    life = Life(tmp_path)
+
+    (answer,) = await life.do(ahead(2, PREPARE, version=2))
+
+    assert answer.HasField("prepared")
+    assert life.trained == []
+
+
+async def test_a_round_takes_in_what_waits_and_nobody_trains(tmp_path: Path) -> None:
+    await Life(tmp_path).do(ahead(2, PREPARE, version=2))
+    life = Life(tmp_path)
+
+    assert await life.do(ahead(6, TRAIN, version=2)) == []
+
+    (report,) = life.transfer.reports
+    assert (report.round, report.examples) == (6, 3)
+    assert life.trained == []
+
+
+async def test_a_client_without_the_update_says_so_at_once(tmp_path: Path) -> None:
+    life = Life(tmp_path)
+
+    (answer,) = await life.do(ahead(6, TRAIN, version=2))
+
+    assert answer.failure.reason == "no update from version 2 waits at this site"
+    assert life.trained == []
+
+
+async def test_a_client_makes_no_update_again_that_was_summed(tmp_path: Path) -> None:
+    await Life(tmp_path).do(ahead(2, PREPARE, version=2))
+    HeldUpdates(tmp_path / "held").use("run-a", 2, 6)
+    life = Life(tmp_path)
+
+    (answer,) = await life.do(ahead(2, PREPARE, version=2))
+
+    assert "which was summed in round 6" in answer.failure.reason
+    assert life.trained == []
+
+
+async def test_a_task_with_terms_that_cannot_be_is_refused(tmp_path: Path) -> None:
+    (answer,) = await Life(tmp_path).do(ahead(2, PREPARE, version=2, exponent=9.0))
+
+    assert answer.failure.reason == (
+        "task must be one of an asynchronous run: staleness_exponent must be 0 to 4, got 9.0"
+    )
+
+
+async def test_a_site_that_hides_its_updates_trains_no_open_one_ahead(tmp_path: Path) -> None:
+    life = Life(tmp_path, requires_secure=True)
+
+    (answer,) = await life.do(ahead(2, PREPARE, version=2))
+
+    assert "this site trains only where its update is hidden" in answer.failure.reason
+    assert life.trained == []
+
+
+async def test_what_is_withdrawn_while_it_is_made_is_not_held(tmp_path: Path) -> None:
+    life = Life(tmp_path)
+    loop = asyncio.get_running_loop()
+    withdrawn = pb.Cancel(key=pb.TaskKey(run_id="run-a", round=2, kind=PREPARE))
+
+    def withdraw() -> None:
+        asyncio.run_coroutine_threadsafe(withdrawing(), loop).result(10)
+
+    async def withdrawing() -> None:
+        life.runner.cancel(withdrawn)
+
+    life.during = withdraw
+
+    assert await life.do(ahead(2, PREPARE, version=2)) == []
+
+    assert held_in(tmp_path, 2) is None
+
+
+@pytest.fixture
+def answers(tmp_path: Path) -> Answers:
+    return Answers(tmp_path)
+
+
+async def test_a_round_that_is_over_withdraws_nothing_that_is_made_ahead(answers: Answers) -> None:
+    for number in range(3):
+        answers.runner.take(ahead(number, PREPARE, version=number))
+
+    answers.runner.cancel(pb.Cancel(key=pb.TaskKey(run_id="run-a", round=2)))
+
+    assert await answers.until_idle() == [("run-a", number, PREPARE) for number in range(3)]
+
+
+async def test_what_is_made_ahead_is_withdrawn_by_version_and_alone(answers: Answers) -> None:
+    for number in range(4):
+        answers.runner.take(ahead(number, PREPARE, version=number))
+    answers.runner.take(task(1, EVALUATE))
+    answers.runner.take(task(1, TRAIN, "run-b"))
+
+    answers.runner.cancel(pb.Cancel(key=pb.TaskKey(run_id="run-a", round=2, kind=PREPARE)))
+
+    assert await answers.until_idle() == [
+        ("run-a", 3, PREPARE),
+        ("run-a", 1, EVALUATE),
+        ("run-b", 1, TRAIN),
+    ]
+
+
+async def test_version_0_is_withdrawn_without_the_rest_of_the_run(
+    answers: Answers, tmp_path: Path
+) -> None:
+    await Life(tmp_path).do(ahead(2, PREPARE, version=2))
+    answers.runner.take(ahead(0, PREPARE, version=0))
+    answers.runner.take(task(1, TRAIN))
+
+    answers.runner.cancel(pb.Cancel(key=pb.TaskKey(run_id="run-a", kind=PREPARE)))
+
+    assert await answers.until_idle() == [("run-a", 1, TRAIN)]
+    assert held_in(tmp_path, 2) is not None
+
+
+async def test_the_end_of_a_run_lets_go_of_what_was_made_ahead(
+    answers: Answers, tmp_path: Path
+) -> None:
+    await Life(tmp_path).do(ahead(2, PREPARE, version=2))
+    answers.runner.take(ahead(3, PREPARE, version=3))
+
+    answers.runner.cancel(pb.Cancel(key=pb.TaskKey(run_id="run-a")))
+
+    assert await answers.until_idle() == []
+    async with asyncio.timeout(10):
+        while held_in(tmp_path, 2) is not None:
+            await asyncio.sleep(0)
