@@ -478,14 +478,8 @@ class RunLeading(RunPreparing):
                 size_bytes=model_size_bytes,
                 name=run.name,
             )
-            await add_event_row(
-                connection,
-                lease.run_id,
-                kind="round_published",
-                text=f"round {round} published: {reports} updates, {examples} examples",
-                round=round,
-                data={"reports": reports, "examples": examples, "metrics": dict(metrics)},
-            )
+            told = {"reports": reports, "examples": examples, "metrics": dict(metrics)}
+            await _tell_published(connection, lease.run_id, round, told)
             await _release(connection, lease, round, model_digest, charge)
             if entry is not None:
                 await self._trail.append(connection, entry)
@@ -663,6 +657,19 @@ async def _mark_published(
         .values(stage="published", published_at=clock_sql(), **values)
     )
     return bool(done.rowcount)
+
+
+async def _tell_published(
+    connection: AsyncConnection, run_id: str, number: int, told: Mapping[str, Any]
+) -> None:
+    await add_event_row(
+        connection,
+        run_id,
+        kind="round_published",
+        text=f"round {number} published: {told['reports']} updates, {told['examples']} examples",
+        round=number,
+        data=told,
+    )
 
 
 async def _verify_published(

@@ -12,10 +12,12 @@ What may have been done twice (an aggregation, a purge) gives the same bytes or 
 import hashlib
 import math
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Final, Literal
 
 import numpy as np
 import structlog
+from numpy.typing import NDArray
 
 from kumiai.core import failpoints
 from kumiai.core.error_kinds import kind_of
@@ -60,6 +62,8 @@ from kumiai.storage import (
     Lease,
     RoundRecord,
     RunRecord,
+    SealedCharge,
+    UpdateRecord,
 )
 
 __all__ = ["EngineTimes", "RoundEngine", "RunDriver", "client_seed", "select_cohort"]
@@ -96,6 +100,23 @@ def select_cohort(
     generator = np.random.Generator(np.random.PCG64([run_seed, round_number]))
     chosen = generator.choice(len(available), size=wanted, replace=False)
     return sorted(sorted(available)[index] for index in chosen)
+
+
+@dataclass(frozen=True, slots=True)
+class _Counted:
+    """What a round has gathered.
+
+    Attributes:
+        updates: of those who count.
+        mean: of hidden or noised updates; ``None``: it is made of the updates.
+        charge: what it was paid with, if it is private.
+        metrics: what is told of the sum besides.
+    """
+
+    updates: list[UpdateRecord]
+    mean: NDArray[np.float32] | None = None
+    charge: SealedCharge | None = None
+    metrics: Mapping[str, float] = field(default_factory=dict)
 
 
 class RunDriver:
@@ -415,66 +436,72 @@ class RunDriver:
 
     async def _publish(self, run: RunRecord, job: JobSpec, current: RoundRecord) -> None:
         runs, number = self._engine.runs, current.round
-        updates = await runs.updates(self._run_id, number)
-        mean, charge = None, None
-        told: Mapping[str, float] = {}
-        if self._secure is not None:
-            checked = await self._secure.sum_up(run, job, current)
-            if checked is None:
-                return
-            outcome, charge = checked.outcome, checked.charge
-            updates = [each for each in updates if each.client_id in outcome.survivors]
-            mean = mean_of(outcome, job.privacy, invited=checked.invited_count)
-        elif self._central is not None:
-            noised = await self._central.noised(run, current, updates)
-            mean, charge, told = noised.mean, noised.charge, noised.metrics
-        elif self._local is not None:
-            charge = await self._local.sealed(run, current, updates)
+        counted = await self._counted(run, job, current)
+        if counted is None:
+            return
         new = await self._engine.aggregator.aggregate(
             run,
             job,
             round_number=number,
             base_digest=current.base_digest,
-            updates=updates,
-            mean=mean,
+            updates=counted.updates,
+            mean=counted.mean,
             scales=await scales_of(runs, job, self._run_id, number),
         )
         failpoints.reach("coordinator.round.aggregated")
         await self._close_evaluation(number - 1)
+        reports = len(counted.updates)
         await runs.publish_round(
             self._lease,
             round=number,
             model_digest=new.digest,
             model_size_bytes=new.size_bytes,
             state_digest=new.state_digest,
-            reports=len(updates),
+            reports=reports,
             examples=new.examples,
-            metrics={**new.metrics, **told},
-            charge=charge,
+            metrics={**new.metrics, **counted.metrics},
+            charge=counted.charge,
             entry=NewEntry(
                 Act.MODEL_PUBLISHED,
                 Actor(Role.COORDINATOR.value, self._lease.leader),
                 f"model/{self._run_id}.{number}",
-                detail={
-                    "digest": new.digest,
-                    "examples": new.examples,
-                    "reports": len(updates),
-                },
+                detail={"digest": new.digest, "examples": new.examples, "reports": reports},
             ),
         )
         failpoints.reach("coordinator.round.published")
+        await self._tell_published(number, new.central_failure)
+        self._log.info("round published", round=number, reports=reports, **new.metrics)
+
+    async def _counted(self, run: RunRecord, job: JobSpec, current: RoundRecord) -> _Counted | None:
+        """Return what becomes the new model, paid for; ``None``: the round goes on."""
+        updates = await self._engine.runs.updates(self._run_id, current.round)
+        if self._secure is not None:
+            checked = await self._secure.sum_up(run, job, current)
+            if checked is None:
+                return None
+            outcome = checked.outcome
+            survivors = [each for each in updates if each.client_id in outcome.survivors]
+            mean = mean_of(outcome, job.privacy, invited=checked.invited_count)
+            return _Counted(survivors, mean, checked.charge)
+        if self._central is not None:
+            noised = await self._central.noised(run, current, updates)
+            return _Counted(updates, noised.mean, noised.charge, noised.metrics)
+        if self._local is not None:
+            return _Counted(updates, charge=await self._local.sealed(run, current, updates))
+        return _Counted(updates)
+
+    async def _tell_published(self, number: int, central_failure: str | None) -> None:
         if self._secure is not None:
             await self._secure.finish(number)
-        if new.central_failure is not None:
-            await runs.add_event(
+        if central_failure is not None:
+            await self._engine.runs.add_event(
                 self._run_id,
                 kind="central_evaluation_failed",
-                text=new.central_failure,
+                text=central_failure,
                 level="warning",
                 round=number,
             )
         self._engine.directory.cancel(self._run_id, number, "the round is over")
-        self._log.info("round published", round=number, reports=len(updates), **new.metrics)
 
     async def _close_evaluation(self, number: int) -> None:
         """Average what the clients measured on the model of this round."""
