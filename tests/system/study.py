@@ -61,6 +61,12 @@ def train(weights: dict[str, np.ndarray[Any, Any]], context: km.Context) -> km.U
     return km.Update(weights, examples=10 * int(context.data), metrics={"loss": loss})
 
 
+@app.gradients
+def gradients(weights: dict[str, Any], context: km.Context) -> dict[str, Any]:
+    """Return two records that pull alike."""
+    return {"w": np.ones((2, weights["w"].size), np.float32)}
+
+
 @app.evaluate
 def evaluate(weights: dict[str, np.ndarray[Any, Any]], context: km.Context) -> km.Evaluation:
     """Report how far the model has wandered."""

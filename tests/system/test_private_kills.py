@@ -31,6 +31,20 @@ CENTRAL_JOB: dict[str, Any] = {
     **{table: keys for table, keys in HIDDEN_JOB.items() if table != "secure_aggregation"},
     "privacy": {**JOB["privacy"], "noise": "central", "adaptive": {}},
 }
+LOCAL_JOB: dict[str, Any] = {
+    **{table: keys for table, keys in HIDDEN_JOB.items() if table != "secure_aggregation"},
+    "privacy": {
+        "noise": "local",
+        "unit": "record",
+        "clip": 1.0,
+        "delta": 1e-5,
+        "noise_multiplier": 1.0,
+        "records": 6,
+        "records_per_site": 2,
+        "steps": 2,
+        "sampling_rate": 0.5,
+    },
+}
 COORDINATOR_DEATHS = [
     "storage.charge_budget.commit.before:2",
     "storage.charge_budget.commit.after:2",
@@ -41,6 +55,12 @@ COORDINATOR_DEATHS = [
     "storage.publish_round.commit.after:2",
 ]
 CENTRAL_DEATHS = [*COORDINATOR_DEATHS, "coordinator.central.noised:2"]
+LOCAL_CLIENT_DEATHS = [
+    "client.private.kept:2",
+    "client.private.charged:2",
+    "client.train.done:2",
+    "client.update.acknowledged:2",
+]
 CENTRAL_CLIENT_DEATHS = ["client.train.done:2", "client.central.paid:2"]
 CLIENT_DEATHS = ["client.train.done:2", "client.secure.recorded:8", "client.secure.before_send:6"]
 
@@ -126,6 +146,36 @@ async def test_a_killed_client_pays_once_for_an_update_that_it_sends_open(
     federation.start_living_clients("site-1", "site-2")
     async with federation.within(SECONDS):
         run_id = await federation.submit(CENTRAL_JOB)
+        await federation.wait_for_end(run_id)
+
+    died_at(client, death)
+    await verify_paid_once(federation, run_id)
+
+
+@pytest.mark.parametrize("death", COORDINATOR_DEATHS)
+async def test_a_killed_coordinator_lets_sites_with_noise_of_their_own_pay_once(
+    federation: Federation, death: str
+) -> None:
+    await federation.start_coordinator(death)
+    federation.start_living_clients(*SITES)
+    async with federation.within(SECONDS):
+        run_id = await federation.submit(LOCAL_JOB)
+        await federation.wait_for_end(run_id)
+
+    died_at(federation.coordinator, death)
+    await verify_paid_once(federation, run_id)
+
+
+@pytest.mark.parametrize("table", [{}, {"secure_aggregation": JOB["secure_aggregation"]}])
+@pytest.mark.parametrize("death", LOCAL_CLIENT_DEATHS)
+async def test_a_killed_client_pays_once_for_noise_of_its_own_and_sends_it_again(
+    federation: Federation, death: str, table: dict[str, Any]
+) -> None:
+    await federation.start_coordinator()
+    client = await federation.start_mortal_client("site-3", death)
+    federation.start_living_clients("site-1", "site-2")
+    async with federation.within(SECONDS):
+        run_id = await federation.submit({**LOCAL_JOB, **table})
         await federation.wait_for_end(run_id)
 
     died_at(client, death)
