@@ -4,6 +4,7 @@ import socket
 import ssl
 import struct
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -418,6 +419,72 @@ def test_a_revocation_list_that_cannot_be_used_is_said_at_once(
         bearer_context(coordinator.ca, crl=tmp_path / "none")
     with pytest.raises(CertificateError, match="must be signed by this federation's authority"):
         client_context(coordinator.cert, coordinator.key, coordinator.ca, crl=foreign)
+
+
+def test_a_connection_is_made_within_a_time_and_shakes_hands_when_it_is_told_to(
+    serving: Any, coordinator: IssuedCertificate, client: IssuedCertificate
+) -> None:
+    # Not 127.0.0.1, which is also where one gets who names no host.
+    with (
+        serving(server_of(coordinator), greet, host="127.0.0.2") as server,
+        connect(client_of(client), server.host, server.port, 10, server_name="localhost") as secure,
+    ):
+        before = (secure.version(), secure.gettimeout())
+        secure.do_handshake()
+        after = (secure.version(), secure.recv(5))
+
+    assert before == (None, 10)
+    assert after == ("TLSv1.3", b"hello")
+
+
+@pytest.mark.parametrize(
+    ("checks", "server_name", "asked"),
+    [
+        (True, None, "localhost"),
+        (False, None, None),
+        (False, "coordinator.example", "coordinator.example"),
+    ],
+)
+def test_a_server_is_asked_for_by_the_name_that_is_checked_or_given(  # noqa: PLR0917 - fixtures
+    serving: Any,
+    coordinator: IssuedCertificate,
+    client: IssuedCertificate,
+    checks: bool,
+    server_name: str | None,
+    asked: str | None,
+) -> None:
+    names: list[str | None] = []
+    there, here = server_of(coordinator), client_of(client)
+    there.sni_callback = lambda _connection, name, _context: names.append(name)
+    here.check_hostname = checks
+
+    with (
+        serving(there) as server,
+        connect(here, "localhost", server.port, 10, server_name=server_name) as secure,
+    ):
+        secure.do_handshake()
+
+    assert names == [asked]
+
+
+def test_a_handshake_with_a_list_waits_for_the_server_only_if_it_is_to(
+    authority: CertificateManager, coordinator: IssuedCertificate
+) -> None:
+    context = bearer_context(coordinator.ca, crl=authority.revocation_list_path)
+
+    def answer(listener: socket.socket) -> None:
+        plain, _ = listener.accept()
+        server_of(coordinator, "optional").wrap_socket(plain, server_side=True).close()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener, ThreadPoolExecutor(1) as worker:
+        with connect(context, "localhost", listener.getsockname()[1], 10) as secure:
+            secure.setblocking(False)
+            with pytest.raises(ssl.SSLWantReadError):
+                secure.do_handshake()
+            answering = worker.submit(answer, listener)
+            secure.do_handshake(block=True)
+            assert secure.version() == "TLSv1.3"
+        answering.result()
 
 
 def test_a_server_that_hung_up_before_the_handshake_leaves_no_socket_open(
