@@ -85,6 +85,7 @@ async def test_a_run_is_noised_at_its_sites_and_both_sides_have_paid_for_each_st
     paid = {each["scope"]: each["spent"][0]["releases"] for each in scopes}
     assert paid == {
         "model/counted": ROUNDS * STEPS,
+        f"model/counted/{run_id}": ROUNDS * STEPS,
         **{f"client/site-{number}": ROUNDS * STEPS for number in range(1, 5)},
         **{f"dataset/site-{number}/counting": ROUNDS * STEPS for number in range(1, 5)},
     }
