@@ -5,7 +5,7 @@ from fractions import Fraction
 from itertools import combinations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kumiai.secagg.parameters import (
@@ -120,20 +120,22 @@ def tail(population: int, marked: int, draws: int, least: int) -> Fraction:
 
 @st.composite
 def graphs(draw: st.DrawFn) -> tuple[int, int, int, int, int]:
-    count = draw(st.integers(6, 40))
-    colluders = draw(st.integers(0, count - 1))
-    dropouts = draw(st.integers(0, count - 1 - colluders))
+    count = draw(st.integers(6, 120))
+    few = draw(st.integers(1, count - 1))
+    colluders = draw(st.integers(0, few))
+    dropouts = draw(st.integers(0, min(few, count - 1 - colluders)))
     degree = 2 * draw(st.integers(1, (count - 1) // 2))
     return count, colluders, dropouts, degree, draw(st.integers(2, degree))
 
 
+@settings(max_examples=400)
 @given(graphs(), st.sampled_from(Adversary))
 def test_the_bounds_are_those_that_whole_numbers_count(
     sizes: tuple[int, int, int, int, int], adversary: Adversary
 ) -> None:
     count, colluders, dropouts, degree, threshold = sizes
     least = threshold if adversary is Adversary.SEMI_HONEST else 2 * threshold - degree - 1
-    rebuilt = tail(count - 1, colluders, degree, least) if least > 0 else Fraction(1)
+    rebuilt = tail(count - 1, colluders, degree, max(least, 0))
     removed, half = colluders + dropouts, degree // 2
     runs = math.comb(count - half, removed - half) if removed >= half else 0
     severed = Fraction(runs, math.comb(count, removed))

@@ -2,6 +2,8 @@
 
 import hashlib
 
+import pytest
+
 from kumiai.crypto.agreement import AgreementKey
 from kumiai.crypto.fields import SHARE_FIELD
 from kumiai.crypto.keys import derive
@@ -80,6 +82,14 @@ def test_shares_are_sealed_with_a_key_for_their_place() -> None:
     assert place == CONTEXT + b"\x01\x00" + b"\x02\x01"
     shared = OWN.exchange(PEER.public)
     assert share_key(OWN, PEER.public, place) == derive(shared, label="share", context=place)
+
+
+def test_keys_show_nothing_and_are_not_pickled() -> None:
+    keys = RoundKeys(SEED, CONTEXT)
+
+    assert repr(keys) == "RoundKeys()"
+    with pytest.raises(TypeError, match="RoundKeys cannot be pickled"):
+        keys.__reduce__()
 
 
 def test_the_vector_and_the_blindings_have_masks_of_their_own() -> None:

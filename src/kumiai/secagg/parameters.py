@@ -153,8 +153,6 @@ def _rebuilt_log2(
     least = threshold
     if adversary is Adversary.MALICIOUS:
         least = 2 * threshold - (degree + own_shares)
-    if least <= 0:
-        return _CERTAIN
     return math.log2(client_count) + _tail_log2(client_count - 1, colluders, degree, least)
 
 
