@@ -33,6 +33,7 @@ NAMES = (
     "paillier",
     "blobs",
     "simulation",
+    "slow_site",
     "rounds",
     "transfer",
     "sessions",

@@ -11,11 +11,13 @@ import pytest
 from kumiai.node.ahead import policy_of
 from kumiai.node.coordinator.secure import driving
 from kumiai.node.job import parse_job
+from kumiai.secagg import CommittedUpdate
 from kumiai.storage import AssignmentRecord, DatabaseManager, RunRepository
 from kumiai.testing.databases import SQLiteTemplate
 from tests.integration import study
 from tests.integration.eventually import eventually
 from tests.integration.federation import Federation, job
+from tests.integration.liars import let_lie
 
 HIDDEN = {"mode": "masking", "value_bits": 5, "clip": 15.0, "phase_seconds": 20}
 """A step of this quantisation is 1, so that whole numbers are summed as they are."""
@@ -246,6 +248,35 @@ async def test_a_site_refuses_a_round_that_counts_it_otherwise_than_its_age(
     failed = await events_of(runs, run_id, "train_failed")
     assert [site for site, _ in failed] == ["site-1"]
     assert "scale of 'site-1' must be 16 for an update from version 0 in round 1" in failed[0][1]
+
+
+async def test_a_group_whose_sum_is_wrong_goes_again_in_parts_with_the_same_updates(
+    federation: Federation, runs: RunRepository
+) -> None:
+    def another(values: Any, commit: Any) -> CommittedUpdate:
+        made: CommittedUpdate = commit(values + 1)
+        return made
+
+    await federation.start_clients(6)
+    let_lie(federation, "site-5", another)
+
+    run_id = await federation.submit(
+        asynchronous_job(
+            run={"rounds": 1},
+            asynchronous={"group_size": 6},
+            cohort={"grace_seconds": 30},
+            secure_aggregation={**HIDDEN, "colluders": 1},
+        ),
+        study.app,
+    )
+    await federation.wait_for(run_id, seconds=90)
+
+    ((_, refused),) = await events_of(runs, run_id, "sum_refused")
+    counted = {number for number in range(1, 7) if f"site-{number}" not in refused}
+    assert len(counted) == 3
+    assert 5 not in counted
+    mean = np.float32(sum(10 * 16 * each for each in counted) / (3 * 10 * 16))
+    np.testing.assert_array_equal((await federation.model(run_id))["w"], np.full(8, mean))
 
 
 async def test_a_run_ends_whose_clients_cannot_train(

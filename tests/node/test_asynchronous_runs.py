@@ -61,7 +61,13 @@ HIDDEN = {"mode": "masking", "value_bits": 20, "clip": 8.0}
 
 
 @pytest.mark.parametrize(
-    "secure", [{"mode": "none"}, HIDDEN, {**HIDDEN, "verification": "norm", "norm_bound": 20.0}]
+    "secure",
+    [
+        {"mode": "none"},
+        HIDDEN,
+        {**HIDDEN, "verification": "norm", "norm_bound": 20.0},
+        {"mode": "paillier", "key_bits": 2048, "clip": 8.0},
+    ],
 )
 def test_versions_come_out_while_a_slow_site_still_trains(secure: dict[str, Any]) -> None:
     study = Slow(until=3)

@@ -1,5 +1,7 @@
 """A job and a cohort make a round, or an error that names the job's key, before anybody trains."""
 
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -18,13 +20,21 @@ def planned(
     *,
     dimension: int = 1000,
     rerun_of: RoundDescriptor | None = None,
+    asynchronous: Mapping[str, Any] | None = None,
+    scale: int = 1,
     **secure: Any,
 ) -> RoundDescriptor:
-    job = parse_job({"run": {"app": "digits"}, "secure_aggregation": {"mode": "masking"} | secure})
+    job = parse_job(
+        {
+            "run": {"app": "digits"},
+            "asynchronous": asynchronous,
+            "secure_aggregation": {"mode": "masking"} | secure,
+        }
+    )
     return new_descriptor(
         job,
         RoundNames("run-a", 1, bytes(16)),
-        roster=MEMBERS[:count],
+        roster=[replace(member, scale=scale) for member in MEMBERS[:count]],
         coordinator=Member("coordinator", bytes(32)),
         dimension=dimension,
         min_reports=count,
@@ -35,6 +45,21 @@ def planned(
 def test_weights_have_all_the_room_that_the_ring_leaves() -> None:
     assert planned(4).weight_bound == 2**16 // 4
     assert planned(4, ring_bits=64).weight_bound == 2**31 - 1
+
+
+def test_weights_leave_room_for_what_fresh_updates_count_in_an_asynchronous_run() -> None:
+    asynchronous = {"group_size": 4}
+
+    assert planned(4, asynchronous=asynchronous).weight_bound == 2**16 // (16 * 4)
+    found = planned(
+        ring_bits=64,
+        verification="norm",
+        norm_bound=1000.0,
+        dimension=10**6,
+        asynchronous=asynchronous,
+        scale=16,
+    )
+    assert found.weight_bound == found.provable_weight // 16
 
 
 def test_weights_stay_so_small_that_a_norm_can_be_proven() -> None:
