@@ -12,13 +12,14 @@ from structlog.testing import capture_logs
 from kumiai.core.clock import SystemClock
 from kumiai.core.codec import encode
 from kumiai.core.errors import DeadlineError
-from kumiai.node.client.budget import SiteLedger, limits_of
+from kumiai.node.client.budget import SiteLedger, limits_of, read_copy
 from kumiai.node.client.deltas import DeltaUpload
 from kumiai.node.client.tasks import TaskRunner
 from kumiai.node.client.transfer import ModelFile, PutReport
 from kumiai.node.settings import ClientSettings
 from kumiai.node.study import App, Context, Evaluation, Site, Update
 from kumiai.node.wire import kumiai_pb2 as pb
+from kumiai.privacy import PoissonDiscreteGaussianEvent, event_to_json
 
 TRAIN, EVALUATE = pb.TASK_KIND_TRAIN, pb.TASK_KIND_EVALUATE
 
@@ -347,6 +348,138 @@ async def test_a_site_with_a_budget_gives_nothing_without_noise(
     assert any("this site has a privacy budget" in each for each in reasons) is has_budget
     assert not (has_budget and transfer.reports)
     assert any(each.HasField("progress") for each in sent) is not has_budget
+
+
+def training_task(kind: pb.TaskKind = TRAIN, **changes: Any) -> pb.Task:
+    asked = {
+        "clip": 1.0,
+        "noise_multiplier": 2.0,
+        "sampling_rate": 0.5,
+        "steps": 3,
+        "batch": 4.0,
+        "learning_rate": 0.1,
+        **changes,
+    }
+    message = task(1, kind)
+    message.training.CopyFrom(pb.TrainingTask(**asked))
+    return message
+
+
+def private_runner(
+    tmp_path: Path, app: App, *, budget: float | None = None, has_ledger: bool = True
+) -> tuple[TaskRunner, list[pb.ClientMessage], SiteLedger, Any]:
+    sent: list[pb.ClientMessage] = []
+    limits = limits_of(ClientSettings(budget_epsilon=budget), "site-1")
+    ledger = SiteLedger(tmp_path, "site-1", SystemClock(), limits)
+    transfer: Any = OneModel(tmp_path)
+    runner = TaskRunner(
+        apps={"heart": app},
+        site=Site("site-1", {}),
+        transfer=transfer,
+        state_dir=tmp_path,
+        send=sent.append,
+        ledger=ledger if has_ledger else None,
+    )
+    return runner, sent, ledger, transfer
+
+
+def failures_of(sent: list[pb.ClientMessage]) -> list[str]:
+    return [each.failure.reason for each in sent if each.HasField("failure")]
+
+
+def app_with_gradients(gradients: Any) -> App:
+    app = counting_app()
+    app.gradients(gradients)
+    return app
+
+
+async def test_an_update_with_noise_of_its_own_is_paid_for_and_tells_nothing_else(
+    tmp_path: Path,
+) -> None:
+    app = app_with_gradients(lambda weights, context: {"w": np.ones((9, weights["w"].size))})
+    runner, sent, ledger, transfer = private_runner(tmp_path, app, budget=50.0)
+
+    await done(runner, training_task())
+
+    assert failures_of(sent) == []
+    (report,) = transfer.reports
+    assert (report.examples, report.metrics) == (1, {})
+    (charge,) = read_copy(ledger.export()).charges
+    assert [dict(each.events) for each in charge.charge.spends] == [
+        {event_to_json(PoissonDiscreteGaussianEvent(0.5, 2.0)): 3}
+    ]
+
+
+@pytest.mark.parametrize("marked", [training_task(EVALUATE), task(1, EVALUATE)])
+async def test_a_site_with_a_budget_measures_nothing_whatever_the_task_calls_itself(
+    tmp_path: Path, marked: pb.Task
+) -> None:
+    marked.central.CopyFrom(pb.CentralTask(clip=1.0, noise_multiplier=1.0, cohort_size=3))
+    runner, sent, _, _ = private_runner(tmp_path, counting_app(), budget=50.0)
+
+    await done(runner, marked)
+
+    (reason,) = failures_of(sent)
+    assert "this site has a privacy budget" in reason
+    assert not any(each.HasField("evaluation") for each in sent)
+
+
+async def test_why_a_private_training_failed_stays_at_the_site_and_costs_nothing(
+    tmp_path: Path,
+) -> None:
+    def gradients(weights: Any, context: Context) -> Any:
+        raise ValueError("patient Ann has no age")
+
+    runner, sent, ledger, transfer = private_runner(tmp_path, app_with_gradients(gradients))
+
+    with capture_logs() as logged:
+        await done(runner, training_task())
+
+    (reason,) = failures_of(sent)
+    assert reason == "study failed, and a private run is not told why: see the log of this site"
+    assert not any("Ann" in str(each) for each in sent)
+    assert "Ann" in str(warnings(logged)[0]["exc_info"])
+    assert not read_copy(ledger.export()).charges
+    assert not transfer.reports
+
+
+async def test_a_private_training_that_is_withdrawn_costs_nothing(tmp_path: Path) -> None:
+    def gradients(weights: Any, context: Context) -> Any:
+        loop.call_soon_threadsafe(
+            runner.cancel, pb.Cancel(key=pb.TaskKey(run_id="run-a", round=1, kind=TRAIN))
+        )
+        while not context.cancelled:
+            pass
+        return {"w": np.ones((9, weights["w"].size))}
+
+    loop = asyncio.get_running_loop()
+    runner, sent, ledger, transfer = private_runner(tmp_path, app_with_gradients(gradients))
+
+    await done(runner, training_task(steps=1))
+
+    assert failures_of(sent) == []
+    assert not read_copy(ledger.export()).charges
+    assert not transfer.reports
+
+
+@pytest.mark.parametrize(
+    ("has_ledger", "changes", "problem"),
+    [
+        (False, {}, "this site keeps no ledger"),
+        (True, {"noise_multiplier": 0.0}, "noise_multiplier must be greater than 0"),
+        (True, {"sampling_rate": 2.0}, "sampling_rate must be from 0 to 1"),
+    ],
+)
+async def test_a_private_training_that_can_not_be_is_refused_in_words(
+    tmp_path: Path, has_ledger: bool, changes: dict[str, float], problem: str
+) -> None:
+    app = app_with_gradients(lambda weights, context: {"w": np.ones((9, weights["w"].size))})
+    runner, sent, _, _ = private_runner(tmp_path, app, has_ledger=has_ledger)
+
+    await done(runner, training_task(**changes))
+
+    (reason,) = failures_of(sent)
+    assert problem in reason
 
 
 def warnings(logged: Any) -> list[Any]:
