@@ -107,6 +107,9 @@ async def test_a_round_takes_in_who_waits_with_the_version_of_each(leading: Lead
     assert await leading.runs.bases("run-a", 2, oldest=0) == {"a": 1, "slow": 0}
     assert await leading.runs.bases("run-a", 2, oldest=1) == {"a": 1}
     assert told(await leading.runs.preparing("run-a", 1)) == [("a", 1, "joined")]
+    await asked(leading, "late", version=0)
+    assert told(await leading.runs.preparing("run-a", 1))[-1] == ("late", 0, "assigned")
+    assert told(await leading.runs.preparing("run-a", 1, oldest=1)) == [("a", 1, "joined")]
     rows = await leading.runs.assignments("run-a", 2)
     assert {(each.client_id, each.kind) for each in rows} == {("a", "train"), ("slow", "train")}
 

@@ -30,6 +30,7 @@ _PREPARE = and_(_ASSIGNMENTS.c.run_id == _OF_RUN, _ASSIGNMENTS.c.kind == "prepar
 _PREPARING = SingleRead(
     select(_ASSIGNMENTS).where(
         _PREPARE,
+        _ASSIGNMENTS.c.round >= bindparam("oldest"),
         or_(
             *(_ASSIGNMENTS.c.state == state for state in _WAITING),
             _ASSIGNMENTS.c.round == _OF_ROUND,
@@ -51,12 +52,19 @@ _BASES = SingleRead(
 class RunPreparing(RunReports):
     """What is written and asked about preparations; see `kumiai.storage.runs.RunRepository`."""
 
-    async def preparing(self, run_id: str, version: int) -> list[AssignmentRecord]:
+    async def preparing(
+        self, run_id: str, version: int, *, oldest: int = 0
+    ) -> list[AssignmentRecord]:
         """Return who trains or waits, from whatever version, and all that was asked of this one.
 
         Whoever has waited longest is first, then who still trains, by name.
+
+        Args:
+            run_id: the run.
+            version: of its model.
+            oldest: nobody trains or waits from an older version; a long run has many rows.
         """
-        rows = await self._fetch_once(_PREPARING, run_id=run_id, round=version)
+        rows = await self._fetch_once(_PREPARING, run_id=run_id, round=version, oldest=oldest)
         records = [AssignmentRecord(**row) for row in rows]
         return sorted(records, key=lambda each: (each.ended_at or float("inf"), each.client_id))
 

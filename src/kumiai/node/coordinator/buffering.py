@@ -114,8 +114,9 @@ class UpdateBuffer:
             QuorumLostError: so many have failed that there cannot be a group.
             FencedError, StorageError: as the engine's.
         """
-        rows = await self._engine.runs.preparing(self._run_id, version)
         oldest = self._policy.oldest(version)
+        # One more: what was in time for the version before, and is not for this one.
+        rows = await self._engine.runs.preparing(self._run_id, version, oldest=oldest - 1)
         if any(each.state in _WAITING and each.round < oldest for each in rows):
             await self._withdraw(
                 oldest - 1,
