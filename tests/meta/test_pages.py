@@ -74,6 +74,13 @@ def test_every_page_of_the_docs_can_be_reached_from_the_index() -> None:
     assert [name for name in lost if ROOT / name not in reached] == []
 
 
+def test_every_attack_of_the_corpus_stands_on_its_page() -> None:
+    page = ROOT / "docs" / "explanation" / "secure-aggregation.md"
+    files = {path.name for path in (ROOT / "tests" / "attacks").glob("test_*.py")}
+
+    assert files == set(re.findall(r"`(test_\w+\.py)`", text_of(page)))
+
+
 def test_every_decision_has_its_parts_and_numbers_follow_each_other() -> None:
     records = sorted((ROOT / "docs" / "adr").glob("[0-9]*.md"))
 

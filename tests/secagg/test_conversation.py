@@ -33,8 +33,8 @@ def test_digests_stand_for_all_parts_under_a_name() -> None:
     assert own.digest("name", b"a", b"bc") == hashed(own.context, b"name", b"a", b"bc")
     assert own.input_digest(b"body") == hashed(own.context, b"input", b"body")
     assert own.result_digest(b"a", b"s") == hashed(own.context, b"result", b"a", b"s")
-    agreement = own.agreement_digest(b"seen", (2, 2), (Survivor(2, DIGEST),))
-    parts = (b"agreement", b"seen", index + index, index + DIGEST)
+    agreement = own.agreement_digest(b"seen", (2, 2), 2 * (Survivor(2, DIGEST),))
+    parts = (b"agreement", b"seen", index + index, 2 * (index + DIGEST))
     assert agreement == hashed(own.context, *parts)
 
 

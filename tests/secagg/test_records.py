@@ -36,6 +36,22 @@ def test_the_bytes_of_records_are_these() -> None:
     assert ServerRecord.decode(SERVER) == server
 
 
+def test_a_record_of_a_step_alone_is_as_short_as_can_be() -> None:
+    assert ClientRecord(1, ClientEvent.BEGIN).encode() == size(1) + b"\x01" + 4 * size(0)
+    assert ServerRecord(ServerEvent.END).encode() == b"\x09" + 2 * size(0)
+
+
+def test_what_records_hold_stands_in_no_repr() -> None:
+    client = ClientRecord(3, ClientEvent.RESULT, b"h", b"s", b"r", b"a")
+
+    assert repr(client) == f"ClientRecord(counter=3, event={ClientEvent.RESULT!r})"
+    assert repr(ServerRecord(ServerEvent.END, b"m", b"a")) == (
+        f"ServerRecord(event={ServerEvent.END!r})"
+    )
+    with pytest.raises(TypeError, match="a ClientRecord cannot be pickled"):
+        client.__reduce__()
+
+
 @pytest.mark.parametrize(
     ("data", "problem"),
     [
