@@ -93,7 +93,7 @@ def test_the_kinds_keep_their_words_which_stand_in_logs_and_in_the_audit() -> No
         *("weak-key", "wrong-usage", "wrong-identity", "wrong-federation", "not-yet-valid"),
         *("expired", "revoked", "suspended", "removed", "bad-token", "missing-permission"),
         *("bad-enrolment", "already-attached", "rate-limited", "locked-out", "old-tls"),
-        "bad-handshake",
+        *("bad-handshake", "no-call"),
     }
 
     assert words <= set(Refusal)

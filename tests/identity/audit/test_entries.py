@@ -113,12 +113,14 @@ def test_a_changed_byte_gives_another_entry_or_none(place: int, change: int) -> 
 def test_the_words_that_stand_in_logs_keep_their_meaning() -> None:
     acts = {
         *("audit.entries_lost", "audit.exported", "audit.redacted", "authentication.refused"),
+        *("budget.charged", "budget.set", "budgets.frozen", "budgets.reconciled"),
         *("certificate.issued", "certificate.revoked", "client.attached", "client.detached"),
+        *("client.excluded", "client.readmitted"),
         *("coordinator.started", "coordinator.stopped", "model.deleted", "model.described"),
         *("model.published", "permission.denied", "role.changed", "run.created", "run.deleted"),
         *("run.described", "run.failed", "run.finished", "run.stopped", "run.stop_requested"),
         *("schema.migrated", "site.approved", "site.invited", "site.joined", "site.removed"),
-        *("site.resumed", "site.suspended", "token.created", "token.revoked"),
+        *("site.resumed", "site.suspended", "sum.refused", "token.created", "token.revoked"),
         *("trust.changed", "trust.followed"),
     }
 
