@@ -1,6 +1,7 @@
 """Noised updates at a site: kept, paid for, and the same bytes however often they are asked."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,22 @@ class _Failing(SiteLedger):
         raise StorageError("the disk is full")
 
 
+@pytest.mark.parametrize(
+    ("app", "terms"), [("heart", replace(TERMS, noise_multiplier=9.0)), ("lungs", TERMS)]
+)
+def test_what_was_kept_unpaid_never_leaves_at_the_price_of_another_task(
+    tmp_path: Path, app: str, terms: TrainingTerms
+) -> None:
+    site = Site(tmp_path)
+    failing = PrivateUpdates(site.folder, _Failing(tmp_path, "site-1", SystemClock()))
+    with pytest.raises(StorageError):
+        failing.paid(KEY, "heart", TERMS, site.train)
+
+    site.updates.paid(KEY, app, terms, site.train)
+
+    assert site.trained == 2
+
+
 def test_another_noise_at_the_same_price_never_leaves(tmp_path: Path) -> None:
     site = Site(tmp_path)
     site.paid()
@@ -122,9 +139,8 @@ def test_only_the_newest_updates_are_kept(tmp_path: Path) -> None:
     for number in range(1, 8):
         site.paid(ChargeKey("run-1", number, 1))
 
-    names = {file.name for file in site.folder.iterdir()}
-    assert len(names) == 4
-    assert "run-1.7.1.safetensors" in names
+    rounds = {int(file.name.split(".")[1]) for file in site.folder.iterdir()}
+    assert rounds == {4, 5, 6, 7}
 
 
 def test_a_run_whose_name_is_none_is_refused(tmp_path: Path) -> None:
@@ -134,7 +150,10 @@ def test_a_run_whose_name_is_none_is_refused(tmp_path: Path) -> None:
 
 def test_a_folder_that_can_not_be_read_is_told(tmp_path: Path) -> None:
     site = Site(tmp_path)
-    (site.folder / "run-1.3.1.safetensors").mkdir(parents=True)
+    site.paid()
+    (kept,) = site.folder.iterdir()
+    kept.unlink()
+    kept.mkdir()
 
     with pytest.raises(StorageError, match="cannot read"):
         site.paid()

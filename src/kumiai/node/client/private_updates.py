@@ -55,7 +55,7 @@ class PrivateUpdates:
             StorageError: a file cannot be used.
             KumiaiError: the training failed.
         """
-        path = self._path(key)
+        path = self._path(key, app, terms)
         content = _find(path)
         if content is None:
             self._ledger.verify_affordable(
@@ -76,9 +76,11 @@ class PrivateUpdates:
         failpoints.reach("client.private.charged")
         return decode(memoryview(content)).arrays
 
-    def _path(self, key: ChargeKey) -> Path:
+    def _path(self, key: ChargeKey, app: str, terms: TrainingTerms) -> Path:
         name = verify_name("run", key.run_id)
-        return self._folder / f"{name}.{key.round}.{key.attempt}.safetensors"
+        # An update goes at the price of its own noise: by other terms it is another one.
+        made = digest_of([f"{app}\n{terms!r}".encode()])
+        return self._folder / f"{name}.{key.round}.{key.attempt}.{made[:16]}.safetensors"
 
     def _keep(self, path: Path, content: bytes) -> None:
         files.new_private_directory(self._folder)
