@@ -18,7 +18,9 @@ RUN = "run-a"
 
 def held(version: int = 0, value: float = 1.0) -> HeldUpdate:
     arrays = {"vector": np.full(4, value, np.float32)}
-    return HeldUpdate(TrainedAhead(version, POLICY), 12, {"loss": 0.5}, arrays)
+    return HeldUpdate(
+        TrainedAhead(version, POLICY), "digest", 12, {"loss": 0.5}, arrays, is_hidden=True
+    )
 
 
 @pytest.fixture
@@ -34,6 +36,7 @@ def test_an_update_is_found_again_with_all_that_was_told_of_it(
     found = HeldUpdates(tmp_path / "held").find(RUN, 2)
 
     assert found is not None
+    assert (found.base_digest, found.is_hidden) == ("digest", True)
     assert (found.ahead, found.examples, found.metrics) == (
         TrainedAhead(2, POLICY),
         12,
@@ -166,8 +169,10 @@ def test_the_study_makes_the_difference_to_the_version(is_hidden: bool, names: s
     base = {"w": np.ones(3, np.float32), "b": np.zeros(1, np.float32)}
     context = app.context(km.Site("a", {}), round=1, rounds=2, config={}, seed=1)
 
-    made = trained_ahead(app, base, context, TrainedAhead(0, POLICY), is_hidden=is_hidden)
+    ahead = TrainedAhead(0, POLICY)
+    made = trained_ahead(app, base, context, ahead, base_digest="digest", is_hidden=is_hidden)
 
     assert (made.examples, made.metrics, made.ahead.version) == (5, {"loss": 1.0}, 0)
+    assert (made.base_digest, made.is_hidden) == ("digest", is_hidden)
     assert made.arrays.keys() == names
     assert {float(value) for array in made.arrays.values() for value in array} == {3.0}

@@ -1,14 +1,18 @@
 """What a client does of an asynchronous run: trains ahead, holds, brings, withdraws."""
 
 import asyncio
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from kumiai.core.clock import SystemClock
+from kumiai.node.client.budget import SiteLedger, limits_of
 from kumiai.node.client.held import HeldUpdates
 from kumiai.node.client.tasks import TaskRunner
+from kumiai.node.settings import ClientSettings
 from kumiai.node.study import App, Context, Site, Update
 from kumiai.node.wire import kumiai_pb2 as pb
 from tests.node.client.test_tasks import Answers, OneModel, task
@@ -136,6 +140,65 @@ async def test_a_site_that_hides_its_updates_trains_no_open_one_ahead(tmp_path: 
 
     assert "this site trains only where its update is hidden" in answer.failure.reason
     assert life.trained == []
+
+
+async def test_an_update_that_was_made_to_be_hidden_never_leaves_open(tmp_path: Path) -> None:
+    hidden = ahead(2, PREPARE, version=2)
+    hidden.secure.SetInParent()
+    await Life(tmp_path).do(hidden)
+    life = Life(tmp_path)
+
+    (answer,) = await life.do(ahead(6, TRAIN, version=2))
+
+    assert answer.failure.reason == "no update from version 2 waits at this site"
+    assert life.transfer.reports == []
+
+
+async def test_an_update_from_another_model_of_the_same_version_is_not_taken(
+    tmp_path: Path,
+) -> None:
+    await Life(tmp_path).do(ahead(2, PREPARE, version=2))
+    life, asked = Life(tmp_path), ahead(6, TRAIN, version=2)
+    asked.model_digest = "another"
+
+    (answer,) = await life.do(asked)
+
+    assert answer.failure.reason == "no update from version 2 waits at this site"
+    assert life.transfer.reports == []
+
+
+async def test_an_evaluation_trains_nothing_ahead(tmp_path: Path) -> None:
+    life = Life(tmp_path, requires_secure=True)
+
+    (answer,) = await life.do(ahead(2, EVALUATE, version=2))
+
+    assert not answer.HasField("prepared")
+    assert (life.trained, held_in(tmp_path, 2)) == ([], None)
+
+
+async def test_training_ahead_of_no_version_is_refused(tmp_path: Path) -> None:
+    life = Life(tmp_path)
+
+    (answer,) = await life.do(task(2, PREPARE))
+
+    assert answer.failure.reason == ("task must be one of an asynchronous run: it names no version")
+    assert (life.trained, life.transfer.reports) == ([], [])
+
+
+@pytest.mark.parametrize("claimed", ["training", "central", "secure.privacy"])
+async def test_a_site_with_a_budget_brings_no_update_that_it_made_ahead(
+    tmp_path: Path, claimed: str
+) -> None:
+    await Life(tmp_path).do(ahead(2, PREPARE, version=2))
+    limits = limits_of(ClientSettings(budget_epsilon=3.0), "site-1")
+    life = Life(tmp_path, ledger=SiteLedger(tmp_path, "site-1", SystemClock(), limits))
+    asked = ahead(6, TRAIN, version=2)
+    attrgetter(claimed)(asked).SetInParent()
+
+    (answer,) = await life.do(asked)
+
+    assert "this site has a privacy budget" in answer.failure.reason
+    assert life.transfer.reports == []
 
 
 async def test_what_is_withdrawn_while_it_is_made_is_not_held(tmp_path: Path) -> None:

@@ -51,15 +51,20 @@ class HeldUpdate:
 
     Attributes:
         ahead: when it was made, and under which policy.
+        base_digest: of the model that it is the difference to; a coordinator that was put back may
+            call another one by the same version.
         examples: how many it was trained on.
         metrics: what the study measured.
         arrays: the update, or one vector that is to be hidden.
+        is_hidden: whether it was made for a sum alone, and never leaves open.
     """
 
     ahead: TrainedAhead
+    base_digest: str
     examples: int
     metrics: Mapping[str, float]
     arrays: NamedArrays = field(repr=False)
+    is_hidden: bool
 
     def contribution(self) -> Contribution:
         """Return what is to be hidden."""
@@ -71,7 +76,13 @@ class HeldUpdate:
 
 
 def trained_ahead(
-    app: App, base: NamedArrays, context: Context, ahead: TrainedAhead, *, is_hidden: bool
+    app: App,
+    base: NamedArrays,
+    context: Context,
+    ahead: TrainedAhead,
+    *,
+    base_digest: str,
+    is_hidden: bool,
 ) -> HeldUpdate:
     """Let the study make an update that will wait.
 
@@ -80,6 +91,7 @@ def trained_ahead(
         base: the model of the version.
         context: the task.
         ahead: the version, and what it will count.
+        base_digest: of the model.
         is_hidden: whether the coordinator will see the sum alone.
 
     Raises:
@@ -87,9 +99,13 @@ def trained_ahead(
     """
     if is_hidden:
         made = contribution_of(app, base, context, None)
-        return HeldUpdate(ahead, made.examples, made.metrics, {_VECTOR: np.asarray(made.vector)})
-    update = run_train(app, base, context)
-    return HeldUpdate(ahead, update.examples, update.metrics, delta_of(update.weights, base))
+        examples, metrics = made.examples, made.metrics
+        arrays: NamedArrays = {_VECTOR: np.asarray(made.vector)}
+    else:
+        update = run_train(app, base, context)
+        examples, metrics = update.examples, update.metrics
+        arrays = delta_of(update.weights, base)
+    return HeldUpdate(ahead, base_digest, examples, metrics, arrays, is_hidden=is_hidden)
 
 
 class HeldUpdates:
@@ -110,6 +126,8 @@ class HeldUpdates:
             "version": held.ahead.version,
             "staleness_max": held.ahead.policy.staleness_max,
             "staleness_exponent": held.ahead.policy.staleness_exponent,
+            "base_digest": held.base_digest,
+            "is_hidden": held.is_hidden,
             "examples": held.examples,
             "metrics": dict(held.metrics),
         }
@@ -146,7 +164,14 @@ class HeldUpdates:
                 staleness_max=told["staleness_max"],
                 staleness_exponent=told["staleness_exponent"],
             )
-            ahead = TrainedAhead(told["version"], policy)
+            found = HeldUpdate(
+                TrainedAhead(told["version"], policy),
+                told["base_digest"],
+                told["examples"],
+                told["metrics"],
+                decoded.arrays,
+                is_hidden=told["is_hidden"],
+            )
         except FileNotFoundError:
             return None
         except (CodecError, ValueError, KeyError, TypeError) as error:
@@ -156,9 +181,7 @@ class HeldUpdates:
             ) from error
         except OSError as error:
             raise StorageError(f"cannot read {path}: {error.strerror}") from error
-        if ahead.version != version:
-            return None
-        return HeldUpdate(ahead, told["examples"], told["metrics"], decoded.arrays)
+        return found if found.ahead.version == version else None
 
     def use(self, run_id: str, version: int, round_number: int) -> None:
         """Write down in which round an update is summed, before it leaves; again is no other.

@@ -225,7 +225,7 @@ class TaskRunner:
                 return _failure(task, f"app {message.app!r} is not installed at this site")
             if (refusal := await self._refusal_of(message)) is not None:
                 return _failure(task, refusal)
-            if message.HasField("ahead"):
+            if _is_ahead(message):
                 return await self._work_ahead(task, app, log)
             model = await self._model(task)
             if message.key.kind == pb.TASK_KIND_EVALUATE:
@@ -262,12 +262,14 @@ class TaskRunner:
 
     async def _work_ahead(self, task: _Task, app: App, log: Any) -> pb.ClientMessage | None:
         """Make an update ahead of its round, or bring one into its round that waits here."""
-        key, ahead = task.message.key, _ahead_of(task.message.ahead)
+        key, ahead = task.message.key, _ahead_of(task.message)
+        base_digest, is_hidden = task.message.model_digest, task.message.HasField("secure")
         held = await asyncio.to_thread(self._held.find, key.run_id, ahead.version)
+        if held is not None and (held.base_digest, held.is_hidden) != (base_digest, is_hidden):
+            held = None
         if key.kind == pb.TASK_KIND_TRAIN:
             if held is None:
                 return _failure(task, f"no update from version {ahead.version} waits at this site")
-            is_hidden = task.message.HasField("secure")
             update = held.contribution() if is_hidden else _open_of(held)
             await self._bring(task, task.attempt, update, log)
             return None
@@ -281,7 +283,8 @@ class TaskRunner:
                     _open_model(model),
                     self._context(task, app, loop),
                     ahead,
-                    is_hidden=task.message.HasField("secure"),
+                    base_digest=base_digest,
+                    is_hidden=is_hidden,
                 ),
             )
             if task.cancelled.is_set():
@@ -509,7 +512,16 @@ def _is_over(open_key: _Key, withdrawn: pb.TaskKey) -> bool:
     return not is_ahead and (number < over or (number == over and kind == pb.TASK_KIND_TRAIN))
 
 
-def _ahead_of(ahead: pb.AheadTask) -> TrainedAhead:
+def _is_ahead(message: pb.Task) -> bool:
+    """Tell whether a task makes an update ahead, or asks for one that was made so."""
+    kind, is_ahead = message.key.kind, message.HasField("ahead")
+    return kind == pb.TASK_KIND_PREPARE or (kind == pb.TASK_KIND_TRAIN and is_ahead)
+
+
+def _ahead_of(message: pb.Task) -> TrainedAhead:
+    ahead = message.ahead
+    if not message.HasField("ahead"):
+        raise ConfigError("task must be one of an asynchronous run: it names no version")
     try:
         policy = BufferPolicy(
             staleness_max=ahead.staleness_max, staleness_exponent=ahead.staleness_exponent
@@ -541,8 +553,9 @@ def _training_of(message: pb.Task) -> TrainingTerms | None:
 
 
 def _is_private(message: pb.Task) -> bool:
-    if message.key.kind != pb.TASK_KIND_TRAIN:
-        return False  # whatever else it says: what is measured leaves without noise
+    if message.key.kind != pb.TASK_KIND_TRAIN or message.HasField("ahead"):
+        # Whatever else it says: what is measured, or was made ahead, leaves without noise.
+        return False
     if message.HasField("training"):
         return True
     if message.HasField("secure"):
