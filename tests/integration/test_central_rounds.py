@@ -220,3 +220,29 @@ async def test_a_run_that_the_ledger_does_not_allow_ends_before_anybody_trains(
     # One round could be paid for; for the next nobody was asked for anything.
     assert run["round"] == 1
     assert len(copy_of(federation, "site-1").charges) == 1
+
+
+async def test_on_a_schedule_sites_rest_pay_for_their_own_rounds_and_a_restart_loses_nothing(
+    federation: Federation,
+) -> None:
+    await federation.start_clients(4)
+    asked = central_job(run={"rounds": 4}, privacy={"separation": 2, "noise_multiplier": 1e-3})
+    asked["cohort"].update(size=2, min_reports=2, grace_seconds=0.2)
+
+    run_id = await federation.submit(asked, study.app)
+    await federation.until_round(run_id, 3)
+    await federation.stop()
+    await federation.start()
+    await federation.start_clients(4)
+    await federation.wait_for(run_id, seconds=90)
+
+    rounds = {
+        site: [each.key.round for each in copy_of(federation, site).charges]
+        for site in ("site-1", "site-2", "site-3", "site-4")
+    }
+    # Two of four in each round, and never the same in two rounds on end.
+    assert sorted(tuple(each) for each in rounds.values()) == [(1, 3), (1, 3), (2, 4), (2, 4)]
+    paid = await paid_in(federation)
+    assert {paid[f"client/{site}"] for site in rounds} == {2}
+    model = await federation.model(run_id)
+    assert model["w"].mean() == pytest.approx(4 * 2 / np.sqrt(SIZE), rel=0.02)

@@ -253,6 +253,18 @@ def test_what_no_noise_can_keep_and_what_none_can_draw_is_refused() -> None:
         ({"cohort": {}}, 'cohort.size must be given with privacy.noise = "central"'),
         ({"evaluation": {"every": 1}}, "evaluation.every must be 0 with privacy, got 1"),
         ({"privacy": {**CLIENT, "adaptive": {"clip_min": 3.0}}}, "clip must be from adaptive"),
+        (
+            {"privacy": {**CLIENT, "adaptive": {}, "separation": 2}},
+            "adaptive must be left out with",
+        ),
+        ({"privacy": {**CLIENT, "separation": 65}}, "separation must be less than or equal to 64"),
+        (
+            {
+                "privacy": {**CLIENT, "noise": "distributed", "separation": 2},
+                "secure_aggregation": {"mode": "masking"},
+            },
+            "separation must be left out with noise",
+        ),
         ({"privacy": {**CLIENT, "adaptive": {"clip_max": 1.0}}}, "clip must be from adaptive"),
         (
             {
@@ -386,3 +398,99 @@ def test_another_opening_of_a_round_is_told_from_the_first() -> None:
 
     assert len(openings) == 4
     assert all(len(each) == 32 for each in openings)
+
+
+# ----------------------------------------------------------------------------------- on a schedule
+
+SCHEDULED = {"separation": 4, "noise_multiplier": 0.5}
+
+
+def test_nobody_takes_part_again_before_it_has_rested() -> None:
+    seen: dict[str, list[int]] = {}
+    study = km.App("pulling")
+    study.model(lambda config: {"w": np.zeros(8, np.float32)})
+
+    @study.train
+    def train(weights: Any, context: km.Context) -> km.Update:
+        seen.setdefault(context.site, []).append(context.round)
+        return km.Update(weights, 1)
+
+    asked = job(SCHEDULED, rounds=16, cohort={"size": 2, "min_reports": 2})
+    result = simulate(study, asked, sites=9)
+
+    gaps = [after - before for rounds in seen.values() for before, after in pairwise(rounds)]
+    assert min(gaps) == 4
+    assert sum(len(rounds) for rounds in seen.values()) == 32
+    assert len(result.history) == 17
+
+
+def test_a_round_that_is_extended_asks_nobody_who_rests() -> None:
+    asked_for: dict[str, list[int]] = {}
+    done: dict[str, list[int]] = {}
+    study = km.App("pulling")
+    study.model(lambda config: {"w": np.zeros(8, np.float32)})
+
+    @study.train
+    def train(weights: Any, context: km.Context) -> km.Update:
+        asked_for.setdefault(context.site, []).append(context.round)
+        if len(asked_for[context.site]) == 1:
+            raise RuntimeError("not the first time")
+        done.setdefault(context.site, []).append(context.round)
+        return km.Update(weights, 1)
+
+    asked = job(
+        {"separation": 3}, rounds=6, cohort={"size": 1, "min_reports": 1, "max_attempts": 9}
+    )
+    simulate(study, asked, sites=5)
+
+    assert sum(len(rounds) for rounds in asked_for.values()) > 6
+    in_sums = [set(rounds) for rounds in done.values()]
+    assert all(after >= before + 3 for each in in_sums for before, after in pairwise(sorted(each)))
+
+
+def test_a_client_pays_in_full_whenever_it_takes_part_and_for_no_other_round() -> None:
+    once = {"noise_multiplier": None, "epsilon": 2.0}
+
+    always, scheduled = plan(job(once, rounds=5)), plan(job({**once, "separation": 4}, rounds=20))
+
+    assert scheduled.participations == 5
+    assert scheduled.round.noise_multiplier == always.round.noise_multiplier
+    assert scheduled.epsilon() == pytest.approx(always.epsilon(), rel=1e-6)
+    assert scheduled.epsilon() <= 2.0
+    told = "for each client, over 20 rounds, at most 5 of them each, for 16 clients or more"
+    assert told in outlook_of(job({**once, "separation": 4}, rounds=20), 10)[0]
+
+
+def test_the_noise_of_a_model_on_a_schedule_is_less_than_that_of_rounds_by_themselves() -> None:
+    study = km.App("pulling")
+    study.model(lambda config: {"w": np.zeros(SIZE, np.float32)})
+    study.train(lambda weights, context: km.Update(weights, 1))
+    cohort = {"size": 1, "min_reports": 1}
+
+    def noise(**privacy: Any) -> float:
+        asked = job({"noise_multiplier": 1.0, **privacy}, rounds=24, cohort=cohort)
+        return float(simulate(study, asked, sites=8).weights["w"].std())
+
+    # Of the last model alone; the gain on all of them together is greater.
+    assert noise(separation=8) < 0.7 * noise()
+    assert noise() == pytest.approx(math.sqrt(24) * 2.0, rel=0.06)
+
+
+@pytest.mark.parametrize("strategy", ["fedavg", "fedadam"])
+def test_sums_on_a_schedule_move_the_model_as_they_do_without(strategy: str) -> None:
+    asked = job(
+        {"noise_multiplier": 1e-4, "separation": 2},
+        rounds=6,
+        cohort={"size": 2, "min_reports": 2},
+        strategy={"name": strategy},
+    )
+    plain = job(
+        {"noise_multiplier": 1e-4},
+        rounds=6,
+        cohort={"size": 2, "min_reports": 2},
+        strategy={"name": strategy},
+    )
+
+    moved = [simulate(app(), each, sites=4).weights["w"].mean() for each in (asked, plain)]
+
+    assert moved[0] == pytest.approx(moved[1], rel=0.02)

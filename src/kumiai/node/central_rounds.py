@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Final
+from typing import Any, Final
 
 from kumiai.core.digest import digest_of
 from kumiai.core.errors import ConfigError
@@ -19,6 +19,7 @@ from kumiai.privacy import (
     ClippedSum,
     ClippingRound,
     DiscreteGaussianEvent,
+    ScheduledSum,
     calibrate_noise,
     epsilon_of,
     next_clipping_norm,
@@ -67,17 +68,29 @@ class CentralPlan:
         round: the first one; the others cost the same.
         dimension: how many numbers a model has.
         rounds: how many a run has.
+        participations: in how many of them a client takes part at most.
         delta: at which the epsilon is stated.
     """
 
     round: ClippedSum
     dimension: int
     rounds: int
+    participations: int
     delta: float
 
     def epsilon(self) -> float:
-        """Return what all rounds cost, each released once."""
-        return epsilon_of(DEFAULT_ORDERS, self.rounds * rdp_of(self.round.event), self.delta)
+        """Return what all rounds cost a client, each released once."""
+        curve = self.participations * rdp_of(self.round.event)
+        return epsilon_of(DEFAULT_ORDERS, curve, self.delta)
+
+    @property
+    def schedule(self) -> str:
+        """How often a client takes part, in words."""
+        rounds = f"over {self.rounds} rounds"
+        if not isinstance(self.round, ScheduledSum):
+            return rounds
+        needed = self.round.separation * self.round.cohort_size
+        return f"{rounds}, at most {self.participations} of them each, for {needed} clients or more"
 
     @property
     def deviation(self) -> float:
@@ -110,7 +123,8 @@ def central_plan_of(job: JobSpec, privacy: PrivacySpec, dimension: int) -> Centr
         ConfigError: no noise can keep the epsilon, or none so strong can be drawn.
     """
     this = central_round_of(job, privacy, privacy.clip)
-    return CentralPlan(this, dimension, job.run.rounds, privacy.delta)
+    participations = _participations(job, privacy)
+    return CentralPlan(this, dimension, job.run.rounds, participations, privacy.delta)
 
 
 def central_round_of(job: JobSpec, privacy: PrivacySpec, clip: float) -> ClippedSum:
@@ -126,26 +140,43 @@ def central_round_of(job: JobSpec, privacy: PrivacySpec, clip: float) -> Clipped
     """
     multiplier = privacy.noise_multiplier
     if multiplier is None:
-        multiplier = _multiplier_for(privacy.epsilon or 0.0, privacy.delta, job.run.rounds)
+        participations = _participations(job, privacy)
+        multiplier = _multiplier_for(privacy.epsilon or 0.0, privacy.delta, participations)
     return new_central_round(
         clip=clip,
         noise_multiplier=multiplier,
         cohort_size=job.cohort.size or 0,
         counts_unclipped=privacy.adaptive is not None,
+        separation=privacy.separation or 1,
     )
 
 
+def _participations(job: JobSpec, privacy: PrivacySpec) -> int:
+    return math.ceil(job.run.rounds / (privacy.separation or 1))
+
+
 def new_central_round(
-    *, clip: float, noise_multiplier: float, cohort_size: int, counts_unclipped: bool
+    *,
+    clip: float,
+    noise_multiplier: float,
+    cohort_size: int,
+    counts_unclipped: bool,
+    separation: int = 1,
 ) -> ClippedSum:
     """Return a round with these public facts: the same at both ends.
 
     Raises:
         ConfigError: one of them is not what it must be.
     """
-    kind = ClippingRound if counts_unclipped else ClippedSum
+    facts: dict[str, Any] = {
+        "clipping_norm": clip,
+        "noise_multiplier": noise_multiplier,
+        "cohort_size": cohort_size,
+    }
     try:
-        return kind(clipping_norm=clip, noise_multiplier=noise_multiplier, cohort_size=cohort_size)
+        if separation > 1:
+            return ScheduledSum(separation=separation, **facts)
+        return ClippingRound(**facts) if counts_unclipped else ClippedSum(**facts)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"privacy must describe noise that can be drawn: {error}") from error
 

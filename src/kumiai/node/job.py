@@ -265,6 +265,10 @@ class PrivacySpec(_Table):
     ``noise = "local"``."""
     learning_rate: Annotated[float, Field(gt=0, le=1e6)] | None = None
     """Of those steps, where the study gives gradients; ``None``: 0.1."""
+    separation: Annotated[int, Field(ge=2, le=64)] | None = None
+    """How many rounds later a client takes part again at the earliest; with ``noise = "central"``
+    the noise of a round then takes back some of that of those before it; ``None``: it may take part
+    in every round."""
     adaptive: AdaptiveClipSpec | None = None
     """Lets ``clip`` be only the first round's; ``None``: it is that of all. For
     ``noise = "central"``."""
@@ -296,6 +300,7 @@ class PrivacySpec(_Table):
                 'is an update of all of their records; use noise = "distributed"'
             )
         self._verify_steps()
+        self._verify_separation()
         if self.adaptive is None:
             return self
         if self.noise != "central":
@@ -309,6 +314,20 @@ class PrivacySpec(_Table):
                 f"({self.adaptive.clip_min:g} to {self.adaptive.clip_max:g}), got {self.clip:g}"
             )
         return self
+
+    def _verify_separation(self) -> None:
+        if self.separation is None:
+            return
+        if self.noise != "central":
+            raise ValueError(
+                f'separation must be left out with noise = "{self.noise}", got {self.separation}; '
+                'it is for noise = "central"'
+            )
+        if self.adaptive is not None:
+            raise ValueError(
+                "adaptive must be left out with separation: noise that takes back that of another "
+                "round must be of the same clip"
+            )
 
     def _verify_steps(self) -> None:
         if self.noise != "local":

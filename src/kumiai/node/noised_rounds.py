@@ -176,7 +176,7 @@ def outlook_of(job: JobSpec, dimension: int) -> list[str]:
         return []
     planner = _PLANNERS[privacy.noise]
     plan: NoisePlan | CentralPlan | LocalPlan = planner(job, privacy, dimension)
-    schedule = plan.schedule if isinstance(plan, LocalPlan) else f"over {plan.rounds} rounds"
+    schedule = f"over {plan.rounds} rounds" if isinstance(plan, NoisePlan) else plan.schedule
     promise = (
         f"privacy: epsilon {plan.epsilon():.3g} at delta {plan.delta:g} for each {privacy.unit}, "
         f"{schedule}; the noise is {plan.deviation:.3g} times the clip"

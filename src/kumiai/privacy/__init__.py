@@ -30,6 +30,7 @@ from kumiai.privacy.rdp import DEFAULT_ORDERS, rdp_of
 from kumiai.privacy.records import RecordSum, l2_norm_max_in_steps
 from kumiai.privacy.results import Method, PrivacySpent, PrivacyUnit
 from kumiai.privacy.sampler import skellam_again
+from kumiai.privacy.scheduled_sum import EarlierRound, ScheduledSum
 from kumiai.privacy.tight import tight_epsilon
 from kumiai.privacy.training import PrivateTraining, TrainingStep, TrainingTerms
 
@@ -42,6 +43,7 @@ __all__ = [
     "ClippingRound",
     "ClippingStatistics",
     "DiscreteGaussianEvent",
+    "EarlierRound",
     "Event",
     "FixedSizeGaussianEvent",
     "GaussianEvent",
@@ -59,6 +61,7 @@ __all__ = [
     "RDPAccountant",
     "RecordSum",
     "Sampling",
+    "ScheduledSum",
     "SkellamEvent",
     "SkellamShares",
     "TrainingStep",

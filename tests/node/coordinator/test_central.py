@@ -1,7 +1,7 @@
 """A round's noise is drawn once: whoever leads it again publishes what was sealed."""
 
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from kumiai.core.errors import (
     ConfigError,
     ConflictError,
     FencedError,
+    IntegrityError,
     UpdateRejectedError,
 )
 from kumiai.node.central_rounds import central_round_of
@@ -23,17 +24,20 @@ from kumiai.node.coordinator.central import CentralRounds, NoisedMean, new_centr
 from kumiai.node.coordinator.engine import RoundEngine
 from kumiai.node.coordinator.namespaces import model_namespace, sum_namespace, update_namespace
 from kumiai.node.job import JobSpec, parse_job
+from kumiai.privacy import ScheduledSum, event_to_json
 from kumiai.privacy.budget import BudgetLimit
 from kumiai.privacy.clipping_round import STEPS
 from kumiai.privacy.events import Adjacency
-from kumiai.privacy.ledger import BudgetScope, EntryKind, Guarantee, Unit
+from kumiai.privacy.ledger import BudgetScope, Charge, EntryKind, Guarantee, Unit
 from kumiai.storage import (
+    AcceptRequest,
     BudgetRepository,
     ChargeRecord,
     DatabaseManager,
     Lease,
     MemoryBlobStore,
     RunRepository,
+    UpdateInbox,
     UpdateRecord,
 )
 from kumiai.testing.databases import SQLiteTemplate
@@ -113,6 +117,22 @@ class Led:
             metrics={},
             accepted_at=0.0,
         )
+
+    async def accepted(self, client: str, update: UpdateRecord) -> None:
+        inbox = UpdateInbox(self.database)
+        await inbox.start()
+        await inbox.accept(
+            AcceptRequest(
+                run_id="run-a",
+                round=1,
+                client_id=client,
+                digest=update.digest,
+                size_bytes=update.size_bytes,
+                examples=1,
+                metrics={},
+            )
+        )
+        await inbox.close()
 
     async def kinds(self) -> list[str]:
         return [str(entry.kind) for entry in await self.ledger.entries()]
@@ -239,9 +259,9 @@ async def test_who_is_asked_can_pay_or_nobody_works(led: Led) -> None:
     await led.ledger.set_limit(limit, by="ann")
     run = await led.runs.get("run-a")
 
-    await led.rounds().verify_affordable(run, ["site-1"])
+    await led.rounds().verify_affordable(run, 1, ["site-1"])
     with pytest.raises(BudgetExhaustedError, match="client/site-2"):
-        await led.rounds().verify_affordable(run, ["site-1", "site-2"])
+        await led.rounds().verify_affordable(run, 1, ["site-1", "site-2"])
     with pytest.raises(BudgetExhaustedError, match="client/site-2"):
         await led.noised()
 
@@ -255,3 +275,58 @@ def test_a_coordinator_without_a_ledger_leads_no_private_run(led: Led) -> None:
         new_central_rounds(RoundEngine(*nothing), led.lease, job())
     plain = parse_job({"run": {"app": "digits-app"}})
     assert new_central_rounds(RoundEngine(*nothing), led.lease, plain) is None
+
+
+async def test_a_round_on_a_schedule_carries_what_the_next_ones_are_blended_with(led: Led) -> None:
+    rounds = led.rounds(asked=job(separation=3))
+
+    first = await led.noised(rounds)
+    again = await led.noised(led.rounds(asked=job(separation=3)))
+
+    assert first.mean.tolist() == again.mean.tolist()
+    totals, released = first.carried["privacy.totals"], first.carried["privacy.released"]
+    assert totals.tolist() == [[0] * SIZE]
+    unit = 1.0 / (STEPS * 2)
+    np.testing.assert_allclose(released[0] * unit, first.mean, rtol=1e-6)
+
+
+async def test_on_a_schedule_the_model_pays_for_the_worst_of_all_clients_and_no_more(
+    led: Led,
+) -> None:
+    asked = job(separation=3)
+    assert asked.privacy is not None
+    this = central_round_of(asked, asked.privacy, 1.0)
+    await led.noised(led.rounds(asked=asked))
+
+    (paid, *_) = await led.ledger.entries()
+    events = Charge.from_content(paid.content).events_of()
+
+    assert events[BudgetScope.parse("client/site-1")] == {event_to_json(this.event): 1}
+    assert isinstance(this, ScheduledSum)
+    assert events[BudgetScope.parse("model/digits")] == {event_to_json(this.event_at(0)): 1}
+
+
+async def test_where_earlier_rounds_are_lost_the_noise_begins_anew(led: Led) -> None:
+    run, current = await led.runs.get("run-a"), await led.runs.round("run-a", 1)
+    update = await led.update("site-1", [STEPS // 8] * SIZE)
+    lost = replace(run, state_digest="0" * 64)
+
+    found = await led.rounds(asked=job(separation=3)).noised(lost, current, [update])
+
+    assert found.carried["privacy.totals"].shape == (1, SIZE)
+
+
+async def test_who_has_not_rested_is_in_no_sum(led: Led) -> None:
+    rounds = led.rounds(asked=job(separation=2))
+    run, current = await led.runs.get("run-a"), await led.runs.round("run-a", 1)
+    update = await led.update("site-1", [0] * SIZE)
+
+    await led.accepted("site-1", update)
+    assert [await rounds.resting(number) for number in (1, 2, 3)] == [
+        frozenset(),
+        frozenset({"site-1"}),
+        frozenset(),
+    ]
+    with pytest.raises(IntegrityError, match=r"got 1 that are; privacy\.separation is 2"):
+        await rounds.noised(run, replace(current, round=2), [update])
+    assert await led.kinds() == []

@@ -599,6 +599,7 @@ def _central_terms_of(asked: pb.CentralTask) -> CentralTerms:
         noise_multiplier=asked.noise_multiplier,
         cohort_size=asked.cohort_size,
         counts_unclipped=asked.counts_unclipped,
+        separation=asked.separation,
     )
     return CentralTerms(this, asked.opening)
 

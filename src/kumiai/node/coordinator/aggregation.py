@@ -36,7 +36,11 @@ from kumiai.node.coordinator.namespaces import (
 from kumiai.node.job import JobSpec
 from kumiai.storage import BlobStore, RunRecord, UpdateRecord
 
-__all__ = ["Aggregator", "CentralEvaluator", "NewModel"]
+__all__ = ["CARRIED_PREFIX", "Aggregator", "CentralEvaluator", "NewModel"]
+
+CARRIED_PREFIX: Final = "privacy."
+"""Under such names arrays lie beside the strategy's state that are none of it."""
+_NOTHING: Final[NamedArrays] = MappingProxyType({})
 
 _FRESH: Final[Mapping[str, int]] = MappingProxyType({})
 
@@ -99,6 +103,7 @@ class Aggregator:
         updates: Sequence[UpdateRecord],
         mean: NDArray[np.float32] | None = None,
         scales: Mapping[str, int] = _FRESH,
+        carried: NamedArrays = _NOTHING,
     ) -> NewModel:
         """Fold the updates, let the strategy make the model, store it.
 
@@ -110,6 +115,8 @@ class Aggregator:
             updates: at least one, sorted by client id.
             mean: of updates that are hidden; ``None``: they lie open in the spool.
             scales: what each client's update counts by its age; none: all count the same.
+            carried: what the next rounds need beside the strategy's state, under names of
+                `CARRIED_PREFIX`; stored with it.
 
         Raises:
             StorageError: a blob can not be read or written; calling again is safe.
@@ -123,9 +130,9 @@ class Aggregator:
         buffers = encode(made.model)
         digest = await self._blobs.put(model_namespace(run.run_id), buffers)
         state_digest = None
-        if made.state:
+        if state := {**made.state, **carried}:
             state_digest = await self._blobs.put(
-                state_namespace(run.run_id, round_number), encode(made.state)
+                state_namespace(run.run_id, round_number), encode(state)
             )
         metrics = weighted_metrics([(each.examples, each.metrics) for each in updates])
         return NewModel(
@@ -215,7 +222,12 @@ class _Work:
             return strategy.apply(base, mean, strategy.initial_state(base))
         namespace = state_namespace(self.run.run_id, self.round_number - 1)
         with self.blobs.open_buffer(namespace, self.run.state_digest) as buffer:
-            return strategy.apply(base, mean, decode(buffer).arrays)
+            state = {
+                name: array
+                for name, array in decode(buffer).arrays.items()
+                if not name.startswith(CARRIED_PREFIX)
+            }
+            return strategy.apply(base, mean, state or strategy.initial_state(base))
 
     def _weighted_updates(self) -> Iterator[tuple[NamedArrays, float]]:
         examples = [each.examples for each in self.updates]

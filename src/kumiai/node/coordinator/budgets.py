@@ -26,6 +26,7 @@ from kumiai.privacy.ledger import (
     Guarantee,
     LedgerHead,
     ScopeKind,
+    Spend,
     Unit,
 )
 from kumiai.privacy.reconciling import KeyedCharge, SiteCopy
@@ -37,7 +38,13 @@ WITNESS_FILE: Final = "budget-witness.json"
 
 
 def charge_of_round(
-    run: RunRecord, unit: str, event: Event, clients: Iterable[str], *, count: int = 1
+    run: RunRecord,
+    unit: str,
+    event: Event,
+    clients: Iterable[str],
+    *,
+    count: int = 1,
+    model_event: Event | None = None,
 ) -> Charge:
     """Return what a round costs: each client, its data for this study, and the model pay alike.
 
@@ -50,15 +57,22 @@ def charge_of_round(
         event: the release.
         clients: whose data may be in it.
         count: how many of it there are in a round.
+        model_event: what the round costs the model and the run, where nobody takes part in every
+            round; ``None``: as much as each client.
     """
-    scopes = [BudgetScope(ScopeKind.MODEL, run.name or run.app)]
+    models = [BudgetScope(ScopeKind.MODEL, run.name or run.app)]
     if (own := limit_of_run(run)) is not None:
-        scopes.append(own.scope)
+        models.append(own.scope)
+    scopes = []
     for client in clients:
         scopes.append(BudgetScope(ScopeKind.CLIENT, client))
         scopes.append(BudgetScope(ScopeKind.DATASET, f"{client}/{run.app}"))
     guarantee = Guarantee(Unit(unit), event.adjacency)
-    return Charge.alike(guarantee, scopes, {event_to_json(event): count})
+    events = {event_to_json(event): count}
+    if model_event is None:
+        return Charge.alike(guarantee, [*models, *scopes], events)
+    of_model = Spend(tuple(sorted(models)), {event_to_json(model_event): count})
+    return Charge(guarantee, (Spend(tuple(sorted(scopes)), events), of_model))
 
 
 def limit_of_run(run: RunRecord) -> BudgetLimit | None:

@@ -20,6 +20,7 @@ import structlog
 from numpy.typing import NDArray
 
 from kumiai.core import failpoints
+from kumiai.core.arrays import NamedArrays
 from kumiai.core.error_kinds import kind_of
 from kumiai.core.errors import (
     ConfigError,
@@ -111,12 +112,14 @@ class _Counted:
         mean: of hidden or noised updates; ``None``: it is made of the updates.
         charge: what it was paid with, if it is private.
         metrics: what is told of the sum besides.
+        carried: what the next rounds need of it.
     """
 
     updates: list[UpdateRecord]
     mean: NDArray[np.float32] | None = None
     charge: SealedCharge | None = None
     metrics: Mapping[str, float] = field(default_factory=dict)
+    carried: NamedArrays = field(default_factory=dict)
 
 
 class RunDriver:
@@ -130,6 +133,7 @@ class RunDriver:
         self._has_opened = False
         self._secure: SecureRoundDriver | None = None
         self._central: CentralRounds | None = None
+        self._resting: frozenset[str] = frozenset()
         self._local: LocalRounds | None = None
         self._buffer: UpdateBuffer | None = None
         self._log = structlog.get_logger("kumiai.rounds").bind(run=lease.run_id)
@@ -204,7 +208,12 @@ class RunDriver:
         """Return who is attached, can do what this run asks for and is not left out of it."""
         available = list(self._engine.directory.available(app))
         able = available if self._secure is None else self._secure.able(available)
-        return [client for client in able if client not in suspects]
+        return [client for client in able if client not in suspects and client not in self._resting]
+
+    async def _let_rest(self, number: int) -> None:
+        """Ask nobody for a round who must rest after an earlier one, where that is promised."""
+        if self._central is not None:
+            self._resting = await self._central.resting(number)
 
     async def _suspects(self) -> frozenset[str]:
         return frozenset() if self._secure is None else await self._secure.suspects()
@@ -232,6 +241,7 @@ class RunDriver:
 
     async def _open(self, run: RunRecord, job: JobSpec, previous: RoundRecord) -> None:
         number = previous.round + 1
+        await self._let_rest(number)
         available = await self._wait_for_clients(
             run, job, await self._expected(job, previous), await self._suspects()
         )
@@ -241,7 +251,7 @@ class RunDriver:
         cohort = select_cohort(available, wanted, run_seed=job.run.seed, round_number=number)
         target = min(target, len(cohort))
         if self._central is not None:
-            await self._central.verify_affordable(run, cohort)
+            await self._central.verify_affordable(run, number, cohort)
         if self._local is not None:
             await self._local.verify_affordable(run, cohort)
         evaluates = job.evaluation.is_due(previous.round, run.rounds_total)
@@ -406,6 +416,7 @@ class RunDriver:
         """
         runs, began, has_told = self._engine.runs, self._engine.clock.monotonic(), False
         needed = (await runs.round(self._run_id, number)).min_reports
+        await self._let_rest(number)
         while True:
             states = {
                 each.client_id: each.state
@@ -421,7 +432,11 @@ class RunDriver:
                     run, job, number - 1, left_out=await self._suspects(), busy=busy
                 )
                 attached = [*(still_open.intersection(attached)), *joined]
-            clients = sorted(client for client in attached if client not in has_reported)
+            clients = sorted(
+                client
+                for client in attached
+                if client not in has_reported and client not in self._resting
+            )
             hoped_for = len(has_reported | still_open | set(clients))
             left = job.cohort.deadline_seconds - self._engine.clock.monotonic() + began
             if hoped_for >= needed or left <= 0:
@@ -447,6 +462,7 @@ class RunDriver:
             updates=counted.updates,
             mean=counted.mean,
             scales=await scales_of(runs, job, self._run_id, number),
+            carried=counted.carried,
         )
         failpoints.reach("coordinator.round.aggregated")
         await self._close_evaluation(number - 1)
@@ -485,7 +501,7 @@ class RunDriver:
             return _Counted(survivors, mean, checked.charge)
         if self._central is not None:
             noised = await self._central.noised(run, current, updates)
-            return _Counted(updates, noised.mean, noised.charge, noised.metrics)
+            return _Counted(updates, noised.mean, noised.charge, noised.metrics, noised.carried)
         if self._local is not None:
             return _Counted(updates, charge=await self._local.sealed(run, current, updates))
         return _Counted(updates)

@@ -16,6 +16,7 @@ from kumiai.node.coordinator.orders import TaskKey, TaskOrder
 from kumiai.node.coordinator.secure.sums import VouchedMember
 from kumiai.node.wire import kumiai_pb2 as pb
 from kumiai.node.wire.secure_parts import parts_of
+from kumiai.privacy import ScheduledSum
 from kumiai.storage import AssignmentKind, SecureRoundRecord
 
 __all__ = ["ClientSession", "SessionHub", "key_to_wire", "order_to_wire"]
@@ -94,6 +95,7 @@ def _central_task(order: TaskOrder) -> pb.CentralTask | None:
         cohort_size=terms.round.cohort_size,
         counts_unclipped=terms.round.sign_steps > 0,
         opening=terms.opening,
+        separation=terms.round.separation if isinstance(terms.round, ScheduledSum) else 1,
     )
 
 

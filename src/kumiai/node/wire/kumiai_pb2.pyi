@@ -295,18 +295,20 @@ class TrainingTask(_message.Message):
     def __init__(self, clip: _Optional[float] = ..., noise_multiplier: _Optional[float] = ..., sampling_rate: _Optional[float] = ..., steps: _Optional[int] = ..., batch: _Optional[float] = ..., learning_rate: _Optional[float] = ...) -> None: ...
 
 class CentralTask(_message.Message):
-    __slots__ = ("clip", "noise_multiplier", "cohort_size", "counts_unclipped", "opening")
+    __slots__ = ("clip", "noise_multiplier", "cohort_size", "counts_unclipped", "opening", "separation")
     CLIP_FIELD_NUMBER: _ClassVar[int]
     NOISE_MULTIPLIER_FIELD_NUMBER: _ClassVar[int]
     COHORT_SIZE_FIELD_NUMBER: _ClassVar[int]
     COUNTS_UNCLIPPED_FIELD_NUMBER: _ClassVar[int]
     OPENING_FIELD_NUMBER: _ClassVar[int]
+    SEPARATION_FIELD_NUMBER: _ClassVar[int]
     clip: float
     noise_multiplier: float
     cohort_size: int
     counts_unclipped: bool
     opening: bytes
-    def __init__(self, clip: _Optional[float] = ..., noise_multiplier: _Optional[float] = ..., cohort_size: _Optional[int] = ..., counts_unclipped: bool = ..., opening: _Optional[bytes] = ...) -> None: ...
+    separation: int
+    def __init__(self, clip: _Optional[float] = ..., noise_multiplier: _Optional[float] = ..., cohort_size: _Optional[int] = ..., counts_unclipped: bool = ..., opening: _Optional[bytes] = ..., separation: _Optional[int] = ...) -> None: ...
 
 class SecureTask(_message.Message):
     __slots__ = ("examples_per_weight", "privacy")
