@@ -3,8 +3,10 @@
 import asyncio
 import fcntl
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import pytest
 
@@ -73,9 +75,16 @@ async def found(blobs: SweptStore) -> list[str]:
     return sorted(told)
 
 
-async def begin_run(runs: RunRepository, blobs: SweptStore, *, keep: int = 5) -> Lease:
+async def begin_run(
+    runs: RunRepository,
+    blobs: SweptStore,
+    *,
+    keep: int = 5,
+    rounds: int = 9,
+    more: Mapping[str, Any] = MappingProxyType({}),
+) -> Lease:
     digest = await put(blobs, model_namespace(RUN), "model 0")
-    job = {"run": {"rounds": 9, "keep_versions": keep}}
+    job = {"run": {"rounds": rounds, "keep_versions": keep}, **more}
     await runs.create(
         new_run(run_id=RUN, job=job, model_digest=digest, model_size_bytes=len("model 0"))
     )
@@ -217,6 +226,38 @@ async def test_models_that_the_job_lets_go_are_neither_kept_nor_missed(
     models = [each for each in await found(local) if each.startswith("models")]
     assert models == [f"models/run-1 model {number}" for number in (0, 3, 4)]
     assert not (await sweeper.check()).problem_count
+
+
+@pytest.mark.parametrize(
+    ("last", "ends", "kept"),
+    [(9, False, {0, 2, 3, 4, 5}), (5, False, {0, 4, 5}), (9, True, {0, 4, 5})],
+    ids=["goes-on", "has-its-last-version", "was-stopped"],
+)
+async def test_versions_that_clients_may_train_from_stay_while_an_asynchronous_run_goes_on(
+    database: DatabaseManager,
+    local: LocalBlobStore,
+    last: int,
+    ends: bool,
+    kept: set[int],
+) -> None:
+    runs = RunRepository(database)
+    lease = await begin_run(
+        runs,
+        local,
+        keep=2,
+        rounds=last,
+        more={"asynchronous": {"group_size": 1, "staleness_max": 3}},
+    )
+    for number in range(1, 6):
+        await open_round(runs, lease, number)
+        await publish_round(runs, local, lease, number)
+    for _ in range(ends):
+        await runs.finish(lease, "stopped", "enough")
+
+    await BlobSweeper(database, local).sweep(grace_seconds=ALL)
+
+    stored = [each for each in await found(local) if each.startswith("models/")]
+    assert stored == [f"{model_namespace(RUN)} model {number}" for number in sorted(kept)]
 
 
 async def test_a_job_that_says_nothing_of_versions_keeps_all(

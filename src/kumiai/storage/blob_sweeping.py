@@ -28,6 +28,7 @@ from kumiai.core.errors import ConflictError, IntegrityError, NotFoundError
 from kumiai.storage.blob_listing import StoredBlob
 from kumiai.storage.blobs import BlobStore
 from kumiai.storage.database import DatabaseManager
+from kumiai.storage.fencing import LIVE_STATES
 from kumiai.storage.namespaces import run_namespaces
 from kumiai.storage.reachability import last_published, reached_by
 from kumiai.storage.records import ReachableBlob
@@ -317,13 +318,29 @@ def _run_of(blob: StoredBlob) -> str:
 
 async def _let_go_rounds(connection: AsyncConnection, run_ids: Sequence[str]) -> dict[str, int]:
     """Return of each run that is known the last round whose model the job lets go; 0: none."""
-    told = (_RUNS.c.run_id, _RUNS.c.job_json, last_published.label("newest"))
+    told = (_RUNS.c.run_id, _RUNS.c.state, _RUNS.c.job_json, last_published.label("newest"))
     statement: Select[Any] = select(*told).where(_RUNS.c.run_id.in_(run_ids))
     rows = [parsed(row) for row in await connection.execute(statement)]
-    return {row["run_id"]: _let_go_round(row["job"], row["newest"] or 0) for row in rows}
+    return {
+        row["run_id"]: _let_go_round(
+            row["job"], row["newest"] or 0, is_live=row["state"] in LIVE_STATES
+        )
+        for row in rows
+    }
 
 
-def _let_go_round(job: Mapping[str, Any], newest: int) -> int:
-    table = job.get("run")
-    kept = table.get("keep_versions") if isinstance(table, dict) else None
-    return newest - kept if isinstance(kept, int) else 0
+def _let_go_round(job: Mapping[str, Any], newest: int, *, is_live: bool) -> int:
+    kept = _number_in(job, "run", "keep_versions")
+    if kept is None:
+        return 0
+    behind = _number_in(job, "asynchronous", "staleness_max")
+    if is_live and behind is not None and newest != _number_in(job, "run", "rounds"):
+        # Clients that have begun from an older version may have yet to fetch it.
+        kept = max(kept, behind + 1)
+    return newest - kept
+
+
+def _number_in(job: Mapping[str, Any], table: str, key: str) -> int | None:
+    found = job.get(table)
+    number = found.get(key) if isinstance(found, dict) else None
+    return number if isinstance(number, int) else None
