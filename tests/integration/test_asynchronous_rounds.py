@@ -1,5 +1,6 @@
 """Asynchronous runs over real mutual TLS: a slow site holds up nobody, and counts less."""
 
+import json
 import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -118,6 +119,10 @@ async def test_versions_go_on_while_a_slow_site_trains_and_it_counts_less_then(
         np.testing.assert_array_equal(found["w"], model)
     assert slow
     assert slow[0] >= 3
+    # Each site has written down in which round its newest update was summed.
+    for site, stale in (await members_of(runs, run_id, 6)).items():
+        note = held_file(federation, site, run_id).with_suffix(".used")
+        assert json.loads(note.read_text()) == [6 - 1 - stale, 6]
     assert await members_of(runs, run_id, 1) == {"site-1": 0, "site-2": 0, "site-3": 0}
 
 
@@ -304,7 +309,7 @@ async def test_a_run_ends_for_whose_group_too_few_come(
     )
     run = await federation.wait_for(run_id, state="failed", seconds=60)
 
-    assert run["reason"] == "only 2 of 3 clients that a group needs were ready within 1 s"
+    assert run["reason"] == "only 2 of 3 clients that a group needs were there within 1 s"
     ((_, told),) = await events_of(runs, run_id, "waiting")
     assert told == "waiting for clients: 2 of the 3 of a group with app 'counting' attached"
 

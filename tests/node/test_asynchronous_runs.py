@@ -79,3 +79,11 @@ def test_versions_come_out_while_a_slow_site_still_trains(secure: dict[str, Any]
     # Three fresh updates a version: the mean of 1, 2 and 3.
     for number in range(4):
         assert result.history[number].evaluation["first"] == pytest.approx(2 * number, abs=1e-3)
+
+
+def test_patience_is_for_clients_to_come_and_not_for_their_training() -> None:
+    study = Slow(until=1)
+
+    result = ran(study, job(rounds=2, cohort={"min_reports": 3, "patience_seconds": 1e-6}))
+
+    assert [each.reports for each in result.history] == [0, 3, 3]

@@ -74,20 +74,24 @@ class UpdateBuffer:
             FencedError, StorageError: as the engine's.
         """
         clock, began, has_told = self._engine.clock, self._engine.clock.monotonic(), False
+        needed, patience = self._spec.group_size, job.cohort.patience_seconds
         while True:
-            waiting = await self.waiting(run, job, version, left_out=left_out)
-            attached = len(self._available(run.app, left_out))
-            group = next_group(waiting, version, size=self._spec.group_size, policy=self._policy)
-            if group is not None and attached >= job.cohort.min_clients:
+            waiting, hopeful_count = await self._look(run, job, version, left_out=left_out)
+            has_clients = len(self._available(run.app, left_out)) >= job.cohort.min_clients
+            group = next_group(waiting, version, size=needed, policy=self._policy)
+            if group is not None and has_clients:
                 return group
-            if clock.monotonic() - began >= job.cohort.patience_seconds:
+            # Patience is for clients to come: they may train for as long as they like.
+            if has_clients and hopeful_count >= needed:
+                began = clock.monotonic()
+            elif clock.monotonic() - began >= patience:
                 raise QuorumLostError(
-                    f"only {len(waiting)} of {self._spec.group_size} clients that a group needs "
-                    f"were ready within {job.cohort.patience_seconds:.0f} s"
+                    f"only {hopeful_count} of {needed} clients that a group needs were there "
+                    f"within {patience:.0f} s"
                 )
-            if attached < self._spec.group_size and not has_told:
+            if hopeful_count < needed and not has_told:
                 has_told = True
-                await self._tell_waiting(run, attached)
+                await self._tell_waiting(run, hopeful_count)
             await self._engine.signals.wait(self._run_id, self._engine.times.look_seconds)
             if (await self._engine.runs.get(self._run_id)).stop_requested:
                 raise StopAskedError
@@ -114,6 +118,18 @@ class UpdateBuffer:
             QuorumLostError: so many have failed that there cannot be a group.
             FencedError, StorageError: as the engine's.
         """
+        return (await self._look(run, job, version, left_out=left_out, busy=busy))[0]
+
+    async def _look(
+        self,
+        run: RunRecord,
+        job: JobSpec,
+        version: int,
+        *,
+        left_out: Collection[str],
+        busy: Collection[str] = (),
+    ) -> tuple[dict[str, int], int]:
+        """Return who waits, and how many do or train."""
         oldest = self._policy.oldest(version)
         # One more: what was in time for the version before, and is not for this one.
         rows = await self._engine.runs.preparing(self._run_id, version, oldest=oldest - 1)
@@ -131,12 +147,9 @@ class UpdateBuffer:
         if not busy:
             self._verify_hopeful(rows, len(standing) + len(free), spent.intersection(available))
         await self._ask(run, job, version, free)
-        here = set(available)
-        return {
-            each.client_id: each.round
-            for each in standing
-            if each.state == "reported" and each.client_id in here
-        }
+        here = [each for each in standing if each.client_id in available]
+        waiting = {each.client_id: each.round for each in here if each.state == "reported"}
+        return waiting, len(here) + len(free)
 
     async def dissolve(self, version: int, reason: str) -> None:
         """End all that is under way: the run has its last version.
