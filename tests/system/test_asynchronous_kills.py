@@ -13,12 +13,17 @@ import pytest
 
 from kumiai.testing.databases import SQLiteTemplate
 from tests.system import study
-from tests.system.federation import SITES, Federation, Mortal, attempts_of, trace_of
+from tests.system.deaths import (
+    SECONDS,
+    died_at,
+    with_a_killed_client,
+    with_a_killed_coordinator,
+)
+from tests.system.federation import SITES, Federation, attempts_of, trace_of
 from tests.system.test_hidden_kills import JOB as SYNCHRONOUS
 from tests.system.test_hidden_kills import ROUNDS, STEP, chaotic, expected, model_of
 from tests.zygote import Zygote
 
-SECONDS = 100.0
 HIDDEN: dict[str, Any] = {
     **SYNCHRONOUS,
     "cohort": {"min_reports": 3, "grace_seconds": 60.0},
@@ -78,11 +83,6 @@ async def federation(
     await federation.stop()
 
 
-def died_at(mortal: Mortal, death: str) -> None:
-    ends = [life.names()[-1:] for life in mortal.lives[:-1]]
-    assert ends == [[re.sub(r":\d+$", "", death.rpartition(">")[2])]], mortal.report()
-
-
 async def verify_run(federation: Federation, run_id: str) -> None:
     model = await model_of(federation, run_id)
     np.testing.assert_allclose(model["w"], expected(), atol=2 * ROUNDS * STEP)
@@ -101,13 +101,8 @@ async def verify_run(federation: Federation, run_id: str) -> None:
 async def test_a_killed_coordinator_goes_on_with_the_same_groups(
     federation: Federation, death: str
 ) -> None:
-    await federation.start_coordinator(death)
-    federation.start_living_clients(*SITES)
-    async with federation.within(SECONDS):
-        run_id = await federation.submit(HIDDEN)
-        await federation.wait_for_end(run_id)
+    run_id = await with_a_killed_coordinator(federation, HIDDEN, death)
 
-    died_at(federation.coordinator, death)
     await verify_run(federation, run_id)
 
 
@@ -115,14 +110,8 @@ async def test_a_killed_coordinator_goes_on_with_the_same_groups(
 async def test_a_killed_client_brings_the_update_that_it_holds(
     federation: Federation, death: str
 ) -> None:
-    await federation.start_coordinator()
-    client = await federation.start_mortal_client("site-3", death)
-    federation.start_living_clients("site-1", "site-2")
-    async with federation.within(SECONDS):
-        run_id = await federation.submit(HIDDEN)
-        await federation.wait_for_end(run_id)
+    run_id = await with_a_killed_client(federation, HIDDEN, death)
 
-    died_at(client, death)
     await verify_run(federation, run_id)
 
 

@@ -21,10 +21,15 @@ from kumiai.node.coordinator.rounds import client_seed
 from kumiai.secagg import verify_receipt
 from kumiai.testing.databases import SQLiteTemplate
 from tests.system import study
-from tests.system.federation import SITES, Federation, Mortal, attempts_of
+from tests.system.deaths import (
+    SECONDS,
+    died_at,
+    with_a_killed_client,
+    with_a_killed_coordinator,
+)
+from tests.system.federation import SITES, Federation, attempts_of
 from tests.zygote import Zygote
 
-SECONDS = 100.0
 RECEIPT_SECONDS = 20.0
 ROUNDS = 2
 JOB: dict[str, Any] = {
@@ -163,38 +168,22 @@ async def receipt_in(path: Path) -> bytes:
     return path.read_bytes()
 
 
-def died_at(mortal: Mortal, death: str) -> None:
-    ends = [life.names()[-1:] for life in mortal.lives[:-1]]
-    assert ends == [[re.sub(r":\d+$", "", death.rpartition(">")[2])]], mortal.report()
-
-
 @pytest.mark.parametrize(
     "death", [*COORDINATOR_DEATHS, *(chaotic(each) for each in MORE_COORDINATOR_DEATHS)]
 )
 async def test_a_killed_coordinator_goes_on_with_the_same_sum(
     federation: Federation, death: str
 ) -> None:
-    await federation.start_coordinator(death)
-    federation.start_living_clients(*SITES)
-    async with federation.within(SECONDS):
-        run_id = await federation.submit(JOB)
-        await federation.wait_for_end(run_id)
+    run_id = await with_a_killed_coordinator(federation, JOB, death)
 
-    died_at(federation.coordinator, death)
     assert set(await attempts_of(federation, run_id)) == {1}
     await verify_run(federation, run_id, receipts=SITES)
 
 
 @pytest.mark.parametrize("death", [*CLIENT_DEATHS, *(chaotic(each) for each in MORE_CLIENT_DEATHS)])
 async def test_a_killed_client_says_the_same_again(federation: Federation, death: str) -> None:
-    await federation.start_coordinator()
-    client = await federation.start_mortal_client("site-3", death)
-    federation.start_living_clients("site-1", "site-2")
-    async with federation.within(SECONDS):
-        run_id = await federation.submit(JOB)
-        await federation.wait_for_end(run_id)
+    run_id = await with_a_killed_client(federation, JOB, death)
 
-    died_at(client, death)
     assert set(await attempts_of(federation, run_id)) == {1}
     await verify_run(federation, run_id, receipts=("site-1", "site-2"))
 
@@ -206,13 +195,8 @@ async def test_a_killed_client_says_the_same_again(federation: Federation, death
 async def test_a_killed_coordinator_goes_on_with_the_same_encrypted_sum(
     federation: Federation, death: str
 ) -> None:
-    await federation.start_coordinator(death)
-    federation.start_living_clients(*SITES)
-    async with federation.within(SECONDS):
-        run_id = await federation.submit(ENCRYPTED_JOB)
-        await federation.wait_for_end(run_id)
+    run_id = await with_a_killed_coordinator(federation, ENCRYPTED_JOB, death)
 
-    died_at(federation.coordinator, death)
     assert set(await attempts_of(federation, run_id)) == {1}
     await verify_run(federation, run_id, receipts=SITES)
 
@@ -223,14 +207,8 @@ async def test_a_killed_coordinator_goes_on_with_the_same_encrypted_sum(
 async def test_a_killed_client_encrypts_the_same_bytes_again(
     federation: Federation, death: str
 ) -> None:
-    await federation.start_coordinator()
-    client = await federation.start_mortal_client("site-1", death)
-    federation.start_living_clients("site-2", "site-3")
-    async with federation.within(SECONDS):
-        run_id = await federation.submit(ENCRYPTED_JOB)
-        await federation.wait_for_end(run_id)
+    run_id = await with_a_killed_client(federation, ENCRYPTED_JOB, death, name="site-1")
 
-    died_at(client, death)
     assert set(await attempts_of(federation, run_id)) == {1}
     await verify_run(federation, run_id, receipts=("site-2", "site-3"))
 

@@ -17,9 +17,10 @@ from kumiai.privacy.ledger import EntryKind
 from kumiai.storage import BudgetRepository, DatabaseManager
 from kumiai.testing.databases import SQLiteTemplate
 from tests.system import study
+from tests.system.deaths import with_a_killed_client, with_a_killed_coordinator
 from tests.system.federation import SITES, Federation, attempts_of
 from tests.system.test_hidden_kills import JOB as HIDDEN_JOB
-from tests.system.test_hidden_kills import ROUNDS, SECONDS, died_at
+from tests.system.test_hidden_kills import ROUNDS
 from tests.zygote import Zygote
 
 JOB: dict[str, Any] = {
@@ -99,27 +100,16 @@ async def verify_paid_once(federation: Federation, run_id: str) -> None:
 async def test_a_killed_coordinator_pays_for_each_round_once(
     federation: Federation, death: str
 ) -> None:
-    await federation.start_coordinator(death)
-    federation.start_living_clients(*SITES)
-    async with federation.within(SECONDS):
-        run_id = await federation.submit(JOB)
-        await federation.wait_for_end(run_id)
+    run_id = await with_a_killed_coordinator(federation, JOB, death)
 
-    died_at(federation.coordinator, death)
     assert set(await attempts_of(federation, run_id)) == {1}
     await verify_paid_once(federation, run_id)
 
 
 @pytest.mark.parametrize("death", CLIENT_DEATHS)
 async def test_a_killed_client_pays_for_each_round_once(federation: Federation, death: str) -> None:
-    await federation.start_coordinator()
-    client = await federation.start_mortal_client("site-3", death)
-    federation.start_living_clients("site-1", "site-2")
-    async with federation.within(SECONDS):
-        run_id = await federation.submit(JOB)
-        await federation.wait_for_end(run_id)
+    run_id = await with_a_killed_client(federation, JOB, death)
 
-    died_at(client, death)
     await verify_paid_once(federation, run_id)
 
 
@@ -127,13 +117,8 @@ async def test_a_killed_client_pays_for_each_round_once(federation: Federation, 
 async def test_a_killed_coordinator_draws_the_noise_of_a_round_once(
     federation: Federation, death: str
 ) -> None:
-    await federation.start_coordinator(death)
-    federation.start_living_clients(*SITES)
-    async with federation.within(SECONDS):
-        run_id = await federation.submit(CENTRAL_JOB)
-        await federation.wait_for_end(run_id)
+    run_id = await with_a_killed_coordinator(federation, CENTRAL_JOB, death)
 
-    died_at(federation.coordinator, death)
     await verify_paid_once(federation, run_id)
 
 
@@ -141,14 +126,8 @@ async def test_a_killed_coordinator_draws_the_noise_of_a_round_once(
 async def test_a_killed_client_pays_once_for_an_update_that_it_sends_open(
     federation: Federation, death: str
 ) -> None:
-    await federation.start_coordinator()
-    client = await federation.start_mortal_client("site-3", death)
-    federation.start_living_clients("site-1", "site-2")
-    async with federation.within(SECONDS):
-        run_id = await federation.submit(CENTRAL_JOB)
-        await federation.wait_for_end(run_id)
+    run_id = await with_a_killed_client(federation, CENTRAL_JOB, death)
 
-    died_at(client, death)
     await verify_paid_once(federation, run_id)
 
 
@@ -156,13 +135,8 @@ async def test_a_killed_client_pays_once_for_an_update_that_it_sends_open(
 async def test_a_killed_coordinator_lets_sites_with_noise_of_their_own_pay_once(
     federation: Federation, death: str
 ) -> None:
-    await federation.start_coordinator(death)
-    federation.start_living_clients(*SITES)
-    async with federation.within(SECONDS):
-        run_id = await federation.submit(LOCAL_JOB)
-        await federation.wait_for_end(run_id)
+    run_id = await with_a_killed_coordinator(federation, LOCAL_JOB, death)
 
-    died_at(federation.coordinator, death)
     await verify_paid_once(federation, run_id)
 
 
@@ -171,12 +145,6 @@ async def test_a_killed_coordinator_lets_sites_with_noise_of_their_own_pay_once(
 async def test_a_killed_client_pays_once_for_noise_of_its_own_and_sends_it_again(
     federation: Federation, death: str, table: dict[str, Any]
 ) -> None:
-    await federation.start_coordinator()
-    client = await federation.start_mortal_client("site-3", death)
-    federation.start_living_clients("site-1", "site-2")
-    async with federation.within(SECONDS):
-        run_id = await federation.submit({**LOCAL_JOB, **table})
-        await federation.wait_for_end(run_id)
+    run_id = await with_a_killed_client(federation, {**LOCAL_JOB, **table}, death)
 
-    died_at(client, death)
     await verify_paid_once(federation, run_id)
