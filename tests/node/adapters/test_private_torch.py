@@ -133,6 +133,48 @@ def test_a_module_that_mixes_records_is_refused(build: Any) -> None:
 
 
 @needs_opacus
+def test_a_parameter_that_works_beside_its_layer_is_refused() -> None:
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(SIZE, SIZE, bias=False)
+
+        def forward(self, inputs: Any) -> Any:
+            return nn.functional.linear(self.layer(inputs), self.layer.weight)
+
+    x, y = data_of()
+    twice, opposite = torch.cat([x[:1], -x[:1]]), torch.tensor([0, 1])
+
+    with pytest.raises(ConfigError, match="each parameter in its own layer alone"):
+        trained(Tied(), terms(), torch.cat([twice, x]), torch.cat([opposite, y]))
+
+
+@needs_opacus
+def test_records_that_move_nothing_are_no_proof_of_a_module() -> None:
+    x, y = data_of()
+    module = nn.Linear(SIZE, 4)
+    context = context_with(terms(steps=2))
+    clipping = private_torch._Clipping(module, nn.functional.cross_entropy, context.privacy)
+    first, second = context.privacy.steps(clipping.dimension)
+    with torch.no_grad():
+        module.bias[:] = torch.tensor([99.0, 0, 0, 0])
+
+    clipping.add_to(first, x * 0, y * 0)
+    assert not clipping._is_verified
+    clipping.add_to(second, x, y)
+
+    assert clipping._is_verified
+
+
+@needs_opacus
+def test_a_module_of_short_floats_is_refused() -> None:
+    x, y = data_of()
+
+    with pytest.raises(ConfigError, match=r"32 or 64 bits .* got torch\.bfloat16"):
+        trained(network().to(torch.bfloat16), terms(), x.to(torch.bfloat16), y)
+
+
+@needs_opacus
 def test_buffers_end_as_they_began_and_the_module_is_its_own_again() -> None:
     class Remembers(nn.Module):
         def __init__(self) -> None:

@@ -7,6 +7,7 @@ randomness, and sums are divided by a public number.
 """
 
 import importlib
+import math
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
@@ -20,6 +21,8 @@ from kumiai.privacy import PrivateTraining, TrainingStep
 __all__ = ["private_gradients", "train_privately"]
 
 _ROWS_AT_ONCE: Final = 256
+_SLACK: Final = 2.0**-7
+"""How far floats of 32 bits may be off; steps have noise for as much."""
 
 
 def train_privately(  # noqa: PLR0917 - in the order in which a loop uses them
@@ -51,7 +54,8 @@ def train_privately(  # noqa: PLR0917 - in the order in which a loop uses them
 
     Raises:
         ConfigError: Opacus is not installed, the job has no ``noise = "local"``, or the module has
-            a layer that mixes records.
+            a layer that mixes records, a parameter that works outside of its own layer, or floats
+            of 16 bits.
         TaskCancelledError: the task was withdrawn.
     """
     for _ in private_gradients(module, loss, x, y, context):
@@ -95,6 +99,13 @@ class _Clipping:
         self._loss = loss
         self._clip = training.terms.clip
         self._parameters = [each for each in module.parameters() if each.requires_grad]
+        self._is_verified = False
+        for each in self._parameters:
+            if each.dtype not in {self._torch.float32, self._torch.float64}:
+                raise ConfigError(
+                    "module must have parameters of 32 or 64 bits to be trained privately, got "
+                    f"{each.dtype}: shorter sums are off by more than the noise makes up for"
+                )
         try:
             self._module = _ghost()(
                 module, max_grad_norm=self._clip, loss_reduction="sum", use_ghost_clipping=True
@@ -159,6 +170,7 @@ class _Clipping:
         factors = (self._clip / norms.clamp(min=1e-12)).clamp(max=1.0)
         self._module.disable_hooks()
         try:
+            self._verify_whole(losses, norms)
             (factors * losses).sum().backward()
         finally:
             self._module.enable_hooks()
@@ -169,6 +181,28 @@ class _Clipping:
         flat = self._torch.cat([part.detach().double().reshape(-1) for part in parts])
         total: NDArray[np.float64] = flat.cpu().numpy()
         return total
+
+    def _verify_whole(self, losses: Any, norms: Any) -> None:
+        """Check once that a norm is that of all that its record moves, on the longest of a batch.
+
+        Opacus looks at layers from outside: of a parameter that is used beside its layer, as an
+        embedding that is the last layer's matrix as well, it sees a part.
+        """
+        if self._is_verified:
+            return
+        row = int(norms.argmax())
+        found = self._torch.autograd.grad(
+            losses[row], self._parameters, retain_graph=True, allow_unused=True
+        )
+        parts = [float(part.double().norm()) for part in found if part is not None]
+        least = _SLACK * self._clip
+        if math.hypot(*parts) > float(norms[row]) * (1 + _SLACK) + least:
+            raise ConfigError(
+                "module must use each parameter in its own layer alone to be trained privately, "
+                "got one whose gradient is longer than its layers tell; give each use its own"
+            )
+        # What is this short tells nothing of the others.
+        self._is_verified = float(norms[row]) > least
 
     def _forget(self) -> None:
         for each in self._parameters:
