@@ -91,7 +91,7 @@ def test_a_pair_is_read_as_it_was_written_and_of_one_length() -> None:
             SharePair.decode(data)
     with pytest.raises(TypeError, match="cannot be pickled"):
         own.__reduce__()
-    assert str(own.mask_key) not in repr(own)
+    assert repr(own) == "SharePair()"
 
 
 def test_a_sealed_pair_opens_for_its_holder_in_its_round_alone() -> None:

@@ -91,10 +91,16 @@ def test_authors_whose_shares_give_another_secret_are_guilty() -> None:
         index: {
             holder: Share(each.x, each.value ^ 1) for holder, each in what.shares[index].items()
         }
-        for index in (1, 5)
+        for index in (1, 2)
     }
 
     masks, guilty = masks_to_remove(replace(what, shares={**what.shares, **wrong}))
 
-    assert guilty == (1, 5)
-    assert len(masks) < len(masks_to_remove(what)[0])
+    assert guilty == (1, 2)
+    honest = masks_to_remove(what)[0]
+    of_the_other_lost = [peer for peer in GRAPH.neighbours(5) if peer in SURVIVORS]
+    assert masks[len(SURVIVORS) :] == honest[-len(of_the_other_lost) :]
+
+
+def test_shares_stand_in_no_repr() -> None:
+    assert "Share" not in repr(rebuilding())
