@@ -95,6 +95,16 @@ def test_a_sum_that_was_clipped_elsewhere_counts_as_it_is() -> None:
     assert step.mean() == pytest.approx([0.4, 0.1], abs=1e-5)
 
 
+def test_sums_that_come_in_parts_are_rounded_once() -> None:
+    step = step_of(2, **SILENT)
+    step.picked(1000)
+
+    for _ in range(1000):
+        step.add_clipped(np.array([0.4, -0.4]) * step._terms.step_size, 1)
+
+    np.testing.assert_allclose(step.mean() * 10 / step._terms.step_size, [400, -400], atol=20)
+
+
 def test_the_noise_is_the_multiplier_times_the_clip_whoever_came() -> None:
     empty = step_of(20_000, sampling_rate=1e-9)
     full = step_of(20_000, sampling_rate=1.0)

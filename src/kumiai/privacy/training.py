@@ -100,7 +100,7 @@ class TrainingStep:
         self._terms = terms
         self._mechanism = terms.mechanism(dimension)
         self._sum = RecordSum(dimension, clip=terms.clip, step=terms.step_size)
-        self._clipped: NDArray[np.int64] = np.zeros(dimension, np.int64)
+        self._clipped: NDArray[np.float64] = np.zeros(dimension)
         self._left = 0
         self._is_over = False
 
@@ -154,7 +154,8 @@ class TrainingStep:
                 "cut each record's gradient to the clip before the sum"
             )
         self._count(count)
-        self._clipped += np.rint(total.astype(np.float64) / self._terms.step_size).astype(np.int64)
+        # Rounded once, all together: each rounding could move by as much as this one record.
+        self._clipped += total.astype(np.float64) / self._terms.step_size
 
     def mean(self) -> NDArray[np.float64]:
         """Return the noised mean gradient and end the step: shape (dimension,), float64.
@@ -164,7 +165,8 @@ class TrainingStep:
         """
         self._verify_open()
         self._is_over = True
-        noised = self._mechanism.release(self._sum.total() + self._clipped)
+        clipped = np.rint(self._clipped).astype(np.int64)
+        noised = self._mechanism.release(self._sum.total() + clipped)
         return noised.astype(np.float64) * (self._terms.step_size / self._terms.batch)
 
     def _picked_with(self, keystream: Keystream, count: int) -> NDArray[np.intp]:
