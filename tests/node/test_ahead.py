@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kumiai.node.ahead import damping_of, policy_of, versions_kept
+from kumiai.node.ahead import damping_of, others_seconds, policy_of, versions_kept
 from kumiai.node.job import JobSpec, parse_job
 from kumiai.secagg import FRESH_SCALE, BufferPolicy
 from kumiai.storage import UpdateRecord
@@ -31,6 +31,14 @@ def test_an_asynchronous_run_keeps_every_version_that_updates_may_be_from() -> N
     assert policy_of(spec) == BufferPolicy(staleness_max=7, staleness_exponent=1.0)
     assert versions_kept(spec) == 8
     assert versions_kept(job(asynchronous={"group_size": 2, "staleness_max": 0})) == 3
+
+
+def test_a_round_waits_as_long_for_others_who_train_ahead_as_patience_lasts() -> None:
+    cohort, group = {"deadline_seconds": 60, "patience_seconds": 900}, {"group_size": 2}
+
+    assert others_seconds(job(cohort=cohort)) == 60
+    assert others_seconds(job(cohort=cohort, asynchronous=group)) == 900
+    assert others_seconds(job(cohort={**cohort, "patience_seconds": 5}, asynchronous=group)) == 60
 
 
 def test_a_mean_of_old_updates_is_as_much_shorter_as_they_count_less() -> None:

@@ -7,7 +7,7 @@ from kumiai.node.job import JobSpec
 from kumiai.secagg import FRESH_SCALE, BufferPolicy
 from kumiai.storage import RunRepository, UpdateRecord
 
-__all__ = ["damping_of", "policy_of", "scales_of", "versions_kept"]
+__all__ = ["damping_of", "others_seconds", "policy_of", "scales_of", "versions_kept"]
 
 
 def policy_of(job: JobSpec) -> BufferPolicy | None:
@@ -24,6 +24,17 @@ def versions_kept(job: JobSpec) -> int:
     """Return how many of the newest versions must keep their bytes while the run goes on."""
     oldest = 0 if job.asynchronous is None else job.asynchronous.staleness_max + 1
     return max(job.run.keep_versions, oldest)
+
+
+def others_seconds(job: JobSpec) -> float:
+    """Return how long an open round that lacks clients waits for others before it gives up.
+
+    Who could take their place in an asynchronous run may train for as long as it likes.
+    """
+    cohort = job.cohort
+    if job.asynchronous is None:
+        return cohort.deadline_seconds
+    return max(cohort.deadline_seconds, cohort.patience_seconds)
 
 
 async def scales_of(

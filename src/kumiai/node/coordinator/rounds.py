@@ -32,7 +32,7 @@ from kumiai.core.errors import (
 from kumiai.identity import Role
 from kumiai.identity.audit import Act, Actor, NewEntry, Outcome
 from kumiai.learning import weighted_metrics
-from kumiai.node.ahead import scales_of, versions_kept
+from kumiai.node.ahead import others_seconds, scales_of, versions_kept
 from kumiai.node.coordinator.buffering import UpdateBuffer, new_buffer
 from kumiai.node.coordinator.central import CentralRounds, new_central_rounds
 from kumiai.node.coordinator.collection import (
@@ -412,7 +412,8 @@ class RunDriver:
         And who of them comes anew with an update that was made ahead, by its version.
 
         After a restart of the coordinator nobody is attached for a moment; asking nobody would
-        spend the run's attempts. One deadline is the longest wait: then an attempt is spent.
+        spend the run's attempts. The longest wait is one deadline, or in an asynchronous run as
+        long as patience lasts: then an attempt is spent.
         """
         runs, began, has_told = self._engine.runs, self._engine.clock.monotonic(), False
         needed = (await runs.round(self._run_id, number)).min_reports
@@ -438,7 +439,7 @@ class RunDriver:
                 if client not in has_reported and client not in self._resting
             )
             hoped_for = len(has_reported | still_open | set(clients))
-            left = job.cohort.deadline_seconds - self._engine.clock.monotonic() + began
+            left = others_seconds(job) - self._engine.clock.monotonic() + began
             if hoped_for >= needed or left <= 0:
                 return clients, joined
             if not has_told:

@@ -20,7 +20,7 @@ from kumiai.core.errors import (
     QuorumLostError,
     SecureAggregationError,
 )
-from kumiai.node.ahead import scales_of
+from kumiai.node.ahead import others_seconds, scales_of
 from kumiai.node.coordinator.collection import (
     Close,
     Extend,
@@ -500,7 +500,7 @@ class SecureRoundDriver:
         """
         clock, began = self._engine.clock, self._engine.clock.monotonic()
         needed = max(current.min_reports, survivors_least(job.secure_aggregation, 3))
-        patience = max(job.cohort.deadline_seconds, job.secure_aggregation.phase_seconds)
+        patience = max(others_seconds(job), job.secure_aggregation.phase_seconds)
         while True:
             available = self.able(self._engine.directory.available(run.app))
             joined: dict[str, int] = {}
