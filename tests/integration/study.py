@@ -14,6 +14,13 @@ hold: dict[str, threading.Event] = {}
 """Sites that wait in their training until the test lets them go."""
 
 
+def wait_if_held(context: km.Context) -> None:
+    """Let a site that is held wait, or stop once its task is withdrawn."""
+    if event := hold.get(context.site):
+        while not event.wait(0.02):
+            context.check_cancelled()
+
+
 @app.model
 def model(config: Mapping[str, Any]) -> dict[str, np.ndarray[Any, Any]]:
     """Return zeros."""
@@ -24,9 +31,7 @@ def model(config: Mapping[str, Any]) -> dict[str, np.ndarray[Any, Any]]:
 @app.train
 def train(weights: dict[str, np.ndarray[Any, Any]], context: km.Context) -> km.Update:
     """Add the site's number."""
-    if event := hold.get(context.site):
-        while not event.wait(0.02):
-            context.check_cancelled()
+    wait_if_held(context)
     if context.config.get("broken") == context.site:
         raise RuntimeError("this site is broken")
     if context.config.get("diverges") == context.site:
@@ -49,4 +54,5 @@ def evaluate(weights: dict[str, np.ndarray[Any, Any]], context: km.Context) -> k
 @app.gradients
 def gradients(weights: dict[str, Any], context: km.Context) -> dict[str, Any]:
     """Return ten records whose gradients are larger than most clips."""
+    wait_if_held(context)
     return {"w": np.full((10, weights["w"].size), -10 * context.data, np.float32)}

@@ -1,5 +1,6 @@
 """Whole runs whose sites add the noise themselves, over real mutual TLS: paid for on both sides."""
 
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -45,7 +46,7 @@ def private_job(mode: str, **tables: Any) -> dict[str, Any]:
     }
     return job(
         run={"rounds": ROUNDS, "name": "counted", **tables.pop("run", {})},
-        cohort={"size": 4, "min_reports": 3, "grace_seconds": 2.0},
+        cohort={"size": 4, "min_reports": 3, "grace_seconds": 2.0, **tables.pop("cohort", {})},
         secure_aggregation={"mode": mode},
         evaluation={"every": 0},
         train={"size": SIZE},
@@ -136,3 +137,24 @@ async def test_a_run_that_the_ledger_does_not_allow_ends_before_anybody_trains(
     assert "model/counted" in run["reason"]
     # One round could be paid for; for the next nobody was asked for anything.
     assert len(charges_of(federation, "site-1")) == 1
+
+
+@pytest.mark.parametrize("mode", ["none", "masking"])
+async def test_who_is_asked_again_sends_the_same_noise_and_nobody_pays_twice(
+    federation: Federation, mode: str
+) -> None:
+    study.hold["site-4"] = threading.Event()
+    await federation.start_clients(4)
+    cohort = {"min_reports": 4, "deadline_seconds": 2.0, "max_attempts": 50}
+
+    run_id = await federation.submit(private_job(mode, run={"rounds": 1}, cohort=cohort), study.app)
+    await federation.until(run_id, lambda run: run["current"] and run["current"]["attempt"] >= 2)
+    study.hold.pop("site-4").set()
+    await federation.wait_for(run_id, seconds=90)
+
+    async with federation.http() as http:
+        scopes = (await http.get("/api/v1/budgets")).json()["scopes"]
+    # All of the run's epsilon, and no more.
+    assert {each["spent"][0]["releases"] for each in scopes} == {STEPS}
+    for number in range(1, 5):
+        assert len(charges_of(federation, f"site-{number}")) == 1

@@ -1,6 +1,5 @@
 """Noised updates at a site: kept, paid for, and the same bytes however often they are asked."""
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,10 +14,8 @@ from kumiai.node.client.private_updates import PrivateUpdates
 from kumiai.node.settings import ClientSettings
 from kumiai.node.study import Update
 from kumiai.privacy import TrainingTerms, event_to_json
-from kumiai.privacy.ledger import ChargeKey
 
 TERMS = TrainingTerms(clip=1.0, noise_multiplier=2.0, sampling_rate=0.1, steps=20, batch=4.0)
-KEY = ChargeKey("run-1", 3, 1)
 
 
 class Site:
@@ -35,8 +32,8 @@ class Site:
         self.trained += 1
         return Update({"w": np.random.default_rng().normal(size=5)}, 1)
 
-    def paid(self, key: ChargeKey = KEY, train: Callable[[], Update] | None = None) -> Any:
-        return self.updates.paid(key, "heart", TERMS, train or self.train)["w"].tolist()
+    def paid(self, run_id: str = "run-1", number: int = 3) -> Any:
+        return self.updates.paid(run_id, number, "heart", TERMS, self.train)["w"].tolist()
 
     def charged(self) -> list[tuple[str, list[dict[str, int]]]]:
         charges = read_copy(self.ledger.export()).charges
@@ -66,7 +63,7 @@ def test_a_crash_between_keeping_and_paying_costs_nothing_twice(tmp_path: Path) 
     site = Site(tmp_path)
     failing = PrivateUpdates(site.folder, _Failing(tmp_path, "site-1", SystemClock()))
     with pytest.raises(StorageError):
-        failing.paid(KEY, "heart", TERMS, site.train)
+        failing.paid("run-1", 3, "heart", TERMS, site.train)
 
     site.paid()
 
@@ -88,9 +85,9 @@ def test_what_was_kept_unpaid_never_leaves_at_the_price_of_another_task(
     site = Site(tmp_path)
     failing = PrivateUpdates(site.folder, _Failing(tmp_path, "site-1", SystemClock()))
     with pytest.raises(StorageError):
-        failing.paid(KEY, "heart", TERMS, site.train)
+        failing.paid("run-1", 3, "heart", TERMS, site.train)
 
-    site.updates.paid(KEY, app, terms, site.train)
+    site.updates.paid("run-1", 3, app, terms, site.train)
 
     assert site.trained == 2
 
@@ -101,10 +98,10 @@ def test_another_noise_at_the_same_price_never_leaves(tmp_path: Path) -> None:
     for file in site.folder.iterdir():
         file.unlink()
 
-    with pytest.raises(ConflictError, match="asks twice for one price"):
+    with pytest.raises(ConflictError, match="must have the update that this site has paid for"):
         site.paid()
 
-    assert site.paid(ChargeKey("run-1", 3, 2))
+    assert site.paid(number=4)
     assert len(site.charged()) == 2
 
 
@@ -123,7 +120,7 @@ def test_what_is_spent_in_one_run_is_spent_for_the_next(tmp_path: Path) -> None:
 
     def pay_for_many() -> None:
         for number in range(1, 100):
-            site.paid(ChargeKey(f"run-{number}", 1, 1))
+            site.paid(f"run-{number}")
 
     with pytest.raises(BudgetExhaustedError):
         pay_for_many()
@@ -137,7 +134,7 @@ def test_only_the_newest_updates_are_kept(tmp_path: Path) -> None:
     site = Site(tmp_path)
 
     for number in range(1, 8):
-        site.paid(ChargeKey("run-1", number, 1))
+        site.paid(number=number)
 
     rounds = {int(file.name.split(".")[1]) for file in site.folder.iterdir()}
     assert rounds == {4, 5, 6, 7}
@@ -145,7 +142,7 @@ def test_only_the_newest_updates_are_kept(tmp_path: Path) -> None:
 
 def test_a_run_whose_name_is_none_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="run"):
-        Site(tmp_path).paid(ChargeKey("run*1", 1, 1))
+        Site(tmp_path).paid("run*1")
 
 
 def test_a_folder_that_can_not_be_read_is_told(tmp_path: Path) -> None:

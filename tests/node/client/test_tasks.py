@@ -471,7 +471,7 @@ async def test_a_private_training_that_is_withdrawn_costs_nothing(tmp_path: Path
     ],
 )
 async def test_a_private_training_that_can_not_be_is_refused_in_words(
-    tmp_path: Path, has_ledger: bool, changes: dict[str, float], problem: str
+    tmp_path: Path, has_ledger: bool, changes: dict[str, Any], problem: str
 ) -> None:
     app = app_with_gradients(lambda weights, context: {"w": np.ones((9, weights["w"].size))})
     runner, sent, _, _ = private_runner(tmp_path, app, has_ledger=has_ledger)

@@ -321,7 +321,7 @@ class TaskRunner:
             base, context = _open_model(model), self._context(task, app, loop)
             made: Contribution | _OpenUpdate
             if context.privacy is not None:
-                made = self._trained_privately(task, attempt, app, base, context)
+                made = self._trained_privately(task, app, base, context)
             elif task.message.HasField("secure"):
                 terms = _terms_of(task.message.secure)
                 made = _without_words(
@@ -343,7 +343,7 @@ class TaskRunner:
         return None
 
     def _trained_privately(
-        self, task: _Task, attempt: int, app: App, base: Mapping[str, Any], context: Context
+        self, task: _Task, app: App, base: Mapping[str, Any], context: Context
     ) -> Contribution | _OpenUpdate:
         """Train by noised steps and pay for all of them; blocking."""
         key, training = task.message.key, context.privacy
@@ -355,9 +355,7 @@ class TaskRunner:
             context.check_cancelled()
             return update
 
-        weights = self._private.paid(
-            ChargeKey(key.run_id, key.round, attempt), task.message.app, training.terms, train
-        )
+        weights = self._private.paid(key.run_id, key.round, task.message.app, training.terms, train)
         if task.message.HasField("secure"):
             vector = flattened(delta_of(weights, base), layout_of(base))
             return Contribution(vector, 1, {})

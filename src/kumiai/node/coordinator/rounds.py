@@ -253,7 +253,7 @@ class RunDriver:
         if self._central is not None:
             await self._central.verify_affordable(run, number, cohort)
         if self._local is not None:
-            await self._local.verify_affordable(run, cohort)
+            await self._local.verify_affordable(run, number, cohort)
         evaluates = job.evaluation.is_due(previous.round, run.rounds_total)
         await self._engine.runs.open_round(
             self._lease,

@@ -314,7 +314,7 @@ class SecureRoundDriver:
         if self._payer is None:
             return
         try:
-            await self._payer.verify_affordable(run, found.descriptor)
+            await self._payer.verify_affordable(run, found.attempt.attempt, found.descriptor)
         except BudgetExhaustedError as error:
             await self._secure.end(self._lease, found.attempt, str(error))
             self._sum = None

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 from kumiai.core.errors import ConfigError
 from kumiai.node.coordinator.budgets import BudgetDesk, charge_of_round
-from kumiai.node.coordinator.local import charge_of_training
+from kumiai.node.coordinator.local import TrainingPayer
 from kumiai.node.job import JobSpec
 from kumiai.node.local_noise import training_terms_of
 from kumiai.node.noised_rounds import event_of_round, terms_of
@@ -29,9 +29,12 @@ class RoundPayer:
         self._desk = desk
         self._lease = lease
         self._terms = terms_of(job, job.privacy)
-        self._training = training_terms_of(job)
+        terms = training_terms_of(job)
+        self._training = None if terms is None else TrainingPayer(desk, lease, terms)
 
-    async def verify_affordable(self, run: RunRecord, descriptor: RoundDescriptor) -> None:
+    async def verify_affordable(
+        self, run: RunRecord, attempt: int, descriptor: RoundDescriptor
+    ) -> None:
         """Check that all who are invited can pay, before anybody works.
 
         Raises:
@@ -39,6 +42,10 @@ class RoundPayer:
             ConflictError: the ledger is frozen.
         """
         names = [member.name for member in descriptor.roster]
+        if self._training is not None:
+            number = descriptor.round_number
+            await self._training.verify_affordable(run, number, names, attempt=attempt)
+            return
         await self._desk.verify_affordable(self._charge(run, descriptor, names))
 
     async def pay(
@@ -52,6 +59,9 @@ class RoundPayer:
             FencedError: another leads.
             StorageError: the database failed.
         """
+        if self._training is not None:
+            number = descriptor.round_number
+            return (await self._training.pay(run, number, attempt, clients)).key
         paid = await self._desk.charge(
             self._lease,
             round=descriptor.round_number,
@@ -73,8 +83,6 @@ class RoundPayer:
     def _charge(
         self, run: RunRecord, descriptor: RoundDescriptor, clients: Iterable[str]
     ) -> Charge:
-        if (training := self._training) is not None:
-            return charge_of_training(run, training, clients)
         event = event_of_round(descriptor, self._terms)
         return charge_of_round(run, self._terms.unit, event, sorted(clients))
 
