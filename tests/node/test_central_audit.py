@@ -55,7 +55,7 @@ def asked() -> JobSpec:
                 "unit": "client",
                 "noise": "central",
                 "clip": 1.0,
-                "noise_multiplier": 2.0,
+                "noise_multiplier": 1.0,
                 "delta": DELTA,
             },
         }
