@@ -1,6 +1,7 @@
 """Updates that a site made ahead of their round: kept, found again, and summed in one round."""
 
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -103,6 +104,33 @@ def test_what_was_summed_stays_known_when_the_update_is_forgotten(updates: HeldU
     assert updates.find(RUN, 2) is None
     with pytest.raises(SecureAggregationError):
         updates.verify_unused(RUN, 2)
+
+
+def test_what_was_summed_stays_known_when_an_old_copy_of_the_updates_comes_back(
+    tmp_path: Path,
+) -> None:
+    folder, notes, copy = tmp_path / "held", tmp_path / "counters" / "held", tmp_path / "copy"
+    updates = HeldUpdates(folder, notes)
+    updates.keep(RUN, held(2))
+    shutil.copytree(folder, copy)
+    updates.use(RUN, 2, 4)
+
+    shutil.rmtree(folder)
+    copy.rename(folder)
+
+    again = HeldUpdates(folder, notes)
+    assert again.find(RUN, 2) is not None
+    with pytest.raises(SecureAggregationError, match="summed in round 4"):
+        again.use(RUN, 2, 5)
+
+
+def test_what_a_crash_has_left_of_an_update_goes(updates: HeldUpdates, tmp_path: Path) -> None:
+    updates.keep("run-b", held())
+    (tmp_path / "held" / "run-b.update").rename(tmp_path / "held" / "run-b.part")
+
+    updates.keep(RUN, held())
+
+    assert [path.name for path in (tmp_path / "held").iterdir()] == [f"{RUN}.update"]
 
 
 def test_only_so_many_runs_have_an_update_here(updates: HeldUpdates, tmp_path: Path) -> None:

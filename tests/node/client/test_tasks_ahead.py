@@ -125,6 +125,15 @@ async def test_a_client_makes_no_update_again_that_was_summed(tmp_path: Path) ->
     assert life.trained == []
 
 
+async def test_what_was_summed_is_noted_where_no_backup_brings_it_back(tmp_path: Path) -> None:
+    counters = tmp_path / "counters"
+    HeldUpdates(tmp_path / "held", counters / "held").use("run-a", 2, 6)
+
+    (answer,) = await Life(tmp_path, counters_dir=counters).do(ahead(2, PREPARE, version=2))
+
+    assert "which was summed in round 6" in answer.failure.reason
+
+
 async def test_a_task_with_terms_that_cannot_be_is_refused(tmp_path: Path) -> None:
     (answer,) = await Life(tmp_path).do(ahead(2, PREPARE, version=2, exponent=9.0))
 

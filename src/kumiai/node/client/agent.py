@@ -184,6 +184,7 @@ class ClientAgent:
             transfer=transfer,
             state_dir=self._state_dir,
             send=self._send,
+            counters_dir=self._policy.counters_dir,
             secure=self._secure,
             requires_secure=self._policy.requires_secure,
             ledger=self._ledger,

@@ -111,9 +111,16 @@ def trained_ahead(
 class HeldUpdates:
     """What this site holds, one update of each run."""
 
-    def __init__(self, folder: Path) -> None:
-        """Use a folder; it is made when there is something to hold."""
+    def __init__(self, folder: Path, notes: Path | None = None) -> None:
+        """Use folders; they are made when there is something to hold.
+
+        Args:
+            folder: for the updates.
+            notes: for what was summed, best where no backup of ``folder`` brings back an older
+                state; ``None``: beside them.
+        """
         self._folder = folder
+        self._notes = notes or folder
 
     def keep(self, run_id: str, held: HeldUpdate) -> None:
         """Write an update down, durably; an older one of the run gives way.
@@ -195,6 +202,7 @@ class HeldUpdates:
         if used == (version, round_number):
             return
         _verify_newer(version, used)
+        files.new_private_directory(self._notes)
         content = json.dumps([version, round_number]).encode()
         files.write_atomic(self._note(run_id), content, mode=0o600)
 
@@ -231,16 +239,20 @@ class HeldUpdates:
             ) from error
 
     def _forget_oldest(self) -> None:
-        for pattern, count in (("*.update", _UPDATES_KEPT), ("*.used", _NOTES_KEPT)):
-            found = sorted(self._folder.glob(pattern), key=lambda path: path.stat().st_mtime_ns)
+        updates, notes = self._folder.glob("*.update"), self._notes.glob("*.used")
+        for paths, count in ((updates, _UPDATES_KEPT), (notes, _NOTES_KEPT)):
+            found = sorted(paths, key=lambda path: path.stat().st_mtime_ns)
             for path in found[:-count]:
                 path.unlink(missing_ok=True)
+        # One is written at a time, so that a part is what a crash has left.
+        for path in self._folder.glob("*.part"):
+            path.unlink(missing_ok=True)
 
     def _update(self, run_id: str) -> Path:
         return self._folder / f"{verify_name('run', run_id)}.update"
 
     def _note(self, run_id: str) -> Path:
-        return self._folder / f"{verify_name('run', run_id)}.used"
+        return self._notes / f"{verify_name('run', run_id)}.used"
 
 
 def _verify_newer(version: int, used: tuple[int, int]) -> None:

@@ -109,6 +109,7 @@ class TaskRunner:
         transfer: BlobTransfer,
         state_dir: Path,
         send: Callable[[pb.ClientMessage], None],
+        counters_dir: Path | None = None,
         heed_seconds: float = 30.0,
         secure: SecureSite | None = None,
         requires_secure: bool = False,
@@ -122,6 +123,7 @@ class TaskRunner:
             transfer: moves models and updates.
             state_dir: the models' cache lies below.
             send: gives a message to the session; called on the event loop, may drop it.
+            counters_dir: where it is noted which update was summed; ``None``: in ``state_dir``.
             heed_seconds: how long a study may go on with a task that was withdrawn before the log
                 says that it does.
             secure: hides updates; ``None``: tasks that ask for it fail.
@@ -132,7 +134,9 @@ class TaskRunner:
         self._site = site
         self._transfer = transfer
         self._models = state_dir / "models"
-        self._held = HeldUpdates(state_dir / "held")
+        self._held = HeldUpdates(
+            state_dir / "held", None if counters_dir is None else counters_dir / "held"
+        )
         self._send = send
         self._heed_seconds = heed_seconds
         self._secure = secure
