@@ -202,13 +202,20 @@ def clip_after(privacy: PrivacySpec, metrics: Mapping[str, float] | None) -> flo
     return min(max(following, adaptive.clip_min), adaptive.clip_max)
 
 
-def opening_of(run_id: str, round_number: int, opened_at: float) -> bytes:
+def opening_of(run_id: str, round_number: int, opened_at: float, lost: int = 0) -> bytes:
     """Return what tells an opening of a round from another one of the same round.
 
     A database that came back from a backup opens rounds again, at another time.
+
+    Args:
+        run_id: of the run.
+        round_number: of the round.
+        opened_at: when it was opened.
+        lost: how many charges of it only sites know of: a round that was open in the backup may
+            have been let out before the database came back.
     """
-    text = f"kumiai.v1.central-opening\n{run_id}\n{round_number}\n{opened_at!r}".encode()
-    return bytes.fromhex(digest_of([text]))
+    text = f"kumiai.v1.central-opening\n{run_id}\n{round_number}\n{opened_at!r}\n{lost}"
+    return bytes.fromhex(digest_of([text.encode()]))
 
 
 @lru_cache(maxsize=64)

@@ -19,16 +19,23 @@ from kumiai.core.errors import (
     UpdateRejectedError,
 )
 from kumiai.node.central_rounds import central_round_of
-from kumiai.node.coordinator.budgets import BudgetDesk
+from kumiai.node.coordinator.budgets import BudgetDesk, charge_of_round
 from kumiai.node.coordinator.central import CentralRounds, NoisedMean, new_central_rounds
 from kumiai.node.coordinator.engine import RoundEngine
-from kumiai.node.coordinator.namespaces import model_namespace, sum_namespace, update_namespace
+from kumiai.node.coordinator.namespaces import (
+    model_namespace,
+    state_namespace,
+    sum_namespace,
+    update_namespace,
+)
+from kumiai.node.coordinator.tasks import TaskWriter
 from kumiai.node.job import JobSpec, parse_job
-from kumiai.privacy import ScheduledSum, event_to_json
+from kumiai.privacy import DiscreteGaussianEvent, ScheduledSum, event_to_json
 from kumiai.privacy.budget import BudgetLimit
 from kumiai.privacy.clipping_round import STEPS
 from kumiai.privacy.events import Adjacency
-from kumiai.privacy.ledger import BudgetScope, Charge, EntryKind, Guarantee, Unit
+from kumiai.privacy.ledger import BudgetScope, Charge, ChargeKey, EntryKind, Guarantee, Unit
+from kumiai.privacy.reconciling import KeyedCharge, SiteCopy
 from kumiai.storage import (
     AcceptRequest,
     BudgetRepository,
@@ -314,6 +321,52 @@ async def test_where_earlier_rounds_are_lost_the_noise_begins_anew(led: Led) -> 
     found = await led.rounds(asked=job(separation=3)).noised(lost, current, [update])
 
     assert found.carried["privacy.totals"].shape == (1, SIZE)
+
+
+async def test_a_round_that_was_let_out_before_a_restore_is_blended_with_nobody_again(
+    led: Led,
+) -> None:
+    asked = job(separation=3, noise_multiplier=1e-6)
+    run, current = await led.runs.get("run-a"), await led.runs.round("run-a", 1)
+    update = await led.update("site-1", [STEPS // 8] * SIZE)
+    before = {
+        "privacy.totals": np.full((1, SIZE), STEPS // 4),
+        "privacy.released": np.zeros((1, SIZE)),
+    }
+    digest = await led.blobs.put(state_namespace("run-a", 0), encode(before))
+    led_on = replace(run, state_digest=digest)
+    assert asked.privacy is not None
+    event = central_round_of(asked, asked.privacy, 1.0).event
+    paid = charge_of_round(run, "client", event, ["site-1"])
+    lost = KeyedCharge(ChargeKey("run-a", 1, 1), paid)
+
+    await led.ledger.reconcile([SiteCopy("site-1", [lost])], {}, by="ann")
+    found = await led.rounds(asked=asked).noised(led_on, current, [update])
+
+    np.testing.assert_allclose(found.mean, 1 / 16, rtol=1e-3)
+    assert found.carried["privacy.totals"].shape == (1, SIZE)
+
+
+async def test_an_opening_tells_whether_the_round_may_have_been_let_out_before_a_restore(
+    led: Led,
+) -> None:
+    asked = job()
+    run = await led.runs.get("run-a")
+    orders = TaskWriter(led.runs, led.ledger)
+    assigned = await led.runs.assignments("run-a", 1)
+    (first, *_) = await orders.orders(run, asked, assigned)
+    (same, *_) = await orders.orders(run, asked, assigned)
+    lost = KeyedCharge(
+        ChargeKey("run-a", 1, 1),
+        charge_of_round(run, "client", DiscreteGaussianEvent(1.0, 1.0), ["site-1"]),
+    )
+
+    await led.ledger.reconcile([SiteCopy("site-1", [lost])], {}, by="ann")
+    (later, *_) = await orders.orders(run, asked, assigned)
+
+    openings = [each.central and each.central.opening for each in (first, same, later)]
+    assert openings[0] == openings[1] != openings[2]
+    assert None not in openings
 
 
 async def test_who_has_not_rested_is_in_no_sum(led: Led) -> None:

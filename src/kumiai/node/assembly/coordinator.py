@@ -272,7 +272,7 @@ def _shared(settings: Settings, coordinator_id: str) -> _Shared:
         signals=signals,
         mailbox=SecureMailbox(signals.wake),
         meter=TransferMeter(),
-        tasks=TaskWriter(stores.runs),
+        tasks=TaskWriter(stores.runs, stores.budgets.ledger),
         facts=RunFactsCache(runs=stores.runs, blobs=stores.blobs),
         aggregator=Aggregator(
             blobs=stores.blobs,

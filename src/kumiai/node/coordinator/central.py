@@ -171,7 +171,10 @@ class CentralRounds:
             charge=_charge(run, current.round, this, [each.client_id for each in updates]),
         )
         total = await asyncio.to_thread(self._total, this, current, updates)
-        before = await asyncio.to_thread(self._before, run, current)
+        # A round that only sites have paid for was let out before a restore, earlier ones in it:
+        # whoever took part in these has not paid for being blended once more.
+        is_first = paid.key.attempt == 1
+        before = await asyncio.to_thread(self._before, run, current) if is_first else []
         sealed = paid.sealed
         if sealed is None:
             noised = await asyncio.to_thread(_noised, this, total, before)

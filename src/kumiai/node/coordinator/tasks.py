@@ -13,7 +13,13 @@ from kumiai.node.local_noise import training_terms_of
 from kumiai.node.noised_rounds import PrivateTerms, terms_of
 from kumiai.node.wire.channel import CHUNK_BYTES, chunk_bytes_for
 from kumiai.secagg import TrainedAhead
-from kumiai.storage import AssignmentRecord, ModelRecord, RunRecord, RunRepository
+from kumiai.storage import (
+    AssignmentRecord,
+    BudgetRepository,
+    ModelRecord,
+    RunRecord,
+    RunRepository,
+)
 
 __all__ = ["TaskWriter"]
 
@@ -32,9 +38,10 @@ class _Terms:
 class TaskWriter:
     """Turns assignments into orders."""
 
-    def __init__(self, runs: RunRepository) -> None:
-        """Read what an order needs from here."""
+    def __init__(self, runs: RunRepository, ledger: BudgetRepository | None = None) -> None:
+        """Read what an order needs from here; ``None``: no budget was ever restored."""
         self._runs = runs
+        self._ledger = ledger
 
     async def open_orders(self, client_id: str) -> list[TaskOrder]:
         """Return the orders for all tasks that this client has not answered yet."""
@@ -129,9 +136,12 @@ class TaskWriter:
             return None
         current = await self._runs.round(run.run_id, number)
         previous = await self._runs.round(run.run_id, number - 1)
+        lost = 0
+        if self._ledger is not None:
+            lost = await self._ledger.adopted_attempts(run.run_id, number)
         return CentralTerms(
             central_round_of(job, privacy, clip_after(privacy, previous.metrics)),
-            opening_of(run.run_id, number, current.opened_at),
+            opening_of(run.run_id, number, current.opened_at, lost),
         )
 
 
