@@ -187,6 +187,13 @@ OUTSIDE_OF_A_ROUND = {
         "client.secure.counted",
         "client.secure.before_send",
     },
+    "tests/system/test_private_kills.py": {
+        # Noise is added where the sum or the training is, and paid for once.
+        "coordinator.central.noised",
+        "client.central.paid",
+        "client.private.kept",
+        "client.private.charged",
+    },
     "tests/system/test_asynchronous_kills.py": {
         # Clients train ahead, wait with what they made, and are taken in.
         "storage.prepare.commit",

@@ -64,6 +64,14 @@ LOCAL_CLIENT_DEATHS = [
 ]
 CENTRAL_CLIENT_DEATHS = ["client.train.done:2", "client.central.paid:2"]
 CLIENT_DEATHS = ["client.train.done:2", "client.secure.recorded:8", "client.secure.before_send:6"]
+POINTS = {
+    death.partition(":")[0]
+    for deaths in (
+        *(COORDINATOR_DEATHS, CENTRAL_DEATHS),
+        *(CLIENT_DEATHS, LOCAL_CLIENT_DEATHS, CENTRAL_CLIENT_DEATHS),
+    )
+    for death in deaths
+}
 
 
 @pytest.fixture
