@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 
 import kumiai as km
 from kumiai.core.errors import ConfigError, KumiaiError
+from kumiai.node.coordinator.local import new_local_rounds
 from kumiai.node.job import JobSpec, parse_job
 from kumiai.node.local_noise import local_plan_of, training_terms_of
 from kumiai.node.noised_rounds import outlook_of
@@ -207,6 +209,15 @@ def test_a_job_without_noise_at_its_sites_has_no_terms_of_training() -> None:
     plain = {"run": {"app": "pulling"}}
 
     assert training_terms_of(parse_job(plain)) is None
+
+
+def test_a_coordinator_without_a_ledger_leads_no_such_run() -> None:
+    engine: Any = SimpleNamespace(budgets=None, runs=None)
+    lease: Any = None
+
+    with pytest.raises(ConfigError, match="this coordinator keeps no ledger"):
+        new_local_rounds(engine, lease, job())
+    assert new_local_rounds(engine, lease, job("masking")) is None
 
 
 # ------------------------------------------------------------------------------------------- audit
