@@ -5,7 +5,7 @@ from fractions import Fraction
 from itertools import combinations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from kumiai.secagg.parameters import (
@@ -129,6 +129,7 @@ def graphs(draw: st.DrawFn) -> tuple[int, int, int, int, int]:
 
 
 @settings(max_examples=400)
+@example((7, 3, 0, 6, 2), Adversary.SEMI_HONEST)  # everybody is drawn
 @given(graphs(), st.sampled_from(Adversary))
 def test_the_bounds_are_those_that_whole_numbers_count(
     sizes: tuple[int, int, int, int, int], adversary: Adversary
