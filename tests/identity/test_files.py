@@ -235,15 +235,15 @@ def test_a_secret_is_drawn_once_and_kept_for_its_owner(tmp_path: Path) -> None:
     path = tmp_path / "secret"
 
     drawn, other = (
-        files.new_or_kept_secret(each, "secret", size_bytes=32, mend="restore it")
+        files.new_or_kept_secret(each, "secret", size_bytes=48, mend="restore it")
         for each in (path, tmp_path / "other")
     )
 
-    assert len(drawn) == 32
+    assert len(drawn) == 48
     assert drawn != other
     assert path.read_bytes() == drawn
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    kept = files.new_or_kept_secret(path, "secret", size_bytes=32, mend="restore it")
+    kept = files.new_or_kept_secret(path, "secret", size_bytes=48, mend="restore it")
     assert kept == drawn
 
 
