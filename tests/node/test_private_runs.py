@@ -17,7 +17,7 @@ from kumiai.node.job import CohortSpec, parse_job
 from kumiai.node.noised_rounds import PrivateTerms, event_of_round, outlook_of, plan_of
 from kumiai.node.simulation import simulate
 from kumiai.privacy import event_to_json
-from kumiai.privacy.budget import epsilon_of as ledger_epsilon_of
+from kumiai.privacy.budget import epsilon_spent
 from kumiai.secagg import RoundDescriptor
 from kumiai.storage import RunRecord
 from tests.secagg.rounds import describe, signers_of
@@ -148,8 +148,8 @@ def test_a_ledger_lets_all_planned_rounds_pass_and_not_one_more(
     asked = job({**fields, "epsilon": epsilon}, rounds=rounds)
     event = event_to_json(plan_of(asked, asked.privacy, SIZE).event())
 
-    assert ledger_epsilon_of({event: rounds}, 1e-5) <= epsilon
-    assert ledger_epsilon_of({event: rounds + 1}, 1e-5) > epsilon
+    assert epsilon_spent({event: rounds}, 1e-5) <= epsilon
+    assert epsilon_spent({event: rounds + 1}, 1e-5) > epsilon
 
 
 def test_a_run_ends_by_itself_when_its_epsilon_is_spent(monkeypatch: pytest.MonkeyPatch) -> None:

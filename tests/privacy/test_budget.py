@@ -5,7 +5,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kumiai.core.errors import BudgetExhaustedError, ConfigError
@@ -13,6 +13,7 @@ from kumiai.privacy import (
     DEFAULT_ORDERS,
     GaussianEvent,
     PoissonGaussianEvent,
+    calibrate_noise,
     event_to_json,
     rdp_of,
 )
@@ -22,10 +23,11 @@ from kumiai.privacy.budget import (
     BudgetLimit,
     Paid,
     Standing,
-    epsilon_of,
+    epsilon_spent,
     in_force,
     merged,
-    rounds_left,
+    payable,
+    releases_left,
     standing,
     verify_affordable,
     verify_charge,
@@ -68,27 +70,27 @@ def test_the_epsilon_is_that_of_the_summed_curves_and_not_below(events: dict[str
         ]
     below = np.array([np.nextafter(float(each), 0) for each in exact])
 
-    found = epsilon_of(events, DELTA)
+    found = epsilon_spent(events, DELTA)
 
     assert found >= (converted(DEFAULT_ORDERS, below, DELTA) if events else 0.0)
     assert found == pytest.approx(converted(DEFAULT_ORDERS, below, DELTA), rel=1e-9, abs=1e-12)
 
 
 def test_a_charge_that_is_tiny_against_the_sum_is_not_lost() -> None:
-    before = epsilon_of({PLAIN: 10**6}, DELTA)
+    before = epsilon_spent({PLAIN: 10**6}, DELTA)
 
-    after = epsilon_of({PLAIN: 10**6, TINY: 10**12}, DELTA)
+    after = epsilon_spent({PLAIN: 10**6, TINY: 10**12}, DELTA)
 
     assert after > before
 
 
 def test_a_count_beyond_what_a_float_holds_is_rounded_up() -> None:
-    assert epsilon_of({TINY: 2**53 + 1}, DELTA) >= epsilon_of({TINY: 2**53}, DELTA)
-    assert epsilon_of({TINY: 2**53 + 1}, DELTA) == epsilon_of({TINY: 2**53 + 2}, DELTA)
+    assert epsilon_spent({TINY: 2**53 + 1}, DELTA) >= epsilon_spent({TINY: 2**53}, DELTA)
+    assert epsilon_spent({TINY: 2**53 + 1}, DELTA) == epsilon_spent({TINY: 2**53 + 2}, DELTA)
 
 
 def test_nothing_costs_nothing() -> None:
-    assert epsilon_of({}, DELTA) == 0.0
+    assert epsilon_spent({}, DELTA) == 0.0
 
 
 @given(EVENTS, EVENTS)
@@ -97,8 +99,10 @@ def test_the_order_of_charges_does_not_matter_and_more_of_them_never_cost_less(
 ) -> None:
     one, other = merged([first, second]), merged([second, first])
 
-    assert epsilon_of(one, DELTA) == epsilon_of(other, DELTA)
-    assert epsilon_of(one, DELTA) >= max(epsilon_of(first, DELTA), epsilon_of(second, DELTA))
+    assert epsilon_spent(one, DELTA) == epsilon_spent(other, DELTA)
+    assert epsilon_spent(one, DELTA) >= max(
+        epsilon_spent(first, DELTA), epsilon_spent(second, DELTA)
+    )
 
 
 def test_what_was_paid_counts_within_the_time_of_a_limit_and_a_day_more() -> None:
@@ -116,7 +120,7 @@ def test_a_budget_stands_where_its_payments_brought_it() -> None:
     now = standing(limit_of(3.0), [paid(2), paid(3, day=4)], 100)
 
     assert now.events == {PLAIN: 5}
-    assert now.spent == epsilon_of({PLAIN: 5}, DELTA)
+    assert now.spent == epsilon_spent({PLAIN: 5}, DELTA)
     assert now.left == 3.0 - now.spent
     assert standing(limit_of(0.1), [paid(5)], 100).left == 0.0
 
@@ -127,7 +131,7 @@ def test_releases_that_hide_records_alone_leave_nothing_of_a_budget_of_clients()
 
 
 def test_the_last_release_that_fits_is_allowed_and_the_next_is_not() -> None:
-    limit = limit_of(epsilon_of({PLAIN: 3}, DELTA))
+    limit = limit_of(epsilon_spent({PLAIN: 3}, DELTA))
     charge = Charge.alike(CLIENT, [SITE], {PLAIN: 1})
 
     verify_affordable(charge, {SITE: [limit]}, {SITE: [paid(2)]}, 100)
@@ -162,22 +166,22 @@ def test_a_charge_is_of_one_adjacency() -> None:
 
 @pytest.mark.parametrize("count", [0, 1, 2, 3, 100, 1000])
 def test_as_many_rounds_are_left_as_fit(count: int) -> None:
-    epsilon = epsilon_of({PLAIN: 50 + count}, DELTA)
+    epsilon = epsilon_spent({PLAIN: 50 + count}, DELTA)
     now = standing(limit_of(epsilon), [paid(50)], 100)
 
-    assert rounds_left(now, {PLAIN: 1}) == count
+    assert releases_left(now, {PLAIN: 1}) == count
 
 
 def test_no_round_is_left_of_a_budget_that_is_overspent() -> None:
     now = Standing(limit_of(9.0), math.inf, {})
 
-    assert rounds_left(now, {PLAIN: 1}) == 0
+    assert releases_left(now, {PLAIN: 1}) == 0
 
 
 def test_a_forecast_ends_somewhere() -> None:
     free = event_to_json(PoissonGaussianEvent(0.0, 1.0))
 
-    assert rounds_left(Standing(limit_of(1.0), 0.0, {}), {free: 1}) == ROUNDS_MAX
+    assert releases_left(Standing(limit_of(1.0), 0.0, {}), {free: 1}) == ROUNDS_MAX
 
 
 @pytest.mark.parametrize(
@@ -211,7 +215,7 @@ def test_a_number_of_another_type_is_the_same_budget() -> None:
 
 
 def test_what_is_older_than_a_window_does_not_count() -> None:
-    limit = limit_of(epsilon_of({PLAIN: 3}, DELTA), window_days=30)
+    limit = limit_of(epsilon_spent({PLAIN: 3}, DELTA), window_days=30)
     charge = Charge.alike(CLIENT, [SITE], {PLAIN: 1})
     earlier = paid(9, day=69)
 
@@ -219,7 +223,7 @@ def test_what_is_older_than_a_window_does_not_count() -> None:
     verify_affordable(charge, {SITE: [limit]}, {SITE: [earlier, paid(2)]}, 100)
     with pytest.raises(BudgetExhaustedError, match=f"with {limit.epsilon:.4g} spent") as caught:
         verify_affordable(charge, {SITE: [limit]}, {SITE: [earlier, paid(3)]}, 100)
-    assert f"{epsilon_of({PLAIN: 4}, DELTA):.4g} after it" in str(caught.value)
+    assert f"{epsilon_spent({PLAIN: 4}, DELTA):.4g} after it" in str(caught.value)
 
 
 @pytest.mark.parametrize("guarantees", [(RECORD,), (CLIENT, RECORD), (RECORD, CLIENT)])
@@ -244,3 +248,25 @@ def test_a_budget_says_its_time() -> None:
         "delta": DELTA,
         "window_days": 30,
     }
+
+
+@given(count=st.integers(1, 10_000), epsilon=st.floats(0.1, 10))
+@settings(max_examples=20)
+def test_what_is_planned_to_the_last_bit_is_charged_within_its_epsilon(
+    count: int, epsilon: float
+) -> None:
+    noise = calibrate_noise(
+        GaussianEvent, steps=count, target_epsilon=payable(epsilon), target_delta=DELTA
+    )
+
+    assert epsilon_spent({event_to_json(GaussianEvent(noise)): count}, DELTA) <= epsilon
+
+
+def test_a_run_that_has_spent_its_epsilon_is_told_what_has_cost_it() -> None:
+    scope = BudgetScope.parse("model/net/run-a")
+    limit = BudgetLimit(scope, CLIENT, epsilon_spent({PLAIN: 1}, DELTA), DELTA)
+    charge = Charge.alike(CLIENT, [scope], {PLAIN: 2})
+
+    assert scope.is_of_run
+    with pytest.raises(BudgetExhaustedError, match=r"attempts that were lost .* another run, or"):
+        verify_affordable(charge, {scope: [limit]}, {}, 0)

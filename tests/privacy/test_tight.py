@@ -98,6 +98,24 @@ def test_without_a_known_distribution_the_charged_figure_is_told(event: Event) -
     assert spent.order is not None
 
 
+def test_one_release_without_a_known_distribution_is_enough_for_the_charged_figure() -> None:
+    counts: dict[Event, int] = {GaussianEvent(20): 1, SkellamEvent(1e12, 2**16, 2**20): 1}
+
+    assert tight_epsilon(counts, 1e-5).method is Method.RDP
+
+
+def test_releases_beyond_what_is_composed_at_once_all_count() -> None:
+    event = PoissonGaussianEvent(1e-3, 8)
+
+    fewer, all_of_them = (tight_epsilon({event: n}, 1e-5).epsilon for n in (110_000, 150_000))
+
+    assert all_of_them > 1.05 * fewer
+
+
+def test_a_charged_figure_at_the_edge_of_its_orders_says_so() -> None:
+    assert tight_epsilon({SkellamEvent(1e8, 1, 1): 1}, 1e-12).is_at_edge
+
+
 def test_nothing_released_costs_nothing() -> None:
     assert tight_epsilon({}, 1e-5).epsilon == 0
 
@@ -142,7 +160,7 @@ def test_a_release_with_far_reaching_losses_gets_a_coarser_grid() -> None:
 
 @pytest.mark.parametrize("delta", [0, 1, float("nan"), True, "1e-5"])
 def test_a_delta_must_be_between_0_and_1(delta: Any) -> None:
-    with pytest.raises((TypeError, ValueError), match="delta must be"):
+    with pytest.raises((TypeError, ValueError), match=r"^delta must be"):
         tight_epsilon({GaussianEvent(5): 1}, delta)
 
 

@@ -1,10 +1,21 @@
 """Charges to spend, and a budget that allows a known number of them."""
 
+from sqlalchemy import select
+
 from kumiai.privacy import GaussianEvent, event_to_json
-from kumiai.privacy.budget import BudgetLimit, epsilon_of
+from kumiai.privacy.budget import BudgetLimit, epsilon_spent
 from kumiai.privacy.events import Adjacency
-from kumiai.privacy.ledger import BudgetScope, Charge, ChargeKey, Guarantee, Unit
-from kumiai.storage import BudgetRepository, SealedCharge
+from kumiai.privacy.ledger import (
+    BudgetScope,
+    Charge,
+    ChargeKey,
+    EntryKind,
+    Guarantee,
+    LedgerEntry,
+    Unit,
+)
+from kumiai.storage import BudgetRepository, ChargeRecord, SealedCharge
+from kumiai.storage.budgets import _ENTRIES, _record_of
 from tests.storage.leading import Leading
 
 __all__ = [
@@ -18,6 +29,7 @@ __all__ = [
     "budget_for",
     "charge_of",
     "key_of",
+    "newest_charge",
     "sealed_release",
 ]
 
@@ -46,8 +58,19 @@ def budget_for(
     guarantee: Guarantee = CLIENT_LEVEL,
 ) -> BudgetLimit:
     """Return a budget that just allows so many releases."""
-    epsilon = epsilon_of({EVENT: releases}, DELTA)
+    epsilon = epsilon_spent({EVENT: releases}, DELTA)
     return BudgetLimit(scope, guarantee, epsilon, DELTA, window_days)
+
+
+async def newest_charge(budgets: BudgetRepository, number: int) -> ChargeRecord | None:
+    """Return the newest charge of a round of run-a, with what became of it."""
+    keys = _ENTRIES.c.charge_key.startswith(f"run-a/{number}/", autoescape=True)
+    found: dict[ChargeKey, dict[EntryKind, LedgerEntry]] = {}
+    for entry in await budgets._entries(
+        select(_ENTRIES.c.body).where(_ENTRIES.c.run_id == "run-a", keys)
+    ):
+        found.setdefault(ChargeKey.parse(entry.key), {})[entry.kind] = entry
+    return _record_of(found[max(found)]) if found else None
 
 
 async def sealed_release(

@@ -39,6 +39,7 @@ from tests.storage.spending import (
     budget_for,
     charge_of,
     key_of,
+    newest_charge,
     sealed_release,
 )
 
@@ -68,8 +69,8 @@ async def test_all_scopes_of_a_charge_pay(leading: Leading, budgets: BudgetRepos
 
     assert (record.key, record.charge, record.sealed) == (key_of(), charge_of(count=3), None)
     assert await spent(budgets) == {"client/a": 3, "dataset/a/heart": 3, "model/heart-net": 3}
-    assert await budgets.find_newest("run-a", 1) == record
-    assert await budgets.find_newest("run-a", 2) is None
+    assert await newest_charge(budgets, 1) == record
+    assert await newest_charge(budgets, 2) is None
 
 
 async def test_a_charge_that_is_asked_for_again_is_paid_once(
@@ -270,7 +271,7 @@ async def test_a_model_and_its_release_are_published_together(
     await published(leading, sealed)
     await published(leading, sealed)
 
-    record = await budgets.find_newest("run-a", 1)
+    record = await newest_charge(budgets, 1)
     assert record is not None
     assert (record.digest, record.model) == ("noised-1.1", "d1")
     assert await kinds(budgets) == [EntryKind.CHARGED, EntryKind.SEALED, EntryKind.RELEASED]
@@ -574,7 +575,7 @@ async def test_a_charge_that_a_site_told_of_pays_for_no_release_of_ours(
     with pytest.raises(NotFoundError):
         await budgets.seal(leading.lease, key_of(1), "noised")
 
-    record = await budgets.find_newest("run-a", 1)
+    record = await newest_charge(budgets, 1)
     assert record is not None
     assert record.is_adopted
 

@@ -1,6 +1,6 @@
 """What a site contributes to a sum, before it is hidden: by a client process or a virtual one."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -13,7 +13,7 @@ from kumiai.learning import delta_of, dimension_of, flattened
 from kumiai.node.client.secure.weighing import weight_of
 from kumiai.node.noised_rounds import PrivateTerms, event_of_round
 from kumiai.node.study import App, Context, run_gradients, run_train
-from kumiai.privacy import ClippedSum, RecordSum
+from kumiai.privacy import ClippedSum, Event, RecordSum
 from kumiai.secagg import Numbers, RoundDescriptor, TrainedAhead, verify_scales
 
 __all__ = ["CONTRIBUTION", "Contribution", "clipped_contribution_of", "contribution_of"]
@@ -40,7 +40,12 @@ class Contribution:
     ahead: TrainedAhead | None = None
 
     def weight_in(
-        self, descriptor: RoundDescriptor, examples_per_weight: int, *, client: str
+        self,
+        descriptor: RoundDescriptor,
+        examples_per_weight: int,
+        *,
+        client: str,
+        pay: Callable[[str, Event], None] | None = None,
     ) -> int:
         """Return what it weighs in a round, which is checked to keep what was promised.
 
@@ -48,6 +53,8 @@ class Contribution:
             descriptor: the round.
             examples_per_weight: of the task.
             client: whose contribution it is.
+            pay: takes the unit and the price of what is private, before the weight is told; its
+                errors pass. ``None``: nobody pays.
 
         Raises:
             ConfigError: it weighs too much, or the round is not as private as the task.
@@ -56,7 +63,9 @@ class Contribution:
         verify_scales(descriptor, client, self.ahead)
         if self.privacy is None:
             return weight_of(self.examples, examples_per_weight, descriptor.weight_bound)
-        event_of_round(descriptor, self.privacy)
+        event = event_of_round(descriptor, self.privacy)
+        if pay is not None:
+            pay(self.privacy.unit, event)
         return 1
 
 

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kumiai.core.errors import BudgetExhaustedError, ConfigError, IntegrityError
+from kumiai.privacy.calibration import most_allowed
 from kumiai.privacy.checking import open_fraction, positive, whole
 from kumiai.privacy.conversion import epsilon_bound
 from kumiai.privacy.events import Event, event_from_json
@@ -27,11 +28,11 @@ __all__ = [
     "BudgetLimit",
     "Paid",
     "Standing",
-    "epsilon_of",
+    "epsilon_spent",
     "in_force",
     "merged",
     "payable",
-    "rounds_left",
+    "releases_left",
     "standing",
     "verify_affordable",
     "verify_charge",
@@ -141,7 +142,7 @@ def standing(limit: BudgetLimit, paid: Iterable[Paid], today: int) -> Standing:
     """
     counted = in_force(limit, paid, today)
     events = merged({each.event: each.count} for each in counted)
-    spent = epsilon_of(events, limit.delta) if _is_covered(limit, counted) else math.inf
+    spent = epsilon_spent(events, limit.delta) if _is_covered(limit, counted) else math.inf
     return Standing(limit, spent, events)
 
 
@@ -183,7 +184,7 @@ def _verify_fits(
 ) -> None:
     counted = in_force(limit, paid, today)
     all_events = merged([*({each.event: each.count} for each in counted), events])
-    after = epsilon_of(all_events, limit.delta) if _is_covered(limit, counted) else math.inf
+    after = epsilon_spent(all_events, limit.delta) if _is_covered(limit, counted) else math.inf
     if after <= limit.epsilon:
         return
     before = standing(limit, counted, today).spent
@@ -226,7 +227,7 @@ def verify_charge(charge: Charge) -> None:
                 )
 
 
-def epsilon_of(events: Mapping[str, int], delta: float) -> float:
+def epsilon_spent(events: Mapping[str, int], delta: float) -> float:
     """Return an epsilon that holds for all of these releases together, 0 for none.
 
     Args:
@@ -247,7 +248,7 @@ def payable(epsilon: float) -> float:
     return epsilon * _PLANNED
 
 
-def rounds_left(now: Standing, events: Mapping[str, int]) -> int:
+def releases_left(now: Standing, events: Mapping[str, int]) -> int:
     """Return how many more releases with these events the budget allows.
 
     Args:
@@ -260,19 +261,10 @@ def rounds_left(now: Standing, events: Mapping[str, int]) -> int:
 
     def allows(count: int) -> bool:
         more = {event: count * each for event, each in events.items()}
-        after = epsilon_of(merged([now.events, more]), now.limit.delta)
+        after = epsilon_spent(merged([now.events, more]), now.limit.delta)
         return max(after, now.spent) <= now.limit.epsilon
 
-    if not allows(1):
-        return 0
-    low, high = 1, 2
-    while high <= ROUNDS_MAX and allows(high):
-        low, high = high, 2 * high
-    high = min(high, ROUNDS_MAX + 1)
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if allows(middle) else (low, middle)
-    return low
+    return most_allowed(allows, ROUNDS_MAX)
 
 
 def merged(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:

@@ -12,7 +12,7 @@ from kumiai.privacy.conversion import epsilon_bound
 from kumiai.privacy.events import COUNT_MAX, Event
 from kumiai.privacy.rdp import DEFAULT_ORDERS, checked_orders, checked_rdp, rdp_of
 
-__all__ = ["calibrate_noise", "rounds_left"]
+__all__ = ["calibrate_noise", "most_allowed", "rounds_left"]
 
 _NOISE_EXPONENT_MIN: Final = -6
 _NOISE_EXPONENT_MAX: Final = 40
@@ -100,12 +100,26 @@ def rounds_left(
     def is_affordable(count: int) -> bool:
         return epsilon_bound(grid, before + count * curve, delta).value <= target
 
-    if is_affordable(COUNT_MAX):
-        return COUNT_MAX
-    low, high = 0, COUNT_MAX
+    return most_allowed(is_affordable, COUNT_MAX)
+
+
+def most_allowed(allows: Callable[[int], bool], most: int) -> int:
+    """Return the largest count that is allowed, where all below an allowed one are.
+
+    Args:
+        allows: whether a count of at least 1 is.
+        most: no count above this is asked for.
+
+    Returns:
+        0 if none is allowed.
+    """
+    low, high = 0, 1
+    while high <= most and allows(high):
+        low, high = high, 2 * high
+    high = min(high, most + 1)
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (middle, high) if is_affordable(middle) else (low, middle)
+        low, high = (middle, high) if allows(middle) else (low, middle)
     return low
 
 

@@ -253,15 +253,6 @@ class BudgetRepository:
             keys = [ChargeKey.parse(row.charge_key) for row in await connection.execute(statement)]
         return max((key.attempt for key in keys if key.round == round), default=0)
 
-    async def find_newest(self, run_id: str, round: int) -> ChargeRecord | None:  # noqa: A002
-        """Return the newest charge of a round, with what became of it."""
-        keys = _ENTRIES.c.charge_key.startswith(f"{run_id}/{round}/", autoescape=True)
-        statement = select(_ENTRIES.c.body).where(_ENTRIES.c.run_id == run_id, keys)
-        found: dict[ChargeKey, dict[EntryKind, LedgerEntry]] = {}
-        for entry in await self._entries(statement):
-            found.setdefault(ChargeKey.parse(entry.key), {})[entry.kind] = entry
-        return _record_of(found[max(found)]) if found else None
-
     # ------------------------------------------------------------------ budgets
 
     async def set_limit(self, limit: BudgetLimit, *, by: str, entry: Any = None) -> None:

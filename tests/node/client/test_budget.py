@@ -10,7 +10,7 @@ import pytest
 from kumiai.core.errors import BudgetExhaustedError, ConflictError, IntegrityError, StorageError
 from kumiai.node.client.budget import LEDGER_FILE, SiteLedger, read_copy
 from kumiai.privacy import GaussianEvent, event_to_json
-from kumiai.privacy.budget import BudgetLimit, epsilon_of
+from kumiai.privacy.budget import BudgetLimit, epsilon_spent
 from kumiai.privacy.events import Adjacency
 from kumiai.privacy.ledger import BudgetScope, ChargeKey, Guarantee, Unit
 
@@ -36,7 +36,7 @@ DAY_SECONDS = 86_400.0
 
 
 def limit_for(count: int, *, window_days: int = 0) -> BudgetLimit:
-    epsilon = epsilon_of({event_to_json(EVENT): count}, DELTA)
+    epsilon = epsilon_spent({event_to_json(EVENT): count}, DELTA)
     return BudgetLimit(DATA, CLIENT_LEVEL, epsilon, DELTA, window_days)
 
 

@@ -15,7 +15,7 @@ from kumiai.node.coordinator.budgets import (
     limit_of_run,
 )
 from kumiai.privacy import SkellamEvent, event_to_json
-from kumiai.privacy.budget import BudgetLimit, epsilon_of
+from kumiai.privacy.budget import BudgetLimit, epsilon_spent
 from kumiai.privacy.events import Adjacency
 from kumiai.privacy.ledger import BudgetScope, Charge, Guarantee, LedgerHead, Unit
 from kumiai.privacy.reconciling import KeyedCharge, SiteCopy
@@ -114,7 +114,7 @@ async def test_a_round_that_can_not_be_paid_is_told_before_and_recorded(
     database: DatabaseManager, lease: Lease, tmp_path: Path
 ) -> None:
     budgets, charge, noted = BudgetRepository(database), await charge_for(database), Noted()
-    epsilon = epsilon_of({event_to_json(EVENT): 1}, 1e-5)
+    epsilon = epsilon_spent({event_to_json(EVENT): 1}, 1e-5)
     await budgets.set_limit(BudgetLimit(DATA, CLIENT_LEVEL, epsilon, 1e-5), by="ann")
     desk = desk_at(database, tmp_path, noted)
     await desk.verify_affordable(charge)
@@ -131,7 +131,7 @@ async def test_a_round_that_can_not_be_paid_is_told_before_and_recorded(
 async def private_run(database: DatabaseManager, **privacy: object) -> tuple[Lease, RunRecord]:
     """Return a run that is led, whose job names an epsilon for two rounds."""
     runs = RunRepository(database)
-    epsilon = epsilon_of({event_to_json(EVENT): 2}, 1e-5)
+    epsilon = epsilon_spent({event_to_json(EVENT): 2}, 1e-5)
     table = {"unit": "client", "epsilon": epsilon, "delta": 1e-5, **privacy}
     await runs.create(new_run("run-b", job={"privacy": table}))
     lease = await runs.acquire_lease("run-b", "leader-1", TTL_SECONDS)

@@ -7,7 +7,7 @@ import pytest
 
 from kumiai.identity.audit import AuditScribe
 from kumiai.privacy import GaussianEvent, event_to_json
-from kumiai.privacy.budget import epsilon_of
+from kumiai.privacy.budget import epsilon_spent
 from kumiai.privacy.events import Adjacency
 from kumiai.privacy.ledger import BudgetScope, Charge, ChargeKey, Guarantee, Unit
 from kumiai.storage import AuditLog, Lease
@@ -21,7 +21,7 @@ SCOPES = ("client/site-1", "dataset/site-1/heart", "model/heart")
 BUDGET = {
     "scope": "dataset/site-1/heart",
     "guarantee": "client/zero-out",
-    "epsilon": epsilon_of({EVENT: 10}, 1e-5),
+    "epsilon": epsilon_spent({EVENT: 10}, 1e-5),
     "delta": 1e-5,
 }
 
@@ -64,7 +64,7 @@ async def test_a_budget_is_set_spent_and_taken_away(api: RunningApi) -> None:
     assert made["budgets"][0]["rounds_left"] is None
     ((scope,), (budget,)) = listed["scopes"], listed["scopes"][0]["budgets"]
     assert budget["rounds_left"] == 6
-    assert budget["spent"] == epsilon_of({EVENT: 4}, 1e-5)
+    assert budget["spent"] == epsilon_spent({EVENT: 4}, 1e-5)
     assert scope["spent"] == [
         {
             "guarantee": "client/zero-out",

@@ -23,7 +23,7 @@ from kumiai.core.errors import (
 from kumiai.identity.files import write_atomic
 from kumiai.storage import BudgetRepository, DatabaseManager, Lease, RunRepository, SealedCharge
 from tests.storage.leading import new_run
-from tests.storage.spending import budget_for, charge_of, key_of
+from tests.storage.spending import budget_for, charge_of, key_of, newest_charge
 
 __all__ = ["ROUNDS", "SEEN", "main", "prepare"]
 
@@ -43,7 +43,7 @@ async def prepare(url: str, releases: int) -> None:
 
 async def _release(budgets: BudgetRepository, lease: Lease, number: int, folder: Path) -> bytes:
     """Return the noised bytes of a round, of which its charge is sealed: there is one set."""
-    found = await budgets.find_newest(lease.run_id, number)
+    found = await newest_charge(budgets, number)
     if found is not None and found.digest is not None:
         return (folder / found.digest).read_bytes()
     attempt = 1 if found is None else found.key.attempt + 1
@@ -73,7 +73,7 @@ async def _lead(runs: RunRepository, budgets: BudgetRepository, lease: Lease, fo
         await runs.close_round(lease, run.round, "all reported")
         return
     noised = await _release(budgets, lease, run.round, folder)
-    found = await budgets.find_newest(lease.run_id, run.round)
+    found = await newest_charge(budgets, run.round)
     if found is None or found.digest is None:
         raise ConflictError("a release must be sealed by now")
     model = digest_of([b"model of ", noised])

@@ -145,7 +145,7 @@ def simulate(
     ] = False,
 ) -> None:
     """Plot how the epsilon would grow over the rounds of a run; nothing is asked or charged."""
-    from kumiai.privacy.budget import BudgetLimit, Standing, rounds_left
+    from kumiai.privacy.budget import BudgetLimit, Standing, releases_left
     from kumiai.privacy.events import Adjacency as Adjacencies
     from kumiai.privacy.events import event_to_json
     from kumiai.privacy.ledger import BudgetScope, Guarantee, ScopeKind, Unit
@@ -161,7 +161,7 @@ def simulate(
         except (TypeError, ValueError) as error:
             raise ConfigError(str(error)) from error
         text = event_to_json(_event(noise_multiplier, sampling_rate, adjacency))
-        told["rounds_in_budget"] = rounds_left(Standing(limit, 0.0, {}), {text: 1})
+        told["rounds_in_budget"] = releases_left(Standing(limit, 0.0, {}), {text: 1})
         legend += f"   - the budget of {epsilon:g}, enough for {told['rounds_in_budget']} rounds"
     points = [(each["rounds"], each["epsilon"]) for each in told["points"]]
     plot = text_plot([Series("*", points)], limit=epsilon)
@@ -351,14 +351,14 @@ def _count(points: list[dict[str, Any]]) -> int:
 def _curve_told(
     noise_multiplier: float, rounds: int, delta: float, rate: float | None, adjacency: str
 ) -> dict[str, Any]:
-    from kumiai.privacy.budget import epsilon_of
+    from kumiai.privacy.budget import epsilon_spent
     from kumiai.privacy.events import event_to_json
 
     try:
         event = _event(noise_multiplier, rate, adjacency)
         text, count = event_to_json(event), min(rounds, 60)
         at = [-(-rounds * number // count) for number in range(1, count + 1)]
-        points = [{"rounds": each, "epsilon": epsilon_of({text: each}, delta)} for each in at]
+        points = [{"rounds": each, "epsilon": epsilon_spent({text: each}, delta)} for each in at]
     except (TypeError, ValueError) as error:
         raise ConfigError(str(error)) from error
     return {

@@ -35,7 +35,7 @@ from kumiai.node.contributions import (
     clipped_contribution_of,
     contribution_of,
 )
-from kumiai.node.noised_rounds import PrivateTerms, event_of_round
+from kumiai.node.noised_rounds import PrivateTerms
 from kumiai.node.study import (
     App,
     Context,
@@ -49,7 +49,7 @@ from kumiai.node.study import (
 )
 from kumiai.node.wire import kumiai_pb2 as pb
 from kumiai.node.wire.channel import CHUNK_BYTES
-from kumiai.privacy import TrainingTerms
+from kumiai.privacy import Event, TrainingTerms
 from kumiai.privacy.ledger import ChargeKey
 from kumiai.secagg import BufferPolicy, RoundDescriptor, TrainedAhead
 
@@ -400,25 +400,28 @@ class TaskRunner:
         key = (task.message.key.run_id, task.message.key.round, attempt)
 
         def weight(descriptor: RoundDescriptor) -> int:
-            if contribution.privacy is not None:
-                self._pay(ChargeKey(*key), task.message.app, contribution.privacy, descriptor)
-            weight = contribution.weight_in(descriptor, per_weight, client=self._site.name)
+            def pay(unit: str, event: Event) -> None:
+                self._pay(
+                    ChargeKey(*key),
+                    context=descriptor.context(),
+                    app=task.message.app,
+                    unit=unit,
+                    event=event,
+                )
+
+            name = self._site.name
+            weight = contribution.weight_in(descriptor, per_weight, client=name, pay=pay)
             if contribution.ahead is not None:
                 self._held.use(key[0], contribution.ahead.version, key[1])
             return weight
 
         return await self._secure.mask(key, contribution.vector, weight, until=lambda: task.until)
 
-    def _pay(
-        self, key: ChargeKey, app: str, terms: PrivateTerms, descriptor: RoundDescriptor
-    ) -> None:
+    def _pay(self, key: ChargeKey, *, context: bytes, app: str, unit: str, event: Event) -> None:
         """Pay for a contribution from this site's own budget, before it leaves; blocking."""
         if self._ledger is None:
             raise ConfigError("this site keeps no ledger, and takes no part in private runs")
-        event = event_of_round(descriptor, terms)
-        self._ledger.charge(
-            key, context=descriptor.context(), app=app, unit=terms.unit, event=event
-        )
+        self._ledger.charge(key, context=context, app=app, unit=unit, event=event)
 
     def _pay_for_opening(self, task: _Task, attempt: int, terms: CentralTerms) -> None:
         """Pay for what the coordinator will publish of a round, once however often it asks."""

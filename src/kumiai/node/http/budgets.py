@@ -18,9 +18,9 @@ from kumiai.privacy.budget import (
     BudgetLimit,
     Paid,
     Standing,
-    epsilon_of,
+    epsilon_spent,
     merged,
-    rounds_left,
+    releases_left,
 )
 from kumiai.privacy.ledger import BudgetScope, Charge, ChargeKey, Guarantee, LedgerEntry
 from kumiai.privacy.reconciling import KeyedCharge, SiteCopy
@@ -128,7 +128,7 @@ class StandingView(_View):
             window_days=limit.window_days,
             spent=_finite(now.spent),
             left=now.left,
-            rounds_left=rounds_left(now, last) if (last := _last_of(paid)) else None,
+            rounds_left=releases_left(now, last) if (last := _last_of(paid)) else None,
         )
 
 
@@ -308,7 +308,7 @@ def _spent(all_paid: Sequence[Paid], guarantee: Guarantee, delta: float) -> Spen
     events = merged({each.event: each.count} for each in paid)
     return SpentView(
         guarantee=str(guarantee),
-        epsilon=epsilon_of(events, delta),
+        epsilon=epsilon_spent(events, delta),
         delta=delta,
         releases=sum(events.values()),
         sampling=sorted({event_from_json(event).sampling.value for event in events}),
@@ -356,14 +356,14 @@ def _points(
                     run=key.run_id,
                     round=key.round,
                     rounds=number,
-                    epsilon=epsilon_of(so_far, delta),
+                    epsilon=epsilon_spent(so_far, delta),
                 )
             )
     return points
 
 
 def _forecast(now: Standing, last: Mapping[str, int], rounds: int) -> list[PointView]:
-    left = rounds_left(now, last) if last else 0
+    left = releases_left(now, last) if last else 0
     if left == ROUNDS_MAX:
         return []
     return [
@@ -372,7 +372,7 @@ def _forecast(now: Standing, last: Mapping[str, int], rounds: int) -> list[Point
             run=None,
             round=None,
             rounds=rounds + more,
-            epsilon=epsilon_of(
+            epsilon=epsilon_spent(
                 merged([now.events, {event: more * count for event, count in last.items()}]),
                 now.limit.delta,
             ),
