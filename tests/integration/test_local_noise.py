@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 from kumiai.core.clock import SystemClock
+from kumiai.node.client import tasks
 from kumiai.node.client.budget import SiteLedger, read_copy
+from kumiai.node.client.transfer import PutReport
 from kumiai.node.job import parse_job
 from kumiai.node.local_noise import training_terms_of
 from kumiai.privacy import Adjacency, event_to_json
@@ -137,6 +139,26 @@ async def test_a_run_that_the_ledger_does_not_allow_ends_before_anybody_trains(
     assert "model/counted" in run["reason"]
     # One round could be paid for; for the next nobody was asked for anything.
     assert len(charges_of(federation, "site-1")) == 1
+
+
+async def test_an_update_that_tells_more_than_its_weights_is_refused(
+    federation: Federation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    honest = tasks.PutReport
+
+    def talkative(**told: Any) -> PutReport:
+        return honest(**{**told, "metrics": {"loss": 1.0}})
+
+    await federation.start_clients(4)
+    monkeypatch.setattr(tasks, "PutReport", talkative)
+    cohort = {"max_attempts": 1}
+
+    run_id = await federation.submit(private_job("none", cohort=cohort), study.app)
+    await federation.wait_for(run_id, "failed", seconds=90)
+
+    async with federation.http() as http:
+        told = (await http.get(f"/api/v1/runs/{run_id}/explain")).json()
+    assert "got 1 examples and 1 metrics; they would be told without noise" in str(told["clients"])
 
 
 @pytest.mark.parametrize("mode", ["none", "masking"])

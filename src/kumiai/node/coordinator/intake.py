@@ -138,6 +138,7 @@ class UpdateIntake:
         facts = await self._facts.get(update.run_id)
         try:
             verify_client_metric_names(update.metrics)
+            _verify_tells_nothing(update, facts)
             await self._check_content(update, facts)
         except (UpdateRejectedError, CodecError) as error:
             return await self._refuse(update, str(error))
@@ -195,7 +196,7 @@ class UpdateIntake:
         namespace = update_namespace(update.run_id, update.round, update.client_id)
         with self._blobs.open_buffer(namespace, update.digest) as buffer:
             if (this := _central_round(facts)) is not None:
-                _verify_contribution(buffer, update, facts, this)
+                contribution_in(buffer, this, dimension_of(facts.layout))
                 return
             verify_update(
                 decode(buffer).arrays,
@@ -215,16 +216,13 @@ def _central_round(facts: RunFacts) -> ClippedSum | None:
     return central_round_of(facts.job, privacy, privacy.clip)
 
 
-def _verify_contribution(
-    buffer: memoryview, update: FinishedUpdate, facts: RunFacts, this: ClippedSum
-) -> None:
-    if update.examples != 1 or update.metrics:
+def _verify_tells_nothing(update: FinishedUpdate, facts: RunFacts) -> None:
+    if facts.job.privacy is not None and (update.examples != 1 or update.metrics):
         raise UpdateRejectedError(
             "update of a private round must come without metrics and count as one example, got "
             f"{update.examples} examples and {len(update.metrics)} metrics; they would be told "
             "without noise"
         )
-    contribution_in(buffer, this, dimension_of(facts.layout))
 
 
 def masked_size_limit(facts: RunFacts) -> int:
