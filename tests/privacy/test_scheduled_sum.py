@@ -127,6 +127,10 @@ def test_a_schedule_that_is_none_is_refused(separation: int) -> None:
         scheduled(separation)
 
 
+def test_a_separation_of_another_type_is_the_same_number() -> None:
+    assert type(scheduled(np.int64(4)).separation) is int  # type: ignore[arg-type]
+
+
 def test_the_longest_rest_leaves_room_for_the_noise() -> None:
     this = scheduled(SEPARATION_MAX)
 
