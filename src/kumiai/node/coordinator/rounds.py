@@ -595,22 +595,20 @@ class RunDriver:
             self._log.warning("clean-up failed", round=number, error=str(error))
 
     async def _forget_old_models(self, job: JobSpec, number: int) -> None:
-        """Delete the bytes of the version that nobody needs any more; at the end, of all such."""
+        """Delete the bytes of the version that nobody needs any more; at the end, of all such.
+
+        Its row, with metrics and digest, stays.
+        """
         oldest = number - versions_kept(job)
         is_last = number == job.run.rounds
         newest = number - job.run.keep_versions if is_last else oldest
-        for old in range(oldest, newest + 1):
-            await self._forget_old_model(old)
-
-    async def _forget_old_model(self, number: int) -> None:
-        """Delete the bytes of one old version; its row, with metrics and digest, stays."""
-        if number < 1:
+        if newest < 1:
             return
         models = await self._engine.runs.models(self._run_id)
-        kept = {each.digest for each in models if each.round == 0 or each.round > number}
-        for model in models:
-            if model.round == number and model.digest not in kept:
-                await self._engine.blobs.delete(model_namespace(self._run_id), model.digest)
+        kept = {each.digest for each in models if each.round == 0 or each.round > newest}
+        old = {each.digest for each in models if oldest <= each.round <= newest}
+        for digest in sorted(old - kept):
+            await self._engine.blobs.delete(model_namespace(self._run_id), digest)
 
     async def _finish(
         self,
