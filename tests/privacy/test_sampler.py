@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from kumiai.privacy import sampler
 from kumiai.privacy.keystream import Keystream
 from kumiai.privacy.laws import DiscreteGaussian, Law, Poisson
 from kumiai.privacy.sampler import (
@@ -309,3 +310,7 @@ def test_noise_that_must_be_sent_again_is_the_same_for_its_key_alone() -> None:
 
     assert skellam_again(KEY, 1000, 1 << 32).tolist() == noise.tolist()
     assert np.mean(skellam_again(KEY[::-1], 1000, 1 << 32) == noise) < 0.01
+
+
+def test_a_coin_has_all_the_bits_that_a_slot_is_divided_by() -> None:
+    assert int(sampler._COIN_MASK) == 2**53 - 1
