@@ -337,6 +337,12 @@ def test_a_contribution_that_is_not_in_whole_steps_is_refused() -> None:
         FIXED.verify(np.array([0.5]))
 
 
+@pytest.mark.parametrize("this", [FIXED, ROUND])
+def test_a_total_that_is_not_in_whole_steps_stands_for_no_mean(this: ClippedSum) -> None:
+    with pytest.raises(TypeError, match=r"^total must be an array of int64"):
+        this.mean_of(np.array([0.5]))
+
+
 def test_a_contribution_as_long_as_its_clip_is_taken() -> None:
     FIXED.verify(np.array([0, -STEPS]))
 
