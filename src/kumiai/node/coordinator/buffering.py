@@ -55,6 +55,7 @@ class UpdateBuffer:
         self._available = available
         self._seeded = seeded
         self._has_delivered = False
+        self._began = engine.clock.monotonic()
         self._log = structlog.get_logger("kumiai.rounds").bind(run=lease.run_id)
 
     async def gather(
@@ -145,7 +146,9 @@ class UpdateBuffer:
         taken = {each.client_id for each in standing}.union(busy, spent)
         free = [client for client in available if client not in taken]
         if not busy:
-            self._verify_hopeful(rows, len(standing) + len(free), spent.intersection(available))
+            coming = self._coming_back(rows, job, taken.union(available))
+            hoped_for = len(standing) + len(free) + len(coming)
+            self._verify_hopeful(rows, hoped_for, spent.intersection(available))
         await self._ask(run, job, version, free)
         here = [each for each in standing if each.client_id in available]
         waiting = {each.client_id: each.round for each in here if each.state == "reported"}
@@ -184,6 +187,14 @@ class UpdateBuffer:
             open_tasks = [each for each in rows if each.client_id in free and each.kind != "train"]
         self._has_delivered = True
         self._engine.directory.deliver(await self._engine.tasks.orders(run, job, open_tasks))
+
+    def _coming_back(
+        self, rows: Sequence[AssignmentRecord], job: JobSpec, known: Collection[str]
+    ) -> set[str]:
+        """Return who took part lately and may be on its way here, after a change of leader."""
+        if self._engine.clock.monotonic() - self._began >= job.cohort.grace_seconds:
+            return set()
+        return {each.client_id for each in rows}.difference(known)
 
     def _verify_hopeful(
         self, rows: Sequence[AssignmentRecord], hoped_for: int, spent: Collection[str]

@@ -1,0 +1,88 @@
+"""Which clients an asynchronous run hopes for while its leader is new."""
+
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from kumiai.core.errors import QuorumLostError
+from kumiai.node.ahead import policy_of
+from kumiai.node.coordinator.buffering import UpdateBuffer
+from kumiai.node.coordinator.engine import RoundEngine
+from kumiai.node.job import parse_job
+from kumiai.storage import AssignmentRecord, Lease, RunRecord
+
+JOB = parse_job(
+    {
+        "run": {"app": "counting"},
+        "asynchronous": {"group_size": 3},
+        "cohort": {"max_attempts": 1, "grace_seconds": 10.0},
+    }
+)
+RUN = cast("RunRecord", SimpleNamespace(app="counting", rounds_total=10))
+
+
+def row(client: str, state: Any, version: int = 1) -> AssignmentRecord:
+    return AssignmentRecord(
+        run_id="run-a",
+        round=version,
+        client_id=client,
+        kind="prepare",
+        state=state,
+        reason="out of memory" if state == "failed" else None,
+        attempt=1,
+        seed=1,
+        assigned_at=0.0,
+        ended_at=None,
+    )
+
+
+class Engine:
+    """An engine whose rows and time are given, and which has nothing to hand out."""
+
+    def __init__(self, *rows: AssignmentRecord) -> None:
+        self.rows = rows
+        self.time = 100.0
+        self.runs = self.tasks = self.clock = self.directory = self
+
+    def monotonic(self) -> float:
+        return self.time
+
+    async def preparing(self, *_: object, **__: object) -> list[AssignmentRecord]:
+        return list(self.rows)
+
+    async def orders(self, *_: object) -> dict[str, Any]:
+        return {}
+
+    def deliver(self, _: object) -> None:
+        pass
+
+
+async def waiting(engine: Engine, *, attached: list[str], later: float) -> dict[str, int]:
+    spec, policy = JOB.asynchronous, policy_of(JOB)
+    assert spec is not None
+    assert policy is not None
+    buffer = UpdateBuffer(
+        cast("RoundEngine", engine),
+        Lease("run-a", "coordinator-1", 2),
+        spec,
+        policy,
+        available=lambda _app, left_out: [each for each in attached if each not in left_out],
+        seeded=lambda _job, _round, clients: [(each, 1) for each in clients],
+    )
+    engine.time += later
+    return await buffer.waiting(RUN, JOB, 1, left_out=())
+
+
+ROWS = (row("a", "reported"), row("b", "failed"), row("c", "reported"), row("d", "joined", 0))
+
+
+async def test_a_new_leader_gives_those_time_to_come_back_who_took_part_before() -> None:
+    found = await waiting(Engine(*ROWS), attached=["a", "b", "c"], later=9.0)
+
+    assert found == {"a": 1, "c": 1}
+
+
+async def test_whoever_has_not_come_back_within_the_grace_is_hoped_for_no_longer() -> None:
+    with pytest.raises(QuorumLostError, match=r"only 2 of 3 clients.*out of memory"):
+        await waiting(Engine(*ROWS), attached=["a", "b", "c"], later=10.0)
