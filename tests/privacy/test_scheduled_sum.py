@@ -1,17 +1,14 @@
 """Rounds on a schedule cost what is said, and their noise takes itself back."""
 
-import itertools
 import math
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kumiai.privacy import DEFAULT_ORDERS, mechanisms, rdp_of
+from kumiai.privacy import DEFAULT_ORDERS, rdp_of
 from kumiai.privacy.clipping_round import STEPS, ClippedSum
-from kumiai.privacy.keystream import Keystream
 from kumiai.privacy.mechanisms import GaussianMechanism
 from kumiai.privacy.scheduled_sum import SEPARATION_MAX, EarlierRound, ScheduledSum
 from tests.privacy.auditing import audited_epsilon, gaussian_epsilon
@@ -144,19 +141,6 @@ def test_the_longest_rest_leaves_room_for_the_noise() -> None:
 RUNS, LONG = 40_000, 64
 DELTA = 1e-5
 CLAIM = gaussian_epsilon(1 / 1.1, DELTA)
-
-
-@pytest.fixture
-def same_noise(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let each run of the audit draw the same noise: its bounds miss now and then by chance."""
-    keys = itertools.count()
-    monkeypatch.setattr(
-        mechanisms, "Keystream", SimpleNamespace(fresh=lambda: Keystream(_key(next(keys))))
-    )
-
-
-def _key(number: int) -> bytes:
-    return number.to_bytes(32, "big")
 
 
 def audited(this: ScheduledSum) -> float:

@@ -277,14 +277,17 @@ def with_everybody_in_every_step(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(TrainingStep, "picked", everybody)
 
 
+@pytest.mark.usefixtures("same_noise")
 def test_an_audit_of_a_step_finds_nearly_what_is_claimed_and_no_more() -> None:
     assert 0.6 * claimed(WHOLE) < audited(WHOLE) <= claimed(WHOLE)
 
 
+@pytest.mark.usefixtures("same_noise")
 def test_an_audit_of_sampled_steps_finds_no_more_than_is_claimed() -> None:
     assert audited(SAMPLED) <= claimed(SAMPLED)
 
 
+@pytest.mark.usefixtures("same_noise")
 @pytest.mark.parametrize(
     ("plant", "asked"),
     [
