@@ -21,7 +21,13 @@ from sqlalchemy.util.queue import AsyncAdaptedQueue
 from kumiai.storage.database_errors import is_busy
 from kumiai.storage.database_url import DatabaseURL
 
-__all__ = ["ReadyPool", "SQLiteSynchronous", "new_sqlite_engine", "prepare_sqlite_file"]
+__all__ = [
+    "ReadyPool",
+    "SQLiteSynchronous",
+    "WholeConnection",
+    "new_sqlite_engine",
+    "prepare_sqlite_file",
+]
 
 SQLiteSynchronous = Literal["FULL", "NORMAL", "OFF"]
 
@@ -42,7 +48,7 @@ class ReadyPool(AsyncAdaptedQueuePool):
     _queue_class = _ReadyQueue
 
 
-class _WholeConnection(sqlite3.Connection):
+class WholeConnection(sqlite3.Connection):
     """Holds nothing of the file once it is closed.
 
     SQLite keeps the lock and the snapshot of a closed connection for as long as one of its
@@ -54,13 +60,15 @@ class _WholeConnection(sqlite3.Connection):
         self._cursors: weakref.WeakSet[sqlite3.Cursor] = weakref.WeakSet()
 
     def cursor(self, *arguments: Any) -> Any:
+        """Return a cursor that is closed with the connection, if it is not before."""
         cursor = super().cursor(*arguments)
         self._cursors.add(cursor)
         return cursor
 
     def close(self) -> None:
-        for cursor in tuple(self._cursors):
-            cursor.close()
+        """Close; again does nothing, as the driver does it where a close was cancelled."""
+        while self._cursors:
+            self._cursors.pop().close()
         super().close()
 
 
@@ -93,7 +101,7 @@ def new_sqlite_engine(
         connect_args={
             "isolation_level": None,
             "timeout": lock_timeout_seconds,
-            "factory": _WholeConnection,
+            "factory": WholeConnection,
         },
         **pool,
     )
