@@ -28,8 +28,11 @@ SERVERS = {"own_redis", "postgres", "redis_server", "s3_server"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark each test as unit, integration or system unless it is marked already."""
+    """Mark each test as unit, integration or system unless it is; measure no slow one."""
     for item in items:
+        if item.get_closest_marker("slow"):
+            # It repeats what quick ones cover, and to be watched would double its time.
+            item.add_marker("no_cover")
         if any(item.get_closest_marker(group) for group in GROUPS):
             continue
         folder = item.path.relative_to(TESTS).parts[0]

@@ -78,6 +78,7 @@ def test_an_example_runs_as_a_program(
     assert "accuracy" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PRIVATE)
 def test_a_private_example_learns_in_spite_of_its_noise(
     name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

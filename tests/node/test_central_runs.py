@@ -308,6 +308,7 @@ def clips_of(result: Any) -> list[float]:
     return [each.metrics[CLIP_METRIC] for each in result.history[1:]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("first", [0.2, 20.0])
 def test_the_clip_comes_to_the_norm_of_the_updates_from_both_sides(first: float) -> None:
     asked = job(
@@ -461,6 +462,7 @@ def test_a_client_pays_in_full_whenever_it_takes_part_and_for_no_other_round() -
     assert told in outlook_of(job({**once, "separation": 4}, rounds=20), 10)[0]
 
 
+@pytest.mark.slow
 def test_the_noise_of_a_model_on_a_schedule_is_less_than_that_of_rounds_by_themselves() -> None:
     study = km.App("pulling")
     study.model(lambda config: {"w": np.zeros(SIZE, np.float32)})
