@@ -1,27 +1,15 @@
 """A coordinator from an old backup is frozen, and told by the sites what it has forgotten."""
 
 import shutil
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from kumiai.core.clock import SystemClock
 from kumiai.node.client.budget import SiteLedger, read_copy
-from kumiai.testing.databases import SQLiteTemplate
 from tests.integration import study
 from tests.integration.federation import Federation, job
 
 SITES = [f"site-{number}" for number in range(1, 5)]
-
-
-@pytest.fixture
-async def federation(tmp_path: Path, sqlite_template: SQLiteTemplate) -> AsyncIterator[Federation]:
-    federation = Federation(tmp_path, sqlite_template.copy_to(tmp_path / "kumiai.db"))
-    await federation.start()
-    yield federation
-    await federation.stop()
 
 
 def one_round() -> dict[str, Any]:

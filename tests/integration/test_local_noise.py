@@ -1,8 +1,6 @@
 """Whole runs whose sites add the noise themselves, over real mutual TLS: paid for on both sides."""
 
 import threading
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,20 +15,11 @@ from kumiai.node.local_noise import training_terms_of
 from kumiai.privacy import Adjacency, event_to_json
 from kumiai.privacy.budget import BudgetLimit
 from kumiai.privacy.ledger import BudgetScope, ChargeKey, Guarantee, ScopeKind, Unit
-from kumiai.testing.databases import SQLiteTemplate
 from tests.integration import study
 from tests.integration.federation import Federation, job
 
 ROUNDS, STEPS, SIZE = 2, 5, 500
 RECORD = Guarantee(Unit.RECORD, Adjacency.ZERO_OUT)
-
-
-@pytest.fixture
-async def federation(tmp_path: Path, sqlite_template: SQLiteTemplate) -> AsyncIterator[Federation]:
-    federation = Federation(tmp_path, sqlite_template.copy_to(tmp_path / "kumiai.db"))
-    await federation.start()
-    yield federation
-    await federation.stop()
 
 
 def private_job(mode: str, **tables: Any) -> dict[str, Any]:
@@ -158,7 +147,7 @@ async def test_an_update_that_tells_more_than_its_weights_is_refused(
 
     async with federation.http() as http:
         told = (await http.get(f"/api/v1/runs/{run_id}/explain")).json()
-    assert "got 1 examples and 1 metrics; they would be told without noise" in str(told["clients"])
+    assert "got more, which would be told without noise" in str(told["clients"])
 
 
 @pytest.mark.parametrize("mode", ["none", "masking"])

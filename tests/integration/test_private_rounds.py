@@ -1,7 +1,5 @@
 """Whole private runs over real mutual TLS: noised, paid for on both sides, refused when spent."""
 
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,20 +12,11 @@ from kumiai.node.noised_rounds import plan_of
 from kumiai.privacy import Adjacency
 from kumiai.privacy.budget import BudgetLimit
 from kumiai.privacy.ledger import BudgetScope, ChargeKey, Guarantee, ScopeKind, Unit
-from kumiai.testing.databases import SQLiteTemplate
 from tests.integration import study
 from tests.integration.federation import Federation, job
 
 ROUNDS, SIZE = 3, 500
 RECORD = Guarantee(Unit.RECORD, Adjacency.ZERO_OUT)
-
-
-@pytest.fixture
-async def federation(tmp_path: Path, sqlite_template: SQLiteTemplate) -> AsyncIterator[Federation]:
-    federation = Federation(tmp_path, sqlite_template.copy_to(tmp_path / "kumiai.db"))
-    await federation.start()
-    yield federation
-    await federation.stop()
 
 
 def private_job(**tables: Any) -> dict[str, Any]:

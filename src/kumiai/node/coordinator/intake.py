@@ -219,9 +219,9 @@ def _central_round(facts: RunFacts) -> ClippedSum | None:
 def _verify_tells_nothing(update: FinishedUpdate, facts: RunFacts) -> None:
     if facts.job.privacy is not None and (update.examples != 1 or update.metrics):
         raise UpdateRejectedError(
+            # Not how many: these words are kept and shown.
             "update of a private round must come without metrics and count as one example, got "
-            f"{update.examples} examples and {len(update.metrics)} metrics; they would be told "
-            "without noise"
+            "more, which would be told without noise"
         )
 
 
