@@ -1,12 +1,14 @@
 """Leading a run again after trouble, on each database."""
 
 import asyncio
+import contextlib
 import dataclasses
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from kumiai.core import failpoints
 from kumiai.core.clock import SystemClock
@@ -25,7 +27,10 @@ from kumiai.node.coordinator.signals import RunSignals
 from kumiai.node.coordinator.tasks import TaskWriter
 from kumiai.node.job import parse_job
 from kumiai.storage import DatabaseManager, Lease, MemoryBlobStore, NewRun, RunRepository
+from tests.integration.eventually import eventually
 from tests.node.coordinator.test_sessions import session
+
+LED = "leader_changed"
 
 
 @pytest.fixture
@@ -79,40 +84,45 @@ def fail_with(error: Exception) -> None:
     failpoints.install(fail)
 
 
-async def lead_for_a_second(engine: RoundEngine, *leaders: str) -> None:
-    supervisors = [
-        asyncio.create_task(
-            RunSupervisor(engine, leader=leader, lease_seconds=60, poll_seconds=0.01).serve()
-        )
-        for leader in leaders
-    ]
-    await asyncio.wait(supervisors, timeout=1)
-    for supervisor in supervisors:
-        supervisor.cancel()
-    await asyncio.wait(supervisors)
+@contextlib.asynccontextmanager
+async def leading(
+    engine: RoundEngine, leader: str, *, poll_seconds: float = 0.01
+) -> AsyncIterator[None]:
+    """Lead runs under this name; a lease that is not given back outlives every test."""
+    supervisor = RunSupervisor(engine, leader=leader, lease_seconds=600, poll_seconds=poll_seconds)
+    serving = asyncio.create_task(supervisor.serve())
+    yield
+    serving.cancel()
+    await asyncio.wait({serving})
 
 
 async def test_trouble_that_lasts_is_met_ever_more_rarely(
     engine: RoundEngine, runs: RunRepository
 ) -> None:
-    await lead_for_a_second(engine, "replica-1")
+    def paused() -> list[float]:
+        return [each["pause_seconds"] for each in logs if "pause_seconds" in each]
 
+    with capture_logs() as logs:
+        async with leading(engine, "replica-1"):
+            await eventually(lambda: len(paused()) > 3)
+
+    assert paused()[:4] == [0.01, 0.02, 0.04, 0.08]
     run = await runs.get("run-a")
     assert run.state == "running"
-    assert 2 <= run.epoch <= 8
+    assert len(paused()) <= run.epoch <= len(paused()) + 1
 
 
 async def test_while_one_replica_pauses_another_may_try(
     engine: RoundEngine, runs: RunRepository
 ) -> None:
-    await lead_for_a_second(engine, "replica-1", "replica-2")
+    async def leaders() -> list[str]:
+        told = [event.data for event in await runs.events("run-a") if event.kind == LED]
+        return [data["leader"] for data in told if data is not None]
 
-    tried = {
-        event.data["leader"]
-        for event in await runs.events("run-a")
-        if event.kind == "leader_changed" and event.data is not None
-    }
-    assert tried == {"replica-1", "replica-2"}
+    async with leading(engine, "replica-1", poll_seconds=600):
+        await eventually(leaders, is_so=["replica-1"].__eq__)
+        async with leading(engine, "replica-2"):
+            await eventually(leaders, is_so=lambda names: "replica-2" in names)
 
 
 @pytest.mark.parametrize(
