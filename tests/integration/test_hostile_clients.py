@@ -15,7 +15,7 @@ import pytest
 
 from kumiai.identity import Role
 from kumiai.node.wire import kumiai_pb2 as pb
-from kumiai.node.wire.channel import ATTACH, CHUNK_BYTES, GET, PUT
+from kumiai.node.wire.channel import ATTACH, CHUNK_BYTES, GET, PROTOCOL_VERSION, PUT
 from kumiai.testing.databases import SQLiteTemplate
 from tests.integration import study
 from tests.integration.eventually import eventually
@@ -209,7 +209,7 @@ async def test_a_forged_report_does_not_end_the_session(
     any_federation: Federation, run_id: str, number: int
 ) -> None:
     key = pb.TaskKey(run_id=run_id, round=number, kind=pb.TASK_KIND_EVALUATE)
-    hello = pb.Hello(protocol_version=1, instance_id="one", apps=["counting"])
+    hello = pb.Hello(protocol_version=PROTOCOL_VERSION, instance_id="one", apps=["counting"])
     messages = [
         pb.ClientMessage(hello=hello),
         pb.ClientMessage(evaluation=pb.EvaluationReport(key=key, examples=1)),
@@ -240,7 +240,7 @@ async def test_a_forged_report_does_not_end_the_session(
 async def test_a_hello_that_operators_could_not_be_shown_is_refused(
     federation: Federation, lie: dict[str, Any]
 ) -> None:
-    hello = pb.Hello(**{"protocol_version": 1, "instance_id": "one", **lie})
+    hello = pb.Hello(**{"protocol_version": PROTOCOL_VERSION, "instance_id": "one", **lie})
 
     async with channel(federation, federation.issue(Role.CLIENT, "site-1")) as wire:
         call = wire.stream_stream(ATTACH)()
@@ -252,7 +252,7 @@ async def test_a_hello_that_operators_could_not_be_shown_is_refused(
 
 
 async def test_a_client_is_not_told_where_the_database_is(federation: Federation) -> None:
-    hello = pb.ClientMessage(hello=pb.Hello(protocol_version=1, instance_id="one"))
+    hello = pb.ClientMessage(hello=pb.Hello(protocol_version=PROTOCOL_VERSION, instance_id="one"))
     issued = federation.issue(Role.CLIENT, "site-1")
 
     with contextlib.closing(sqlite3.connect(federation.folder / "kumiai.db")) as database:

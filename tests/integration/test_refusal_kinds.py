@@ -16,7 +16,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from kumiai.core.clock import SystemClock
 from kumiai.identity import Role, client_context, diagnose_handshake
 from kumiai.node.wire import kumiai_pb2 as pb
-from kumiai.node.wire.channel import ATTACH, PUT, TlsFiles, open_channel
+from kumiai.node.wire.channel import ATTACH, PROTOCOL_VERSION, PUT, TlsFiles, open_channel
 from kumiai.testing.databases import SQLiteTemplate
 from tests.identity.forge import Forged, forge, forge_authority, rsa_key
 from tests.integration.eventually import eventually
@@ -176,7 +176,7 @@ async def test_a_second_process_with_the_same_certificate_is_told_of(
 
     async with open_channel(f"localhost:{federation.server.port}", files) as wire:
         call = wire.stream_stream(ATTACH)()
-        hello = pb.Hello(protocol_version=1, instance_id="thief", apps=["counting"])
+        hello = pb.Hello(protocol_version=PROTOCOL_VERSION, instance_id="thief", apps=["counting"])
         await call.write(pb.ClientMessage(hello=hello).SerializeToString())
         assert await call.code() == grpc.StatusCode.ALREADY_EXISTS
     (entry,) = await audited(federation)
@@ -324,7 +324,7 @@ async def test_a_stolen_instance_id_opens_nothing(federation: Federation) -> Non
 
     async with open_channel(f"localhost:{federation.server.port}", files) as wire:
         call = wire.stream_stream(ATTACH)()
-        hello = pb.Hello(protocol_version=1, instance_id=stolen, apps=["counting"])
+        hello = pb.Hello(protocol_version=PROTOCOL_VERSION, instance_id=stolen, apps=["counting"])
         await call.write(pb.ClientMessage(hello=hello).SerializeToString())
         await call.read()
         async with federation.http() as http:

@@ -21,7 +21,15 @@ from kumiai.core.digest import digest_of
 from kumiai.core.errors import CertificateError, ConflictError
 from kumiai.identity import CertificateManager, IssuedCertificate, Role
 from kumiai.node.wire import kumiai_pb2 as pb
-from kumiai.node.wire.channel import ATTACH, GET, PUT, STAT, TlsFiles, open_channel
+from kumiai.node.wire.channel import (
+    ATTACH,
+    GET,
+    PROTOCOL_VERSION,
+    PUT,
+    STAT,
+    TlsFiles,
+    open_channel,
+)
 from kumiai.testing.databases import SQLiteTemplate
 from tests.integration import study
 from tests.integration.eventually import eventually
@@ -161,7 +169,7 @@ async def test_a_successor_takes_the_place_of_a_dead_twin(federation: Federation
     issued = federation.issue(Role.CLIENT, "site-1")
     async with channel(federation, issued) as wire:
         dead = wire.stream_stream(ATTACH)()
-        hello = pb.Hello(protocol_version=1, instance_id="dead", apps=["counting"])
+        hello = pb.Hello(protocol_version=PROTOCOL_VERSION, instance_id="dead", apps=["counting"])
         await dead.write(pb.ClientMessage(hello=hello).SerializeToString())
         await dead.read()
 
@@ -171,12 +179,17 @@ async def test_a_successor_takes_the_place_of_a_dead_twin(federation: Federation
             await federation.agents["site-1"].attached.wait()
 
 
-async def test_a_client_of_another_protocol_version_is_told_so(federation: Federation) -> None:
+@pytest.mark.parametrize("other", [PROTOCOL_VERSION - 1, PROTOCOL_VERSION + 1])
+async def test_a_client_of_another_protocol_version_is_told_so(
+    federation: Federation, other: int
+) -> None:
     async with channel(federation, federation.issue(Role.CLIENT, "site-1")) as wire:
         call = wire.stream_stream(ATTACH)()
-        hello = pb.Hello(protocol_version=99, instance_id="new")
+        hello = pb.Hello(protocol_version=other, instance_id="new")
         await call.write(pb.ClientMessage(hello=hello).SerializeToString())
-        with pytest.raises(grpc.aio.AioRpcError, match="must be 1, got 99") as caught:
+        with pytest.raises(
+            grpc.aio.AioRpcError, match=f"must be {PROTOCOL_VERSION}, got {other}"
+        ) as caught:
             await call.read()
 
     assert caught.value.code() == grpc.StatusCode.FAILED_PRECONDITION

@@ -22,7 +22,7 @@ from kumiai.identity import (
     identity_of,
 )
 from kumiai.node.wire import kumiai_pb2 as pb
-from kumiai.node.wire.channel import ATTACH, TlsFiles, open_channel
+from kumiai.node.wire.channel import ATTACH, PROTOCOL_VERSION, TlsFiles, open_channel
 from kumiai.testing.databases import SQLiteTemplate
 from tests.integration import study
 from tests.integration.eventually import eventually
@@ -279,7 +279,7 @@ async def test_a_new_certificate_beside_the_old_key_is_not_taken_up(
     assert federation.server is not None
     async with open_channel(f"localhost:{federation.server.port}", files) as wire:
         call = wire.stream_stream(ATTACH)()
-        hello = pb.Hello(protocol_version=1, instance_id="new", apps=["counting"])
+        hello = pb.Hello(protocol_version=PROTOCOL_VERSION, instance_id="new", apps=["counting"])
         await call.write(pb.ClientMessage(hello=hello).SerializeToString())
         async with asyncio.timeout(10):
             assert await call.read() is not grpc.aio.EOF

@@ -20,7 +20,7 @@ from kumiai.core.errors import (
 from kumiai.node.client.agent import ClientAgent
 from kumiai.node.study import Site
 from kumiai.node.wire import kumiai_pb2 as pb
-from kumiai.node.wire.channel import TlsFiles
+from kumiai.node.wire.channel import PROTOCOL_VERSION, TlsFiles
 
 
 class EndedCall:
@@ -35,6 +35,7 @@ class EndedCall:
     ) -> None:
         self._code, self._ends, self._refusal = code, ends, refusal
         self.written: list[pb.ClientMessage] = []
+        self.cancelled = False
         self._said = [message.SerializeToString() for message in said_before]
         self._hello_passes = bool(said_before)
 
@@ -68,7 +69,7 @@ class EndedCall:
         return "Socket closed"
 
     def cancel(self) -> None:
-        pass
+        self.cancelled = True
 
 
 class EndedChannel:
@@ -109,7 +110,11 @@ def agent(tmp_path: Path, explain: Explanation) -> ClientAgent:
 
 def welcome(*, heartbeat_seconds: float = 100.0, clock_ahead: float = 0.0) -> pb.ServerMessage:
     now = SystemClock().now() - clock_ahead
-    return pb.ServerMessage(welcome=pb.Welcome(heartbeat_seconds=heartbeat_seconds, wall_time=now))
+    return pb.ServerMessage(
+        welcome=pb.Welcome(
+            protocol_version=PROTOCOL_VERSION, heartbeat_seconds=heartbeat_seconds, wall_time=now
+        )
+    )
 
 
 class Heard:
@@ -130,6 +135,23 @@ async def test_a_stream_that_ends_before_the_hello_tells_why(agent: ClientAgent)
     no_runner: Any = None
 
     assert await agent._session(channel, no_runner) == "Socket closed"
+
+
+@pytest.mark.parametrize("other", [0, PROTOCOL_VERSION - 1, PROTOCOL_VERSION + 1])
+async def test_a_coordinator_of_another_protocol_version_gives_no_tasks(
+    agent: ClientAgent, other: int
+) -> None:
+    welcoming = welcome()
+    welcoming.welcome.protocol_version = other
+    call = EndedCall(welcoming, pb.ServerMessage(task=pb.Task(app="heart")))
+    channel: Any = EndedChannel(call)
+    heard: Any = Heard()
+
+    with pytest.raises(ConfigError, match=f"must be {PROTOCOL_VERSION}, got {other}"):
+        await agent._session(channel, heard)
+
+    assert heard.told == []
+    assert call.cancelled
 
 
 async def test_a_stream_that_ends_before_a_heartbeat_tells_why(agent: ClientAgent) -> None:

@@ -6,6 +6,7 @@ from openapi_spec_validator import validate
 
 from kumiai import __version__
 from kumiai.node.http.access import ROUTES
+from kumiai.node.wire.channel import PROTOCOL_VERSION
 from kumiai.storage import DatabaseManager, LocalBlobStore
 from kumiai.testing.databases import SQLiteTemplate
 from tests.node.http.api import (
@@ -91,7 +92,7 @@ async def test_info_tells_who_answers(api: RunningApi, database: DatabaseManager
     assert info == {
         "coordinator_id": COORDINATOR,
         "version": __version__,
-        "protocol_version": 1,
+        "protocol_version": PROTOCOL_VERSION,
         "led_runs": [],
         "database": database.dialect,
         "can_evaluate": False,

@@ -285,9 +285,23 @@ class ClientAgent:
         except CertificateError as error:
             call.cancel()
             return f"{_DISTRUSTED}: {error}"
+        self._verify_version(welcome, call)
         await self._take_checkpoint(welcome.audit if welcome.HasField("audit") else None)
         self._note_welcome(welcome)
         return _Link(channel, call, outgoing, welcome.heartbeat_seconds)
+
+    def _verify_version(
+        self, welcome: pb.Welcome, call: "grpc.aio.StreamStreamCall[bytes, bytes]"
+    ) -> None:
+        # The coordinator refuses others, too; one that does not may mean something else by a task.
+        if welcome.protocol_version == PROTOCOL_VERSION:
+            return
+        call.cancel()
+        raise ConfigError(
+            f"protocol version of the coordinator must be {PROTOCOL_VERSION}, got "
+            f"{welcome.protocol_version}: install a client of the coordinator's version "
+            f"({welcome.software_version[:64]}), this one is {__version__}"
+        )
 
     async def _take_trust(self, offer: pb.TrustOffer) -> None:
         """Take up what the coordinator tells of roots and of revoked certificates.

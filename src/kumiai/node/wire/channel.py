@@ -32,7 +32,8 @@ __all__ = [
     "verify_only_tls_1_3",
 ]
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
+"""Raised with each field that a client must heed; see the head of `kumiai.proto`."""
 SESSION_SERVICE = "kumiai.v1.Session"
 BLOB_SERVICE = "kumiai.v1.Blob"
 ATTACH = f"/{SESSION_SERVICE}/Attach"
