@@ -433,13 +433,13 @@ def test_silence_means_consent_after_as_long_as_was_said(
     began = time.monotonic()
     with serving(server_of(coordinator)) as server:
         text = explain_handshake(
-            server.host, server.port, client.cert, client.key, client.ca, 15.0,
+            server.host, server.port, client.cert, client.key, client.ca, 60.0,
             settle_seconds=0.01,
         )  # fmt: skip
         waited_seconds = time.monotonic() - began
 
     assert text is None
-    assert waited_seconds < 10
+    assert waited_seconds < 30
     assert handshake.SETTLE_SECONDS == 1.0
 
 
@@ -671,7 +671,7 @@ def test_a_grpc_server_accepts_our_certificates(grpc_port: int, client: IssuedCe
         client.ca.read_bytes(), client.key.read_bytes(), client.cert.read_bytes()
     )
     with grpc.secure_channel(f"127.0.0.1:{grpc_port}", credentials) as channel:
-        grpc.channel_ready_future(channel).result(timeout=10)
+        grpc.channel_ready_future(channel).result(timeout=60)
 
     assert text is None
 

@@ -166,7 +166,7 @@ def boringssl(server: tuple[Path, Path], client: IssuedCertificate, host: str) -
         with grpc.secure_channel(
             f"127.0.0.1:{port}", credentials, [("grpc.ssl_target_name_override", host)]
         ) as channel:
-            assert channel.unary_unary("/a/b")(b"!", timeout=20) == b"!"
+            assert channel.unary_unary("/a/b")(b"!", timeout=60) == b"!"
     finally:
         running.stop(None)
 

@@ -11,7 +11,7 @@ _PAUSE_SECONDS = 0.01
 
 
 async def eventually(
-    look: Callable[[], Any], is_so: Callable[[Any], object] = bool, *, seconds: float = 15
+    look: Callable[[], Any], is_so: Callable[[Any], object] = bool, *, seconds: float = 60
 ) -> Any:
     """Return what ``look``, which may be a coroutine function, finds once ``is_so`` of it."""
     found = None

@@ -159,7 +159,7 @@ class Federation:
         return run_id
 
     async def until(
-        self, run_id: str, is_so: Callable[[Any], object], *, seconds: float = 15
+        self, run_id: str, is_so: Callable[[Any], object], *, seconds: float = 60
     ) -> Any:
         """Return the run once it is as wanted."""
         async with self.http() as http:
@@ -173,7 +173,7 @@ class Federation:
         """Return the run once it has come to this round."""
         return await self.until(run_id, lambda run: run["round"] >= number)
 
-    async def wait_for(self, run_id: str, state: str = "finished", seconds: float = 30) -> Any:
+    async def wait_for(self, run_id: str, state: str = "finished", seconds: float = 60) -> Any:
         """Return the run once it has ended."""
         run = await self.until(run_id, _has_ended, seconds=seconds)
         assert run["state"] == state, run

@@ -326,7 +326,7 @@ async def test_a_run_stops_while_its_clients_train(
 
     await eventually(training, lambda rows: len(rows) == 3)
     await runs.request_stop(run_id, "enough")
-    await federation.wait_for(run_id, state="stopped", seconds=30)
+    await federation.wait_for(run_id, state="stopped")
 
     assert {each.state for each in await runs.assignments(run_id, 0)} == {"cancelled"}
 

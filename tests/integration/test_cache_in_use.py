@@ -107,6 +107,6 @@ async def test_a_coordinator_starts_without_redis_and_takes_it_up_later(
     redis.start()
 
     before = await hits(federation)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(30):
         while await hits(federation) == before:
             await shown(federation, f"runs/{run_id}/rounds")

@@ -52,7 +52,7 @@ async def until_uploaded(federation: Federation, run_id: str, count: int) -> Non
         async def look() -> Any:
             return (await http.get(f"/api/v1/runs/{run_id}/explain")).json()
 
-        await eventually(look, lambda told: len(_answered(told)) >= count, seconds=30)
+        await eventually(look, lambda told: len(_answered(told)) >= count)
 
 
 def _answered(told: Any) -> list[str]:

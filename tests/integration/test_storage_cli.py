@@ -127,7 +127,7 @@ async def test_a_coordinator_sweeps_at_its_start(federation: Federation) -> None
 
     await federation.start()
 
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while await blobs.find_size("models/run-never-submitted", orphan) is not None:
             await asyncio.sleep(0.01)
     assert await blobs.find_size("models/run-being-submitted", young) == 5
@@ -319,7 +319,7 @@ async def test_a_sweep_that_fails_is_made_again() -> None:
     sweeps = Sweeps()
     background = BackgroundSweep(sweeps, grace_seconds=7.0, every_seconds=0.0)
     background.start()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         await sweeps.is_enough.wait()
     await background.stop()
     await background.stop()

@@ -179,7 +179,7 @@ async def test_a_restart_between_rounds_does_not_leave_the_others_out(
     await federation.start_clients(2)
     with trouble("storage.open_round.commit.before", passes=1) as hook:
         run_id = await federation.submit(job(run={"rounds": 2}), study.app)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             await hook.met.wait()
         await stop_everything(federation)
 
@@ -199,7 +199,7 @@ async def test_a_restart_before_the_last_evaluation_does_not_lose_it(
     await federation.start_clients(2)
     with trouble("storage.open_evaluation.commit.before") as hook:
         run_id = await federation.submit(job(run={"rounds": 1}, cohort={"size": 2}), study.app)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             await hook.met.wait()
         await stop_everything(federation)
 
@@ -219,7 +219,7 @@ async def test_a_restart_before_a_round_is_extended_does_not_spend_its_attempts_
         run_id = await federation.submit(
             job(cohort={"size": 1, "max_attempts": 2}, train={"broken": "site-1"}), study.app
         )
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             await hook.met.wait()
         await stop_everything(federation)
 

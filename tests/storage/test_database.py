@@ -362,7 +362,7 @@ async def test_a_connection_that_is_stopped_amid_its_close_ends_with_its_thread(
     stopping = connection.stop()
 
     assert stopping is not None
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         await stopping
     closing.cancel()
     assert cursor.description is not None  # alive until here, and with it what it held

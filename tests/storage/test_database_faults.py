@@ -67,7 +67,7 @@ async def rows(database: DatabaseManager) -> list[tuple[int, int]]:
 
 async def written_at_last(database: DatabaseManager, n: int) -> None:
     """Write a row as a caller does: again after an error, unless it stands already."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(30):
         while True:
             with contextlib.suppress(StorageError):
                 if (n, n) not in await rows(database):
@@ -186,7 +186,7 @@ async def test_a_silent_server_is_given_up_in_time_and_its_connection_never_lent
         await new_ledger(database)
         proxy.stall()
 
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             with pytest.raises(StorageError, match="no answer in time"):
                 await write(database, 1)
         proxy.resume()
@@ -220,7 +220,7 @@ async def test_a_server_that_ends_and_starts_again_is_found_again(how: str) -> N
             await asyncio.to_thread(getattr(server, how))
             await asyncio.to_thread(server.start)
             count = len(acknowledged)
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(30):
                 while len(acknowledged) < count + 20:
                     await asyncio.sleep(0.01)
             writing.cancel()
@@ -289,7 +289,7 @@ async def test_a_standby_that_is_promoted_is_found_by_itself_with_every_acknowle
         await standby.value("ALTER SYSTEM SET synchronous_standby_names = ''")
         await standby.value("SELECT pg_reload_conf()")
         count = len(acknowledged)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(30):
             while len(acknowledged) < count + 20:
                 await asyncio.sleep(0.01)
         writing.cancel()

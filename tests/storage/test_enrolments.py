@@ -348,7 +348,7 @@ async def test_a_snapshot_follows_what_another_replica_does(
     await sites.invite(INVITATION)
     await sites.suspend("site-1", by="ann", reason="")
 
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while denials.snapshot.suspended != {"site-1"}:
             await asyncio.sleep(0.01)
 

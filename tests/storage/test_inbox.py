@@ -328,7 +328,7 @@ async def test_a_writer_that_is_cancelled_amid_a_batch_that_failed_leaves_nobody
     failpoints.install(fail_then_cancel)
     try:
         waiting = [asyncio.create_task(inbox.accept(request_of(name))) for name in ("a", "b")]
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             await asyncio.wait(waiting)
     finally:
         failpoints.install(None)

@@ -116,7 +116,7 @@ async def test_a_change_of_another_process_that_died_right_after_is_heard_at_the
 
     await near.notes.start()
 
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while (await near.reads.run(run_id)).description != "new":
             await asyncio.sleep(0.01)
 
@@ -145,6 +145,6 @@ async def test_a_change_stands_when_the_cache_can_not_hear_it(near: Near, run_id
 
 
 async def until(near: Near, expected: list[tuple[str, str]]) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while [(each.client_id, each.state) for each in await near.reads.clients()] != expected:
             await asyncio.sleep(0.01)

@@ -228,7 +228,7 @@ async def test_no_event_is_missed_by_a_reader_that_follows(
 
     reader = asyncio.create_task(follow())
     await asyncio.gather(*(runs.add_event("run-a", kind="note", text=str(n)) for n in range(40)))
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(30):
         await done.wait()
     await reader
 

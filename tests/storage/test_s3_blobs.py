@@ -269,7 +269,7 @@ async def test_who_reads_on_has_the_blob_fetched_for_all(new_s3_store: NewStore)
     assert await store.read("models/run-a", digest, 0, 1000) == SMALL[:1000]
     assert store._cache.size_bytes == 0
     assert await store.read("models/run-a", digest, 1000, 1000) == SMALL[1000:2000]
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while not store._cache.size_bytes:
             await asyncio.sleep(0.005)
     assert await store.read("models/run-a", digest, 2000, 1000) == SMALL[2000:3000]

@@ -36,7 +36,7 @@ class Turns:
 
     def take(self, who: int) -> None:
         with self._changed:
-            self._changed.wait_for(lambda: self._is_next(who), timeout=20)
+            self._changed.wait_for(lambda: self._is_next(who), timeout=60)
             if self._order:
                 self._order.pop(0)
             self._changed.notify_all()

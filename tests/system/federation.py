@@ -258,7 +258,7 @@ class Federation:
         return httpx.AsyncClient(
             base_url=f"https://localhost:{self._http_port}",
             verify=self._operator_context,
-            timeout=5,
+            timeout=30,
         )
 
     @contextlib.asynccontextmanager
@@ -281,7 +281,7 @@ class Federation:
 
     async def _until_it_listens(self) -> None:
         # A client whose first attempt fails waits longer before the next.
-        async with self.within(30):
+        async with self.within(60):
             while True:
                 with contextlib.suppress(OSError):
                     _, writer = await asyncio.open_connection("127.0.0.1", self._http_port)

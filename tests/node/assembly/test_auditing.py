@@ -39,7 +39,7 @@ async def audit(tmp_path: Path, database: DatabaseManager) -> AsyncIterator[Coor
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(30):
         while not condition():
             await asyncio.sleep(0.01)
 

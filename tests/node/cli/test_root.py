@@ -1,9 +1,9 @@
 """What holds for every command: shared options, errors, help, completion."""
 
 import json
+import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -213,10 +213,12 @@ def test_help_loads_nothing_heavy() -> None:
 def test_help_is_there_in_a_moment() -> None:
     best = min(_seconds_of_help() for _ in range(3))
 
-    assert best < 2.0  # a fifth of a second on a quiet machine
+    assert best < 2.0  # a fifth of a second on a quick machine
 
 
 def _seconds_of_help() -> float:
-    began = time.perf_counter()
+    """Return its processor time, which a busy machine does not lengthen much."""
+    began = os.times()
     subprocess.run([sys.executable, "-m", "kumiai.node.cli", "--help"], check=True, stdout=-3)
-    return time.perf_counter() - began
+    ended = os.times()
+    return sum(ended[2:4]) - sum(began[2:4])

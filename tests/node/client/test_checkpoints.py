@@ -189,7 +189,7 @@ async def test_a_new_checkpoint_is_sent_to_everybody_who_is_welcome(
     for size in (9, 300):
         await coordinator.grow(size - guard.known_size)
         coordinator.offers.announce()
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(30):
             message = await welcome.outgoing.get()
         await guard.take(message.audit)
         assert guard.known_size == welcome.audit_size == size
@@ -223,12 +223,12 @@ async def test_a_database_that_is_away_is_told_of_and_the_next_checkpoint_reache
     with capture_logs() as logged:
         await database.close()
         coordinator.offers.announce()
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(30):
             while not logged:
                 await asyncio.sleep(0.01)
     await database.connect()
     coordinator.offers.announce()
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(30):
         message = await session.outgoing.get()
 
     assert logged[0]["event"] == "checkpoint not sent to all clients"

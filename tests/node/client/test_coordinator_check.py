@@ -162,7 +162,7 @@ async def test_nothing_of_a_stream_is_sent_before_the_proof_has_come(place: Plac
     async with place.channel() as channel:
         question = Question()
         call = channel.stream_unary(PUT)(messages(), metadata=question.metadata)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             await place.check.verify(call, question)
         assert place.taken == []
         is_trusted.set()

@@ -67,7 +67,7 @@ async def told(coordinator: Coordinator, word: str) -> list[str]:
     """Let it renew until this is logged; return all reasons that were."""
     with capture_logs() as logged:
         running = asyncio.create_task(coordinator.renewal.run())
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(30):
             while not any(word in str(each.get("reason", each["event"])) for each in logged):
                 await asyncio.sleep(0.01)
         running.cancel()

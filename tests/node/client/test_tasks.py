@@ -49,7 +49,7 @@ class Answers:
 
     async def until_idle(self) -> list[tuple[str, int, int]]:
         serving = asyncio.create_task(self.runner.serve())
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while not self.runner.is_idle:
                 await asyncio.sleep(0)
         serving.cancel()
@@ -100,7 +100,7 @@ async def test_a_failure_that_was_overtaken_by_a_new_attempt_is_tried_again(
     runner.take(first)
 
     serving = asyncio.create_task(runner.serve())
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while not runner.is_idle:
             await asyncio.sleep(0)
     serving.cancel()
@@ -170,7 +170,7 @@ async def test_a_study_that_does_not_heed_a_withdrawal_is_named_in_the_log(
         runner.take(task(1, EVALUATE))
         await asyncio.to_thread(begun.wait, 5)
         runner.cancel(pb.Cancel(key=pb.TaskKey(run_id="run-a")))
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while not runner.is_idle and not warnings(logged):
                 await asyncio.sleep(0)
             end.set()
@@ -204,7 +204,7 @@ async def done(runner: TaskRunner, *tasks: pb.Task) -> None:
     for each in tasks:
         runner.take(each)
     serving = asyncio.create_task(runner.serve())
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while not runner.is_idle:
             await asyncio.sleep(0)
     serving.cancel()

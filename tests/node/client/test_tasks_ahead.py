@@ -58,7 +58,7 @@ class Life:
         """Do a task, and return what is answered."""
         self.runner.take(order)
         serving = asyncio.create_task(self.runner.serve())
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while not self.runner.is_idle:
                 await asyncio.sleep(0)
         serving.cancel()
@@ -279,6 +279,6 @@ async def test_the_end_of_a_run_lets_go_of_what_was_made_ahead(
     answers.runner.cancel(pb.Cancel(key=pb.TaskKey(run_id="run-a")))
 
     assert await answers.until_idle() == []
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while held_in(tmp_path, 2) is not None:
             await asyncio.sleep(0)

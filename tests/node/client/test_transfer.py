@@ -93,7 +93,7 @@ async def test_a_pause_ends_when_the_coordinator_is_back(
     transfer = BlobTransfer(channels.open, executor, first_pause_seconds=LONG_SECONDS)
     fetching = begin(transfer, tmp_path)
 
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(30):
         await has_paused(transfer)
         transfer.end_pauses()
         model = await fetching
@@ -110,7 +110,7 @@ async def test_a_channel_that_can_not_be_opened_anew_is_kept(
     (first,) = channels.opened
     fetching = begin(transfer, tmp_path)
 
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(30):
         await has_paused(transfer)
         channels.error = FileNotFoundError("the certificate is being replaced")
         first.answers = True
@@ -178,7 +178,7 @@ async def test_an_attempt_follows_a_pause_without_being_called(
     transfer = BlobTransfer(channels.open, executor, first_pause_seconds=0.001)
     fetching = begin(transfer, tmp_path)
 
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(30):
         await has_paused(transfer)
         channels.opened[0].answers = True
         await fetching

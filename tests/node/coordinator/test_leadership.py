@@ -140,7 +140,7 @@ async def test_a_run_that_fails_says_with_what_kind_of_error(
     fail_with(error)
 
     supervisor = asyncio.create_task(RunSupervisor(engine, leader="replica-1").serve())
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while (run := await runs.get("run-a")).state != "failed":
             await asyncio.sleep(0.01)
     supervisor.cancel()
@@ -187,7 +187,7 @@ async def test_a_driver_that_has_just_ended_its_run_may_tidy_up(
     supervisor = asyncio.create_task(
         RunSupervisor(hasty, leader="replica-1", lease_seconds=0.3).serve()
     )
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         await ended.wait()
     supervisor.cancel()
     await asyncio.wait({supervisor})

@@ -12,7 +12,7 @@ async def test_a_wake_up_ends_the_wait() -> None:
 
     signals.wake("run-a")
 
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         await waiting
 
 
@@ -26,7 +26,7 @@ async def test_reports_end_the_wait_when_enough_came() -> None:
     assert not waiting.done()
     signals.report("run-a")
 
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         await waiting
 
 
@@ -35,12 +35,12 @@ async def test_reports_between_two_waits_count() -> None:
     await signals.wait("run-a", 0)
     signals.report("run-a")
 
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         await signals.wait("run-a", 60, reports=1)
 
 
 async def test_the_wait_ends_by_itself() -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         await RunSignals().wait("run-a", 0.001)
 
 

@@ -65,7 +65,7 @@ async def test_work_that_ends_is_told_of_and_started_again(
 
     with capture_logs() as logged:
         supervised(work, HandClock())
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             await work.going.wait()
 
     assert work.begun == 4
@@ -86,7 +86,7 @@ async def test_work_is_well_again_once_it_has_lasted(
 
     supervision = supervised(work, clock)
     at_first = supervision.is_well
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         await work.going.wait()
     started_again = supervision.is_well
     clock.at += 10.0
@@ -100,7 +100,7 @@ async def test_work_that_is_down_is_not_well_however_long_it_lasted(
     work, clock = Work(), HandClock()
     slow = SupervisionTimes(first_pause_seconds=1000.0)
     supervision = supervised(work, clock, slow)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         await work.going.wait()
         clock.at += 1e6
         work.end_now.set()
@@ -118,7 +118,7 @@ async def test_after_it_has_lasted_the_pauses_begin_anew(
     work, clock = Work(RuntimeError("first"), RuntimeError("second")), HandClock()
     with capture_logs() as logged:
         supervised(work, clock)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             await work.going.wait()
             clock.at += 10.0
             work.end_now.set()
@@ -133,7 +133,7 @@ async def test_stopping_ends_the_work_and_may_be_repeated() -> None:
     supervision = SupervisedWork("the audit signer", work, HandClock())
     await supervision.stop()
     supervision.start()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         await work.going.wait()
     before = {task.get_name() for task in asyncio.all_tasks()}
 

@@ -105,7 +105,7 @@ async def test_a_revocation_list_is_handed_to_all_and_no_root_with_it(
 
     before = crl.read_text()
     authority.revocation_list()
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(30):
         message = await session.outgoing.get()
     await offers.stop()
 
@@ -144,7 +144,7 @@ async def test_a_change_is_told_to_the_log_and_to_all_who_are_attached(
     offers.start()
 
     authority.rotate()
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(30):
         message = await session.outgoing.get()
 
     assert message.trust.roots.encode() == authority.certificate_path.read_bytes()
@@ -161,7 +161,7 @@ async def test_a_change_without_a_succession_is_offered_to_nobody(
     offers.start()
 
     authority.certificate_path.write_bytes(authority.certificate_path.read_bytes() + b"\n")
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(30):
         while not noted.entries:
             await asyncio.sleep(0.01)
 

@@ -132,7 +132,7 @@ async def test_of_too_many_amid_their_handshake_the_oldest_goes(
     greeting = await door.greeting(certificates.context(None))
 
     assert greeting == b"!"
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         assert await silent[0][0].read() == b""
     await pending(door, 1)
     assert not silent[1][0].at_eof()
@@ -192,11 +192,11 @@ async def test_closing_ends_who_waits_and_who_shakes_hands(new_door: NewDoor) ->
     await pending(door, 2)
 
     door.front.close()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         await door.front.wait_closed()
 
     for reader, writer in opened:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             assert await reader.read() == b""
         writer.close()
     with socket.create_server((HOST, door.port)):
@@ -243,5 +243,5 @@ async def test_a_front_that_pauses_can_be_closed(
     await eventually(is_paused)
     door.front.close()
 
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         assert await waiting == b""

@@ -45,7 +45,7 @@ def put_head(run_id: str, digest: str, size_bytes: int) -> bytes:
 
 
 async def until(is_so: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while not is_so():
             await asyncio.sleep(0.005)
 

@@ -22,7 +22,7 @@ async def following(
     api: RunningApi, run_id: str, *, query: str = "", last_event_id: str | None = None
 ) -> AsyncIterator[AsyncIterator[Message]]:
     headers = {} if last_event_id is None else {"Last-Event-ID": last_event_id}
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(30):
         async with api.operator.stream(
             "GET", f"/api/v1/runs/{run_id}/stream{query}", headers=headers
         ) as answer:
@@ -127,7 +127,7 @@ async def test_a_silent_stream_shows_that_it_lives(api: RunningApi) -> None:
 
     async with api.operator.stream("GET", f"/api/v1/runs/{run_id}/stream") as answer:
         lines = answer.aiter_lines()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             async for line in lines:
                 if line.startswith("event: progress"):
                     break
@@ -181,7 +181,7 @@ async def test_streams_are_limited_and_a_closed_one_makes_room(
         async with following(api, run_id) as messages:
             await next_of(messages, "progress")
             refused = await api.operator.get(f"/api/v1/runs/{run_id}/stream")
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while api.app.state.streams.count:
                 await asyncio.sleep(0.005)
         async with following(api, run_id) as messages:

@@ -32,7 +32,7 @@ def test_a_child_ends_when_its_parent_was_killed(tmp_path: Path) -> None:
 
         parent.send_signal(signal.SIGKILL)
 
-    child.wait(timeout=20)
+    child.wait(timeout=60)
     assert not child.is_running()
 
 
@@ -52,7 +52,7 @@ def test_a_child_whose_parent_is_gone_already_ends(tmp_path: Path) -> None:
         "signal_wait",
     ]
 
-    ended = subprocess.run(command, env={"PYTHONPATH": str(tmp_path)}, check=False, timeout=20)
+    ended = subprocess.run(command, env={"PYTHONPATH": str(tmp_path)}, check=False, timeout=60)
 
     assert ended.returncode == 1
 
@@ -71,7 +71,7 @@ def test_the_module_runs_as_if_it_were_the_program(tmp_path: Path) -> None:
         capture_output=True,
         text=True,
         check=False,
-        timeout=20,
+        timeout=60,
     )
 
     assert told.stdout == "__main__ ['a', '--b']\n"

@@ -215,7 +215,7 @@ async def test_connections_that_came_to_no_call_are_told_by_their_number(running
 
 async def refused(call: Any) -> tuple[grpc.StatusCode, str]:
     with pytest.raises(grpc.aio.AioRpcError) as caught:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             await call
     return caught.value.code(), caught.value.details() or ""
 
@@ -299,7 +299,7 @@ async def test_a_call_that_its_caller_gives_up_is_no_refusal(running: Running) -
         await call.read()
         call.cancel()
 
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             await running.service.cancelled.wait()
 
     assert running.refused == []

@@ -40,7 +40,7 @@ class Process:
 
 
 async def until_served_by(store: ResilientKeyValue, who: ServedBy) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while store.served_by is not who:
             await store.get("anything")
             await asyncio.sleep(0.01)
@@ -318,7 +318,7 @@ async def test_what_earlier_epochs_left_is_swept_away(
         await store._epochs.bump()
         await store.set("now", b"1")
 
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while (await store.size()).keys > 5:
                 await asyncio.sleep(0.01)
         assert await store.get("now") == b"1"

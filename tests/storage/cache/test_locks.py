@@ -125,7 +125,7 @@ async def test_a_holder_that_cannot_ask_holds_until_its_lease_ends() -> None:
         with pytest.raises(StorageError):
             await held.verify()
         assert held.is_held
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             await held.lost.wait()
         assert not held.is_held
 
@@ -312,7 +312,7 @@ class TestFailover:
             with pytest.raises(StorageError):
                 async with lock.acquire_context("b"):
                     pass
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(30):
                 await held.lost.wait()
         await database.connect()
 

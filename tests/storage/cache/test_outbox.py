@@ -288,7 +288,7 @@ async def test_a_sink_that_is_away_says_nothing_against_the_rows(
 
     sink.away = False
     await asyncio.sleep(0)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while not sink.rows:
             await asyncio.sleep(0.01)
 
@@ -371,7 +371,7 @@ async def test_many_drains_at_once_apply_each_row_in_order(database: DatabaseMan
         await drain.start()
     for index in range(30):
         await add(boxes[index % 3], *((f"k{key}", b"%d" % index) for key in range(3)))
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(30):
         while (await boxes[0].state(TOPIC)).depth:
             await asyncio.sleep(0.02)
     for drain in drains:
@@ -454,7 +454,7 @@ async def test_a_late_write_is_seen_at_once_and_arrives_later(outbox: CacheOutbo
     assert await behind.get("key", lambda: written.load("key")) == {"a": 1}
     assert written.values == {}
     await drain.start()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while not written.values:
             await asyncio.sleep(0.01)
 
