@@ -10,14 +10,18 @@ An old Python must be able to read this file, to be told that it is too old.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.util
 import json
 import os
+import select
 import shutil
+import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent
@@ -30,6 +34,8 @@ PROTO_TOOLS = "grpcio-tools==1.71.2"
 TORCH = ("opacus==1.6.0", "torch==2.13.0")
 GROUPS = ("unit", "integration", "system")
 NO_TESTS_EXIT = 5
+STEP_SECONDS_MAX = 2400.0
+INTERRUPT_SECONDS_MAX = 30.0
 
 
 def main(arguments: list[str]) -> int:
@@ -172,8 +178,14 @@ def dev_tool(program: str, *arguments: str) -> int:
     return prepare("dev") or become([in_venv(program), *arguments])
 
 
-def tee(command: list[str], environment: dict[str, str]) -> tuple[int, str]:
-    """Run a program, pass its output on as it comes; return its exit code and its last line."""
+def tee(
+    command: list[str], environment: dict[str, str], seconds_max: float = STEP_SECONDS_MAX
+) -> tuple[int, str]:
+    """Run a program, pass its output on as it comes; return its exit code and its last line.
+
+    It ends when the program does, or its time is up. Processes that are left behind would hold
+    the output open for ever: they are ended, too.
+    """
     tail = b""
     with subprocess.Popen(
         command,
@@ -181,14 +193,45 @@ def tee(command: list[str], environment: dict[str, str]) -> tuple[int, str]:
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
+        start_new_session=True,
     ) as process:
-        pipe = process.stdout.fileno() if process.stdout else -1
-        for data in iter(lambda: os.read(pipe, 1 << 16), b""):
-            sys.stdout.buffer.write(data)
-            sys.stdout.buffer.flush()
-            tail = (tail + data)[-10_000:]
+        try:
+            for data in output_of(process, seconds_max):
+                sys.stdout.buffer.write(data)
+                sys.stdout.buffer.flush()
+                tail = (tail + data)[-10_000:]
+        except KeyboardInterrupt:
+            os.killpg(process.pid, signal.SIGINT)  # the terminal reaches this session alone
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(INTERRUPT_SECONDS_MAX)
+            raise
+        finally:
+            end_group(process)
     lines = [line for line in tail.decode(errors="replace").splitlines() if line.strip()]
     return process.returncode, lines[-1].strip("= ") if lines else ""
+
+
+def output_of(process: subprocess.Popen[bytes], seconds_max: float) -> Iterator[bytes]:
+    """Yield what the program writes, until it ends or its time is up."""
+    pipe = process.stdout.fileno() if process.stdout else -1
+    deadline = time.monotonic() + seconds_max
+    while time.monotonic() < deadline:
+        has_ended = process.poll() is not None
+        is_ready = bool(select.select([pipe], [], [], 0 if has_ended else 0.2)[0])
+        data = os.read(pipe, 1 << 16) if is_ready else b""
+        if data:
+            yield data
+        elif has_ended:
+            return
+        elif is_ready:
+            time.sleep(0.2)  # it has closed its output and goes on
+    say(f"it did not end within {seconds_max:.0f} s and was ended")
+
+
+def end_group(process: subprocess.Popen[bytes]) -> None:
+    """End the program, if it runs, and all that it has left behind."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)
 
 
 # --------------------------------------------------------------------------- commands
@@ -349,9 +392,9 @@ def run_group(group: str, arguments: list[str], *, covered: bool) -> tuple[str, 
     cores = min(os.cpu_count() or 1, 4)
     workers = str(cores if group == "unit" else cores + 1)
     command = [in_venv("pytest"), "-m", f"{group} and not chaos", "-n", workers]
+    command += ["--reruns=1", "-rR"]  # what fails on a busy machine gets a second try, named
     if group != "unit":
         command.append("--dist=loadgroup")  # tests that share a federation run on one worker
-        command += ["--reruns=1", "-rR"]  # what fails on a busy machine gets a second try, named
     command += arguments
     data = coverage_file(group)
     environment = {}

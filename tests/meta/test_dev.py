@@ -1,7 +1,9 @@
 """The developer's program starts everywhere, and says what is missing where it cannot go on."""
 
+import fcntl
 import importlib.util
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -148,3 +150,44 @@ def test_the_last_line_of_a_step_is_kept(dev: ModuleType) -> None:
     program = "import sys; print('=== 3 passed ==='); print(); sys.exit(4)"
 
     assert dev.tee([sys.executable, "-c", program], {}) == (4, "3 passed")
+
+
+@pytest.mark.parametrize("ending", ["sys.exit(3)", "os.kill(os.getpid(), 9)"])
+def test_a_step_ends_although_a_process_that_it_left_behind_holds_its_output(
+    dev: ModuleType, tmp_path: Path, ending: str
+) -> None:
+    lock = tmp_path / "lock"
+    left_behind = f"""
+import fcntl, time
+file = open({str(lock)!r}, "w")
+fcntl.flock(file, fcntl.LOCK_EX)
+print("locked", flush=True)
+time.sleep(600)
+"""
+    program = f"""
+import os, subprocess, sys
+left = subprocess.Popen([sys.executable, "-c", {left_behind!r}], stdout=subprocess.PIPE)
+left.stdout.readline()
+{ending}
+"""
+
+    code, _ = dev.tee([sys.executable, "-c", program], {})
+
+    assert code in (3, -signal.SIGKILL)
+    with lock.open() as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # it was let go by the end of whoever held it
+
+
+def test_a_step_that_does_not_end_is_ended(
+    dev: ModuleType, capsys: pytest.CaptureFixture[str]
+) -> None:
+    program = "import time; print('began', flush=True); time.sleep(600)"
+
+    assert dev.tee([sys.executable, "-c", program], {}, 3.0) == (-signal.SIGKILL, "began")
+    assert "it did not end within 3 s and was ended" in capsys.readouterr().err
+
+
+def test_a_step_may_close_its_output_before_it_ends(dev: ModuleType) -> None:
+    program = "import os, time; os.close(1); os.close(2); time.sleep(0.5); os._exit(4)"
+
+    assert dev.tee([sys.executable, "-c", program], {}) == (4, "")

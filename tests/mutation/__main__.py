@@ -39,6 +39,7 @@ import pytest
 from _pytest.main import pytest_runtestloop as run_tests
 from coverage import CoverageData
 
+from tests.alone import IN_ONE_PROCESS
 from tests.mutation.mutants import Mutant, mutants_of
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -53,6 +54,7 @@ _ROW = re.compile(r"^\| `(kumiai[\w.]+)` \| `(.+?)` \| (.+) \|$", re.MULTILINE)
 def main(patterns: Sequence[str]) -> int:
     """Try the mutants of all modules that are named; return 0 if none survives without a reason."""
     os.chdir(ROOT)
+    os.environ[IN_ONE_PROCESS] = "1"  # a process of its own would load the true text
     modules = [each for each in all_modules() if any(fnmatch.fnmatch(each, p) for p in patterns)]
     if not modules:
         print("FILES must name modules, as in FILES='kumiai.identity.check*'", file=sys.stderr)

@@ -15,6 +15,7 @@ from kumiai.privacy.events import GaussianEvent
 from kumiai.privacy.keystream import Keystream
 from kumiai.privacy.mechanisms import GaussianMechanism, SkellamShares, verified_integers
 from kumiai.privacy.sampler import discrete_gaussian, skellam
+from tests.alone import run_alone
 from tests.privacy.statistics_of_noise import KEY
 
 BOUND = 1 << 32
@@ -260,6 +261,10 @@ def _send(connection: Any) -> None:
 
 
 def test_neither_a_second_release_nor_a_forked_process_repeats_noise() -> None:
+    run_alone(_compare_releases_of_forks)
+
+
+def _compare_releases_of_forks() -> None:
     first = _releases()
     context = multiprocessing.get_context("fork")
     pipes = [context.Pipe(duplex=False) for _ in range(4)]

@@ -9,11 +9,10 @@ import pytest
 
 from kumiai.crypto.paillier import Exponents, PaillierCrypto, RandomiserPool
 from kumiai.crypto.paillier.randomisers import new_source
+from tests.alone import run_alone
 from tests.crypto.paillier.some_keys import SMALL_KEY
 
 KEY = SMALL_KEY.public_key
-# From Python 3.12 on a fork beside threads is warned of; the children here only calculate.
-forks = pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
 
 
 class ManualExecutor(Executor):
@@ -144,8 +143,11 @@ def in_a_child(act: Callable[[], bytes]) -> bytes:
     return found
 
 
-@forks
 def test_a_forked_child_uses_nothing_that_it_inherited() -> None:
+    run_alone(_use_nothing_inherited)
+
+
+def _use_nothing_inherited() -> None:
     executor = ManualExecutor()
     pool, source = new_pool(executor)
     executor.work()
@@ -162,8 +164,11 @@ def test_a_forked_child_uses_nothing_that_it_inherited() -> None:
     assert {SMALL_KEY.raw_decrypt(each) for each in theirs} == {0}
 
 
-@forks
 def test_a_forked_child_has_nothing_ready_and_asks_the_parents_executor_for_nothing() -> None:
+    run_alone(_start_with_nothing_ready)
+
+
+def _start_with_nothing_ready() -> None:
     executor = ManualExecutor()
     pool, _ = new_pool(executor)
     executor.work()
@@ -176,8 +181,11 @@ def test_a_forked_child_has_nothing_ready_and_asks_the_parents_executor_for_noth
     assert in_a_child(act) == b"0 0"
 
 
-@forks
 def test_a_forked_child_forgets_once() -> None:
+    run_alone(_forget_once)
+
+
+def _forget_once() -> None:
     pool, _ = new_pool(ManualExecutor())
 
     def act() -> bytes:
@@ -200,8 +208,11 @@ def test_a_pool_may_be_as_small_as_one_and_fills_in_batches_of_32() -> None:
     assert len(usual.tasks) == 2
 
 
-@forks
 def test_parent_and_child_encrypt_the_same_number_to_different_ciphertexts() -> None:
+    run_alone(_encrypt_the_same_in_parent_and_child)
+
+
+def _encrypt_the_same_in_parent_and_child() -> None:
     executor = ManualExecutor()
     crypto = PaillierCrypto(key=SMALL_KEY)
     crypto.precompute(executor, size=4)

@@ -13,6 +13,7 @@ from kumiai.privacy import GaussianEvent, event_to_json
 from kumiai.privacy.budget import BudgetLimit, epsilon_spent
 from kumiai.privacy.events import Adjacency
 from kumiai.privacy.ledger import BudgetScope, ChargeKey, Guarantee, Unit
+from tests.alone import run_alone
 
 
 class Watch:
@@ -183,18 +184,24 @@ def _spend_until_killed(folder: str, said: str) -> None:
 
 
 def test_a_killed_site_has_paid_for_all_that_left(tmp_path: Path) -> None:
-    said = tmp_path / "said"
+    run_alone(_kill_spenders, str(tmp_path))
+
+
+def _kill_spenders(name: str) -> None:
+    folder = Path(name)
+    said = folder / "said"
     said.touch()
     context = multiprocessing.get_context("fork")
     for _ in range(10):
         before = said.stat().st_size
-        process = context.Process(target=_spend_until_killed, args=(str(tmp_path), str(said)))
+        process = context.Process(target=_spend_until_killed, args=(name, str(said)))
         process.start()
         while said.stat().st_size == before:
             process.join(0.001)
         os.kill(process.pid or 0, signal.SIGKILL)
         process.join()
 
-    paid = {str(each.key) for each in read_copy(ledger_at(tmp_path).export()).charges}
+    paid = {str(each.key) for each in read_copy(ledger_at(folder).export()).charges}
     left = said.read_text(encoding="utf-8").splitlines(keepends=True)
+    assert left
     assert {line.strip() for line in left if line.endswith("\n")} <= paid
