@@ -107,10 +107,8 @@ def test_whatever_the_tests_import_is_declared() -> None:
 def test_every_core_dependency_is_imported_somewhere() -> None:
     homes = packages_distributions()
     names = {normal(home) for name in imported("src/kumiai") for home in homes.get(name, [name])}
-    # SQLAlchemy loads its driver by the name in the address.
-    loaded_by_name = {"aiosqlite"}
 
-    assert sorted(CORE - names - loaded_by_name) == []
+    assert sorted(CORE - names) == []
 
 
 def test_every_dependency_has_a_floor() -> None:

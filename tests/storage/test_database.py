@@ -6,13 +6,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-import aiosqlite
 import pytest
 from sqlalchemy import select, text
 
 from kumiai.core.errors import ConfigError, SchemaError, StorageError
 from kumiai.storage import DatabaseManager
-from kumiai.storage.sqlite_connections import WholeConnection
 from kumiai.storage.tables import clock_sql
 from kumiai.testing.databases import PostgresServer
 
@@ -348,24 +346,6 @@ async def test_a_transaction_that_is_cancelled_in_a_statement_leaves_no_lock_beh
     assert not is_busy  # nor does a snapshot keep the log from being emptied
     other.close()
     await database.close()
-
-
-async def test_a_connection_that_is_stopped_amid_its_close_ends_with_its_thread(
-    tmp_path: Path,
-) -> None:
-    connection = await aiosqlite.connect(tmp_path / "kumiai.db", factory=WholeConnection)
-    cursor = await connection.cursor()
-    await cursor.execute("VALUES (1), (2)")
-
-    closing = asyncio.ensure_future(connection.close())
-    await asyncio.sleep(0)  # its thread has been told to close, and will be once more
-    stopping = connection.stop()
-
-    assert stopping is not None
-    async with asyncio.timeout(30):
-        await stopping
-    closing.cancel()
-    assert cursor.description is not None  # alive until here, and with it what it held
 
 
 async def test_a_connection_that_comes_back_in_a_transaction_is_rolled_back(

@@ -9,8 +9,9 @@ import os
 import sqlite3
 import time
 import weakref
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
+import aiosqlite
 from sqlalchemy import event
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import DBAPIError
@@ -24,12 +25,13 @@ from kumiai.storage.database_url import DatabaseURL
 __all__ = [
     "ReadyPool",
     "SQLiteSynchronous",
-    "WholeConnection",
     "new_sqlite_engine",
     "prepare_sqlite_file",
 ]
 
 SQLiteSynchronous = Literal["FULL", "NORMAL", "OFF"]
+
+_ROWS_AT_ONCE: Final = 64
 
 
 class _ReadyQueue(AsyncAdaptedQueue[ConnectionPoolEntry]):
@@ -48,7 +50,7 @@ class ReadyPool(AsyncAdaptedQueuePool):
     _queue_class = _ReadyQueue
 
 
-class WholeConnection(sqlite3.Connection):
+class _WholeConnection(sqlite3.Connection):
     """Holds nothing of the file once it is closed.
 
     SQLite keeps the lock and the snapshot of a closed connection for as long as one of its
@@ -60,16 +62,50 @@ class WholeConnection(sqlite3.Connection):
         self._cursors: weakref.WeakSet[sqlite3.Cursor] = weakref.WeakSet()
 
     def cursor(self, *arguments: Any) -> Any:
-        """Return a cursor that is closed with the connection, if it is not before."""
         cursor = super().cursor(*arguments)
         self._cursors.add(cursor)
         return cursor
 
     def close(self) -> None:
-        """Close; again does nothing, as the driver does it where a close was cancelled."""
-        while self._cursors:
-            self._cursors.pop().close()
+        for cursor in tuple(self._cursors):
+            cursor.close()
         super().close()
+
+
+class _EndingConnection(aiosqlite.Connection):
+    """Ends once, and whoever ends it waits for that, however many do and whoever is cancelled.
+
+    The driver's own closes and then stops its thread, in two steps, each time it is told to. It
+    waits for ever if the thread has ended in between, as SQLAlchemy lets it where a task is
+    cancelled that gives a connection up.
+    """
+
+    _ended: asyncio.Future[Any] | None = None
+
+    def stop(self) -> asyncio.Future[Any] | None:
+        """Close and end the thread, after all that it was told before; again does nothing more.
+
+        Returns:
+            What is done then, and whoever asks may cancel; ``None`` outside of an event loop.
+        """
+        if self._running:
+            self._ended = super().stop()
+        return None if self._ended is None else asyncio.shield(self._ended)
+
+    async def close(self) -> None:
+        """Wait until the connection is closed; who waits may be cancelled, the end goes on."""
+        if (ended := self.stop()) is not None:
+            await ended
+
+
+def _new_connection(path: str, **options: Any) -> aiosqlite.Connection:
+    """Return a connection that opens the file when it is awaited."""
+    connection = _EndingConnection(
+        lambda: sqlite3.connect(path, factory=_WholeConnection, **options), _ROWS_AT_ONCE
+    )
+    # One that is lost must not keep the program from its end; SQLAlchemy does so with its own.
+    connection._thread.daemon = True  # noqa: SLF001 - the driver has no other way
+    return connection
 
 
 def new_sqlite_engine(
@@ -101,7 +137,7 @@ def new_sqlite_engine(
         connect_args={
             "isolation_level": None,
             "timeout": lock_timeout_seconds,
-            "factory": WholeConnection,
+            "async_creator_fn": _new_connection,
         },
         **pool,
     )
