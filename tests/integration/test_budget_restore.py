@@ -4,10 +4,9 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from kumiai.core.clock import SystemClock
-from kumiai.node.client.budget import SiteLedger, read_copy
 from tests.integration import study
 from tests.integration.federation import Federation, job
+from tests.integration.private_runs import copy_of, releases_of
 
 SITES = [f"site-{number}" for number in range(1, 5)]
 
@@ -41,14 +40,8 @@ async def budgets(federation: Federation, method: str = "GET", path: str = "", *
     return answer.json()
 
 
-async def releases(federation: Federation) -> dict[str, int]:
-    told = await budgets(federation)
-    return {each["scope"]: each["spent"][0]["releases"] for each in told["scopes"]}
-
-
 def copy_body(federation: Federation, site: str) -> dict[str, Any]:
-    ledger = SiteLedger(federation.folder / "clients" / site, site, SystemClock())
-    charges = read_copy(ledger.export()).charges
+    charges = copy_of(federation, site).charges
     return {
         "site": site,
         "charges": [[str(each.key), each.charge.to_content()] for each in charges],
@@ -87,7 +80,7 @@ async def test_a_restored_coordinator_spends_nothing_twice(
         "/reconcile",
         json={"copies": [copy_body(federation, site) for site in SITES]},
     )
-    told = await releases(federation)
+    told = await releases_of(federation)
     await run_once(federation)
 
     assert "put back to an older state" in frozen["frozen"]
@@ -95,7 +88,7 @@ async def test_a_restored_coordinator_spends_nothing_twice(
     scopes = ["model/counted", *(f"client/{site}" for site in SITES)]
     scopes += [f"dataset/{site}/counting" for site in SITES]
     assert told == dict.fromkeys(scopes, 3)
-    assert await releases(federation) == dict.fromkeys(scopes, 4)
+    assert await releases_of(federation) == dict.fromkeys(scopes, 4)
 
 
 async def test_a_coordinator_that_starts_again_on_its_own_ledger_goes_on(
@@ -110,4 +103,4 @@ async def test_a_coordinator_that_starts_again_on_its_own_ledger_goes_on(
     await run_once(federation)
 
     assert (await budgets(federation))["frozen"] is None
-    assert set((await releases(federation)).values()) == {2}
+    assert set((await releases_of(federation)).values()) == {2}

@@ -2,20 +2,33 @@
 
 from typing import Any
 
+import grpc
+import grpc.aio
 import numpy as np
 import pytest
 
+from kumiai.core.codec import decode
 from kumiai.node import contributions
 from kumiai.node.central_rounds import CLIP_METRIC, UNCLIPPED_METRIC
 from kumiai.node.client import tasks
 from kumiai.node.client.transfer import PutReport
+from kumiai.node.coordinator.namespaces import state_namespace, sum_namespace, update_namespace
+from kumiai.node.coordinator.rounds import RunDriver
+from kumiai.node.wire import kumiai_pb2 as pb
+from kumiai.node.wire.channel import GET, TlsFiles, open_channel
 from kumiai.privacy import Adjacency
 from kumiai.privacy.budget import BudgetLimit
 from kumiai.privacy.ledger import BudgetScope, Charge, ChargeKey, Guarantee, ScopeKind, Unit
 from kumiai.storage import BudgetRepository, DatabaseManager
 from tests.integration import study
 from tests.integration.federation import Federation, job
-from tests.integration.test_private_rounds import copy_of
+from tests.integration.private_runs import (
+    copy_of,
+    releases_of,
+    set_budget,
+    start_without_budget,
+    told_of,
+)
 
 ROUNDS, SIZE = 3, 500
 CLIENT = Guarantee(Unit.CLIENT, Adjacency.ZERO_OUT)
@@ -39,12 +52,6 @@ def central_job(**tables: Any) -> dict[str, Any]:
     )
 
 
-async def paid_in(federation: Federation) -> dict[str, int]:
-    async with federation.http() as http:
-        scopes = (await http.get("/api/v1/budgets")).json()["scopes"]
-    return {each["scope"]: each["spent"][0]["releases"] for each in scopes}
-
-
 async def test_a_run_is_noised_once_a_round_and_both_sides_have_paid_for_each(
     federation: Federation,
 ) -> None:
@@ -57,7 +64,7 @@ async def test_a_run_is_noised_once_a_round_and_both_sides_have_paid_for_each(
     # Each of four moves by its clip, three times, over four.
     assert model["w"].mean() == pytest.approx(ROUNDS * 2 / np.sqrt(SIZE), abs=0.1)
     assert model["w"].std() == pytest.approx(ROUNDS**0.5 * 0.5 * 2 / 4, rel=0.2)
-    assert await paid_in(federation) == {
+    assert await releases_of(federation) == {
         "model/counted": ROUNDS,
         **{f"client/site-{number}": ROUNDS for number in range(1, 5)},
         **{f"dataset/site-{number}/counting": ROUNDS for number in range(1, 5)},
@@ -110,7 +117,7 @@ async def test_a_clip_that_follows_the_updates_is_told_and_kept_over_a_restart(
     for before, after in zip(told, clips[1:], strict=False):
         step = np.exp(-0.5 * (before[UNCLIPPED_METRIC] - 0.9))
         assert after == pytest.approx(before[CLIP_METRIC] * step, rel=1e-12)
-    assert (await paid_in(federation))["model/counted"] == ROUNDS
+    assert (await releases_of(federation))["model/counted"] == ROUNDS
 
 
 async def test_an_update_beyond_its_clip_is_refused_with_a_reason_and_the_round_goes_on(
@@ -130,12 +137,10 @@ async def test_an_update_beyond_its_clip_is_refused_with_a_reason_and_the_round_
     run_id = await federation.submit(central_job(run={"rounds": 1}), study.app)
     await federation.wait_for(run_id, seconds=90)
 
-    async with federation.http() as http:
-        told = (await http.get(f"/api/v1/runs/{run_id}/explain")).json()
-    (refused,) = [each for each in told["clients"] if each["client"] == "site-2"]
+    refused = await told_of(federation, run_id, "site-2")
     assert refused["state"] == "refused"
     assert "breaks the clip that its round pays for" in refused["reason"]
-    assert "client/site-2" not in await paid_in(federation)
+    assert "client/site-2" not in await releases_of(federation)
 
 
 async def test_an_update_that_tells_more_than_its_steps_is_refused(
@@ -156,24 +161,19 @@ async def test_an_update_that_tells_more_than_its_steps_is_refused(
         told = (await http.get(f"/api/v1/runs/{run_id}/explain")).json()
     assert "got more, which would be told without noise" in str(told["clients"])
     assert "7 examples" not in str(told["clients"])
-    assert await paid_in(federation) == {}
+    assert await releases_of(federation) == {}
 
 
 async def test_a_site_whose_budget_is_spent_takes_no_part_and_the_others_go_on(
     federation: Federation,
 ) -> None:
     await federation.start_clients(4)
-    await federation.stop_client("site-4")
-    federation.client_settings = {"budget_epsilon": 0.001}
-    federation.start_client("site-4", data={"number": 4})
-    await federation.agents["site-4"].attached.wait()
+    await start_without_budget(federation, "site-4")
 
     run_id = await federation.submit(central_job(run={"rounds": 1}), study.app)
     await federation.wait_for(run_id, seconds=90)
 
-    async with federation.http() as http:
-        told = (await http.get(f"/api/v1/runs/{run_id}/explain")).json()
-    (refused,) = [each for each in told["clients"] if each["client"] == "site-4"]
+    refused = await told_of(federation, run_id, "site-4")
     assert refused["state"] == "failed"
     assert "budget of client/site-4 (lifetime) must allow the release" in refused["reason"]
     assert not copy_of(federation, "site-4").charges
@@ -187,9 +187,7 @@ async def test_a_study_that_fails_says_why_to_its_own_site_alone(federation: Fed
     run_id = await federation.submit(asked, study.app)
     await federation.wait_for(run_id, seconds=90)
 
-    async with federation.http() as http:
-        told = (await http.get(f"/api/v1/runs/{run_id}/explain")).json()
-    (failed,) = [each for each in told["clients"] if each["client"] == "site-3"]
+    failed = await told_of(federation, run_id, "site-3")
     assert "a private run is not told why" in failed["reason"]
 
 
@@ -198,9 +196,7 @@ async def test_a_run_that_the_ledger_does_not_allow_ends_before_anybody_trains(
 ) -> None:
     await federation.start_clients(4)
     limit = BudgetLimit(BudgetScope(ScopeKind.MODEL, "counted"), CLIENT, epsilon=13.0, delta=1e-5)
-    async with federation.http() as http:
-        answer = await http.put("/api/v1/budgets", json=limit.to_content())
-        assert answer.status_code < 300, answer.text
+    await set_budget(federation, limit)
 
     run_id = await federation.submit(central_job(), study.app)
     run = await federation.wait_for(run_id, "failed", seconds=90)
@@ -232,7 +228,64 @@ async def test_on_a_schedule_sites_rest_pay_for_their_own_rounds_and_a_restart_l
     }
     # Two of four in each round, and never the same in two rounds on end.
     assert sorted(tuple(each) for each in rounds.values()) == [(1, 3), (1, 3), (2, 4), (2, 4)]
-    paid = await paid_in(federation)
+    paid = await releases_of(federation)
     assert {paid[f"client/{site}"] for site in rounds} == {2}
     model = await federation.model(run_id)
     assert model["w"].mean() == pytest.approx(4 * 2 / np.sqrt(SIZE), rel=0.02)
+
+
+async def test_no_noised_sum_is_kept_longer_than_the_updates_that_it_is_of(
+    federation: Federation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cleaned, kept = RunDriver._clean_up, list[tuple[bool, bool]]()
+
+    async def watched(driver: RunDriver, job: Any, number: int) -> None:
+        folder = federation.folder / "data/blobs"
+        told = [folder / sum_namespace(run_id, number), folder / update_namespace(run_id, number)]
+        before = told[0].exists()
+        await cleaned(driver, job, number)
+        if number == 1:
+            kept.append((before, any(each.exists() for each in told)))
+
+    monkeypatch.setattr(RunDriver, "_clean_up", watched)
+    await federation.start_clients(4)
+
+    run_id = await federation.submit(central_job(run={"rounds": 2}), study.app)
+    await federation.wait_for(run_id, seconds=90)
+
+    assert kept == [(True, False)]
+
+
+async def test_a_schedules_sums_without_noise_are_given_to_nobody(federation: Federation) -> None:
+    await federation.start_clients(2)
+    asked = central_job(privacy={"separation": 2})
+    asked["cohort"].update(size=2, min_reports=2)
+    # One round, then both have to rest.
+    run_id = await federation.submit(asked, study.app)
+    await federation.until(run_id, lambda run: _is_published(run["current"]))
+    assert federation.server is not None
+    (kept,) = (federation.folder / "data/blobs" / state_namespace(run_id, 1)).glob("?" * 64)
+    assert any(name.endswith("totals") for name in decode(kept.read_bytes()).arrays)
+    site = federation.certificates["site-1"]
+    refused = []
+
+    tls = TlsFiles(certificate=site.cert, key=site.key, ca=site.ca)
+    async with open_channel(f"localhost:{federation.server.port}", tls) as wire:
+        for sum_of_round in (0, 1):
+            wanted = pb.GetRequest(run_id=run_id, digest=kept.name, sum_of_round=sum_of_round)
+            call = wire.unary_stream(GET)(wanted.SerializeToString())
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await call.read()
+            refused.append(caught.value.code())
+    async with federation.http() as http:
+        told = [
+            (await http.get(f"/api/v1/runs/{run_id}{path}")).text
+            for path in ("", "/models", "/rounds", "/explain", "/events")
+        ]
+
+    assert refused == [grpc.StatusCode.NOT_FOUND] * 2
+    assert kept.name not in "".join(told)
+
+
+def _is_published(current: Any) -> bool:
+    return current is not None and (current["round"], current["stage"]) == (1, "published")

@@ -1,14 +1,13 @@
 """Whole runs whose sites add the noise themselves, over real mutual TLS: paid for on both sides."""
 
 import threading
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
 
-from kumiai.core.clock import SystemClock
 from kumiai.node.client import tasks
-from kumiai.node.client.budget import SiteLedger, read_copy
 from kumiai.node.client.transfer import PutReport
 from kumiai.node.job import parse_job
 from kumiai.node.local_noise import training_terms_of
@@ -17,6 +16,13 @@ from kumiai.privacy.budget import BudgetLimit
 from kumiai.privacy.ledger import BudgetScope, ChargeKey, Guarantee, ScopeKind, Unit
 from tests.integration import study
 from tests.integration.federation import Federation, job
+from tests.integration.private_runs import (
+    copy_of,
+    releases_of,
+    set_budget,
+    start_without_budget,
+    told_of,
+)
 
 ROUNDS, STEPS, SIZE = 2, 5, 500
 RECORD = Guarantee(Unit.RECORD, Adjacency.ZERO_OUT)
@@ -47,8 +53,7 @@ def private_job(mode: str, **tables: Any) -> dict[str, Any]:
 
 
 def charges_of(federation: Federation, site: str) -> list[tuple[ChargeKey, dict[str, int]]]:
-    ledger = SiteLedger(federation.folder / "clients" / site, site, SystemClock())
-    charges = read_copy(ledger.export()).charges
+    charges = copy_of(federation, site).charges
     assert all(each.charge.guarantee == RECORD for each in charges)
     return [(each.key, dict(each.charge.spends[0].events)) for each in charges]
 
@@ -95,17 +100,12 @@ async def test_a_site_whose_budget_is_spent_trains_not_and_the_others_go_on(
     federation: Federation, mode: str
 ) -> None:
     await federation.start_clients(4)
-    await federation.stop_client("site-4")
-    federation.client_settings = {"budget_epsilon": 0.001}
-    federation.start_client("site-4", data={"number": 4})
-    await federation.agents["site-4"].attached.wait()
+    await start_without_budget(federation, "site-4")
 
     run_id = await federation.submit(private_job(mode, run={"rounds": 1}), study.app)
     await federation.wait_for(run_id, seconds=90)
 
-    async with federation.http() as http:
-        told = (await http.get(f"/api/v1/runs/{run_id}/explain")).json()
-    (refused,) = [each for each in told["clients"] if each["client"] == "site-4"]
+    refused = await told_of(federation, run_id, "site-4")
     assert refused["state"] == "failed"
     assert "budget of client/site-4 (lifetime) must allow the release" in refused["reason"]
     assert not charges_of(federation, "site-4")
@@ -117,9 +117,7 @@ async def test_a_run_that_the_ledger_does_not_allow_ends_before_anybody_trains(
 ) -> None:
     await federation.start_clients(4)
     limit = BudgetLimit(BudgetScope(ScopeKind.MODEL, "counted"), RECORD, epsilon=6.0, delta=1e-5)
-    async with federation.http() as http:
-        answer = await http.put("/api/v1/budgets", json=limit.to_content())
-        assert answer.status_code < 300, answer.text
+    await set_budget(federation, limit)
 
     run_id = await federation.submit(private_job("none"), study.app)
     run = await federation.wait_for(run_id, "failed", seconds=90)
@@ -163,9 +161,37 @@ async def test_who_is_asked_again_sends_the_same_noise_and_nobody_pays_twice(
     study.hold.pop("site-4").set()
     await federation.wait_for(run_id, seconds=90)
 
-    async with federation.http() as http:
-        scopes = (await http.get("/api/v1/budgets")).json()["scopes"]
     # All of the run's epsilon, and no more.
-    assert {each["spent"][0]["releases"] for each in scopes} == {STEPS}
+    assert set((await releases_of(federation)).values()) == {STEPS}
     for number in range(1, 5):
         assert len(charges_of(federation, f"site-{number}")) == 1
+
+
+@pytest.mark.parametrize("mode", ["none", "masking"])
+async def test_a_site_that_is_asked_late_pays_once_on_both_sides_over_a_restart(
+    federation: Federation, mode: str
+) -> None:
+    study.hold.update({"site-4": threading.Event(), "site-5": threading.Event()})
+    await federation.start_clients(4)
+    cohort = {"min_reports": 4, "deadline_seconds": 2.0, "max_attempts": 50}
+
+    run_id = await federation.submit(private_job(mode, run={"rounds": 1}, cohort=cohort), study.app)
+    await federation.until(run_id, lambda run: run["current"])
+    federation.start_client("site-5", data={"number": 5})
+    await federation.until(run_id, lambda run: run["current"] and run["current"]["attempt"] >= 2)
+    assert federation.server is not None
+    await federation.server.stop()
+    await federation.start()
+    study.hold.pop("site-5").set()
+    await federation.wait_for(run_id, seconds=90)
+
+    assert set((await releases_of(federation)).values()) == {STEPS}
+    assert charges_of(federation, "site-4") == []
+    assert [key for key, _ in charges_of(federation, "site-5")] == [ChargeKey(run_id, 1, 1)]
+
+
+@pytest.fixture(autouse=True)
+def nobody_is_held() -> Iterator[None]:
+    """Let go whom a test has held, however it ended."""
+    yield
+    study.hold.clear()

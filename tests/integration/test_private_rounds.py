@@ -5,8 +5,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from kumiai.core.clock import SystemClock
-from kumiai.node.client.budget import SiteLedger, read_copy
 from kumiai.node.job import parse_job
 from kumiai.node.noised_rounds import plan_of
 from kumiai.privacy import Adjacency
@@ -14,6 +12,13 @@ from kumiai.privacy.budget import BudgetLimit
 from kumiai.privacy.ledger import BudgetScope, ChargeKey, Guarantee, ScopeKind, Unit
 from tests.integration import study
 from tests.integration.federation import Federation, job
+from tests.integration.private_runs import (
+    copy_of,
+    releases_of,
+    set_budget,
+    start_without_budget,
+    told_of,
+)
 
 ROUNDS, SIZE = 3, 500
 RECORD = Guarantee(Unit.RECORD, Adjacency.ZERO_OUT)
@@ -40,11 +45,6 @@ def private_job(**tables: Any) -> dict[str, Any]:
     )
 
 
-def copy_of(federation: Federation, site: str) -> Any:
-    ledger = SiteLedger(federation.folder / "clients" / site, site, SystemClock())
-    return read_copy(ledger.export())
-
-
 async def test_a_private_run_is_noised_and_both_sides_have_paid_for_each_round(
     federation: Federation,
 ) -> None:
@@ -63,10 +63,7 @@ async def test_a_private_run_is_noised_and_both_sides_have_paid_for_each_round(
     noise = ROUNDS**0.5 * plan.noise_multiplier * 2 / 40 * (4 / 2) ** 0.5
     assert model["w"].std() == pytest.approx(noise, rel=0.25)
 
-    async with federation.http() as http:
-        scopes = (await http.get("/api/v1/budgets")).json()["scopes"]
-    paid = {each["scope"]: each["spent"][0]["releases"] for each in scopes}
-    assert paid == {
+    assert await releases_of(federation) == {
         "model/counted": ROUNDS,
         f"model/counted/{run_id}": ROUNDS,
         **{f"client/site-{number}": ROUNDS for number in range(1, 5)},
@@ -84,17 +81,12 @@ async def test_a_site_whose_budget_is_spent_takes_no_part_and_the_others_go_on(
     federation: Federation,
 ) -> None:
     await federation.start_clients(4)
-    await federation.stop_client("site-4")
-    federation.client_settings = {"budget_epsilon": 0.001}
-    federation.start_client("site-4", data={"number": 4})
-    await federation.agents["site-4"].attached.wait()
+    await start_without_budget(federation, "site-4")
 
     run_id = await federation.submit(private_job(run={"rounds": 1}), study.app)
     await federation.wait_for(run_id, seconds=90)
 
-    async with federation.http() as http:
-        told = (await http.get(f"/api/v1/runs/{run_id}/explain")).json()
-    (refused,) = [each for each in told["clients"] if each["client"] == "site-4"]
+    refused = await told_of(federation, run_id, "site-4")
     assert refused["state"] == "failed"
     assert "budget of client/site-4 (lifetime) must allow the release" in refused["reason"]
     assert not copy_of(federation, "site-4").charges
@@ -106,9 +98,7 @@ async def test_a_run_that_the_ledger_does_not_allow_ends_before_anybody_trains(
 ) -> None:
     await federation.start_clients(4)
     limit = BudgetLimit(BudgetScope(ScopeKind.MODEL, "counted"), RECORD, epsilon=5.0, delta=1e-5)
-    async with federation.http() as http:
-        answer = await http.put("/api/v1/budgets", json=limit.to_content())
-        assert answer.status_code < 300, answer.text
+    await set_budget(federation, limit)
 
     run_id = await federation.submit(private_job(), study.app)
     run = await federation.wait_for(run_id, "failed", seconds=90)

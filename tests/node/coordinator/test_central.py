@@ -44,6 +44,7 @@ from kumiai.storage import (
     Lease,
     MemoryBlobStore,
     RunRepository,
+    SealedCharge,
     UpdateInbox,
     UpdateRecord,
 )
@@ -141,6 +142,11 @@ class Led:
         )
         await inbox.close()
 
+    def drawn(self) -> list[str]:
+        """Return the digests of the noised sums that are kept of the first round."""
+        namespace = sum_namespace("run-a", 1)
+        return [digest for place, digest in self.blobs._blobs if place == namespace]
+
     async def kinds(self) -> list[str]:
         return [str(entry.kind) for entry in await self.ledger.entries()]
 
@@ -206,14 +212,46 @@ async def test_a_noised_sum_that_was_not_sealed_is_never_let_out(led: Led) -> No
     die_at("coordinator.central.noised")
     with pytest.raises(CutOff):
         await led.noised()
-    namespace = sum_namespace("run-a", 1)
-    (lost,) = [key[1] for key in led.blobs._blobs if key[0] == namespace]
+    (lost,) = led.drawn()
 
     again = await led.noised()
 
     assert again.charge.digest != lost
     assert await led.kinds() == [EntryKind.CHARGED, EntryKind.SEALED]
     assert (await led.noised()).mean.tolist() == again.mean.tolist()
+
+
+async def test_a_draw_that_finds_no_price_is_destroyed_at_once(
+    led: Led, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seal = BudgetDesk.seal
+    theirs: list[NoisedMean] = []
+
+    async def overtaken(desk: BudgetDesk, *told: Any) -> SealedCharge:
+        monkeypatch.setattr(BudgetDesk, "seal", seal)
+        await led.runs.release_lease(led.lease)
+        newer = await led.runs.acquire_lease("run-a", "leader-2", TTL_SECONDS)
+        theirs.append(await led.noised(led.rounds(newer)))
+        return await seal(desk, *told)
+
+    monkeypatch.setattr(BudgetDesk, "seal", overtaken)
+
+    with pytest.raises(FencedError):
+        await led.noised()
+
+    assert led.drawn() == [theirs[0].charge.digest]
+
+
+async def test_no_draw_is_left_where_the_updates_of_a_round_are_deleted(led: Led) -> None:
+    die_at("coordinator.central.noised")
+    with pytest.raises(CutOff):
+        await led.noised()
+    await led.noised()
+    assert len(led.drawn()) == 2
+
+    await led.rounds().forget(1)
+
+    assert led.drawn() == []
 
 
 async def test_one_who_leads_no_more_lets_nothing_out(led: Led) -> None:

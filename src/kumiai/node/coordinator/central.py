@@ -4,7 +4,8 @@
 
 What clients send lies open in the spool. Noise is drawn once for each round: the noised sum is kept
 before it is sealed, whoever leads the round again publishes those bytes, and no others can be
-sealed at the same price. A noised sum that was not sealed has never left, and is drawn anew.
+sealed at the same price. A noised sum that was not sealed has never left, and is drawn anew. What
+a crash leaves of it goes with the updates that it is of, so that it is never all that is left.
 """
 
 import asyncio
@@ -20,7 +21,14 @@ from kumiai.core import failpoints
 from kumiai.core.arrays import NamedArrays, layout_of
 from kumiai.core.codec import decode
 from kumiai.core.digest import Buffer
-from kumiai.core.errors import ConfigError, IntegrityError, NotFoundError, UpdateRejectedError
+from kumiai.core.errors import (
+    ConfigError,
+    ConflictError,
+    FencedError,
+    IntegrityError,
+    NotFoundError,
+    UpdateRejectedError,
+)
 from kumiai.learning import dimension_of
 from kumiai.node.central_rounds import (
     CLIP_METRIC,
@@ -189,13 +197,26 @@ class CentralRounds:
         mean = this.mean_of(released).astype(np.float32)
         return NoisedMean(mean, sealed, metrics, carried)
 
+    async def forget(self, number: int) -> None:
+        """Delete what was drawn for a published round, whether it was sealed or not.
+
+        Raises:
+            StorageError: the blobs failed; calling again is safe.
+        """
+        await self._engine.blobs.delete_namespace(sum_namespace(self._lease.run_id, number))
+
     async def _sealed(
         self, paid: ChargeRecord, current: RoundRecord, noised: NDArray[Any]
     ) -> SealedCharge:
-        content = noised.data.cast("B")
-        await self._engine.blobs.put(sum_namespace(current.run_id, current.round), [content])
+        content, namespace = noised.data.cast("B"), sum_namespace(current.run_id, current.round)
+        digest = await self._engine.blobs.put(namespace, [content])
         failpoints.reach("coordinator.central.noised")
-        return await self._desk.seal(self._lease, paid.key, content)
+        try:
+            return await self._desk.seal(self._lease, paid.key, content)
+        except (ConflictError, FencedError):
+            # Another draw is sealed, or will be: of one sum there are to be no two.
+            await self._engine.blobs.delete(namespace, digest)
+            raise
 
     def _total(
         self, this: ClippedSum, current: RoundRecord, updates: Sequence[UpdateRecord]

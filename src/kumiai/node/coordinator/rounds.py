@@ -587,6 +587,8 @@ class RunDriver:
         """Delete what the published round no longer needs; safe to repeat, harmless to miss."""
         blobs = self._engine.blobs
         try:
+            if self._central is not None:
+                await self._central.forget(number)
             await blobs.delete_namespace(update_namespace(self._run_id, number))
             if number > 0:
                 await blobs.delete_namespace(state_namespace(self._run_id, number - 1))
