@@ -283,11 +283,11 @@ class ClientKnowledge:
         Raises:
             SecureAggregationError: the update or the weight is another one.
         """
-        vector, scaled = self._quantized(update, weight)
+        vector, _ = self._quantized(update, weight)  # the weight is its last word
         masks = [vector_mask(key, sign) for key, sign in self._masks()]
         add_masks(self.layout.words(vector), masks)
         vector[self.layout.ring_size_bytes :] = np.frombuffer(drawn, np.uint8)
-        if vector_digest(vector) != self.input.vector_digest or scaled != self.input.weight:
+        if vector_digest(vector) != self.input.vector_digest:
             raise SecureAggregationError(
                 "update must be the one that was submitted, got another; two under the same masks "
                 "would give their difference away: take part in the next round with it"
@@ -328,7 +328,7 @@ class ClientKnowledge:
 
     def _masks(self) -> list[tuple[bytes, Literal[1, -1]]]:
         context, mask_key = self.conversation.context, self.keys.mask_key
-        peers = sorted(set(self.graph.neighbours(self.index)) & set(self.sharers))
+        peers = set(self.graph.neighbours(self.index)) & set(self.sharers)
         return [
             (self.keys.self_mask, 1),
             *(
