@@ -4,6 +4,9 @@ An import costs a second or more, and the tests here start hundreds of processes
 one thread and has opened nothing when it forks. A caller holds one connection a child: the child
 keeps its end open for as long as it lives, so that the end of the connection is the child's end,
 however it came about.
+
+Where branches are counted, those of a child are if it is asked for: a child that is killed would
+only be slowed down, as what it has counted dies with it.
 """
 
 import asyncio
@@ -25,6 +28,7 @@ from typing import IO, Any, NoReturn, Self
 
 ROOT = Path(__file__).parents[1]
 _ONE_THREAD = dict.fromkeys(("MKL_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+_COUNTING = "COVERAGE_PROCESS_CONFIG"  # by which coverage tells a new process to count
 
 
 class Child:
@@ -76,12 +80,15 @@ class Zygote:
         # A socket's path is short: not below the folders that pytest lends.
         self._folder = Path(tempfile.mkdtemp(prefix="kumiai-"))
         self._socket = self._folder / "zygote"
+        environment = {**os.environ, **_ONE_THREAD}
+        counting = environment.pop(_COUNTING, None)
+        self._counting = {_COUNTING: counting} if counting else {}
         self._process = subprocess.Popen(
             [sys.executable, "-m", "tests.zygote", str(self._socket)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             cwd=ROOT,
-            env={**os.environ, **_ONE_THREAD},
+            env=environment,
             start_new_session=True,
         )
         assert self._process.stdout is not None
@@ -97,16 +104,17 @@ class Zygote:
         log: Path,
         output: Path | None = None,
         program: str = "kumiai.testing.crash",
+        is_counted: bool = False,
     ) -> Child:
         """Start ``kumiai``, or the ``main`` of another module, with these arguments.
 
-        Its results go to ``output``, else to the log.
+        Its results go to ``output``, else to the log. Its branches count if it ends by itself.
         """
         reader, writer = await asyncio.open_unix_connection(str(self._socket))
         request = {
             "program": program,
             "arguments": list(arguments),
-            "environment": dict(environment),
+            "environment": {**environment, **(self._counting if is_counted else {})},
             "log": str(log),
             "output": str(output or log),
         }
@@ -179,6 +187,8 @@ def _become(
             appended = os.O_WRONLY | os.O_CREAT | os.O_APPEND
             os.dup2(os.open(request[name], appended, 0o600), target)
         os.environ.update(request["environment"])
+        if _COUNTING in os.environ:
+            importlib.import_module("coverage").process_startup()
         sys.argv = ["kumiai", *request["arguments"]]
         exit_with_parent(parent)
         code = importlib.import_module(request["program"]).main() or 0

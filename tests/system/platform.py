@@ -148,6 +148,7 @@ class Platform:
             environment={"NO_COLOR": "1", "COLUMNS": "200", **environ},
             log=err,
             output=out,
+            is_counted=True,
         )
         await child.ended()
         return Outcome(child.exit_code, out.read_text(), err.read_text())
