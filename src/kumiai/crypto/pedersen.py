@@ -102,7 +102,7 @@ class Opening:
     def numbers(self, row_count: int) -> list[mpz]:
         """Return all numbers in one list, filled with zeros up to some rows."""
         missing = row_count * self.rows.shape[1] - self.rows.size
-        return [*map(mpz, self.rows.reshape(-1).tolist()), *[mpz(0)] * missing]
+        return [*map(mpz, self.rows.ravel().tolist()), *[mpz(0)] * missing]
 
     def combined(self, weights: Sequence[mpz]) -> tuple[list[mpz], mpz]:
         """Return the sum of the rows, each times its weight, and that of the blindings."""

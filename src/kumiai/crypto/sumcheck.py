@@ -76,8 +76,7 @@ def prove_squares(
     point = []
     x, b = values, linear
     while len(x) > 1:
-        half = len(x) // 2
-        low, high, b_low, b_high = x[:half], x[half:], b[:half], b[half:]
+        (low, high), (b_low, b_high) = _halves(x), _halves(b)
         slope, b_slope = list(map(sub, high, low)), list(map(sub, b_high, b_low))
         constant = gamma * _dot(low, low) - _dot(b_low, low)
         at_one = gamma * _dot(high, high) - _dot(b_high, high)
@@ -108,11 +107,10 @@ def prove_bits(
     point = []
     x, c, e = values, linear, weights
     while len(x) > 1:
-        half = len(x) // 2
-        low, c_low, e_low = x[:half], c[:half], e[:half]
-        slope = list(map(sub, x[half:], low))
-        c_slope = list(map(sub, c[half:], c_low))
-        e_slope = list(map(sub, e[half:], e_low))
+        (low, high), (c_low, c_high), (e_low, e_high) = _halves(x), _halves(c), _halves(e)
+        slope = list(map(sub, high, low))
+        c_slope = list(map(sub, c_high, c_low))
+        e_slope = list(map(sub, e_high, e_low))
         # (low + slope t)² - (low + slope t), coefficient by coefficient of t.
         constant = [a * a - a for a in low]
         linear_part = list(map(mul, [2 * a - 1 for a in low], slope))
@@ -167,6 +165,11 @@ def round_relations(
             ]
         )
     return weights, -powers[0] % ORDER, powers[-1]
+
+
+def _halves(numbers: Scalars) -> tuple[Scalars, Scalars]:
+    half = len(numbers) // 2
+    return numbers[:half], numbers[half:]
 
 
 def _dot(left: Iterable[mpz], right: Iterable[mpz]) -> mpz:
