@@ -16,7 +16,7 @@ from tests.zygote import Zygote
 JOB = {
     "run": {"app": "wandering", "rounds": 3, "seed": 7},
     # Everybody takes part in every round; nobody who is slow is left out.
-    "cohort": {"size": 3, "min_reports": 3, "grace_seconds": 60.0},
+    "cohort": {"size": 3, "min_reports": 3, "grace_seconds": 120.0},
     "strategy": {"name": "fedadam"},
 }
 

@@ -24,6 +24,9 @@ from tests.system.test_hidden_kills import JOB as SYNCHRONOUS
 from tests.system.test_hidden_kills import ROUNDS, STEP, chaotic, expected, model_of
 from tests.zygote import Zygote
 
+# Others cover what it repeats, and to be watched would double its time.
+pytestmark = pytest.mark.no_cover
+
 HIDDEN: dict[str, Any] = {
     **SYNCHRONOUS,
     "cohort": {"min_reports": 3, "grace_seconds": 60.0},

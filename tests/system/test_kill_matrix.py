@@ -21,9 +21,12 @@ from tests.system import study
 from tests.system.conftest import JOB, Undisturbed
 from tests.system.federation import SITES, Federation, Mortal, attempts_of, trace_of
 
+# Others cover what it repeats, and to be watched would double its time.
+pytestmark = pytest.mark.no_cover
+
 Note = Callable[[str, Mortal], None]
 
-SECONDS = 45.0
+SECONDS = 90.0
 """How long a case may take; most need two."""
 
 OPENING = "coordinator.round.published:1"

@@ -23,6 +23,9 @@ from tests.system.test_hidden_kills import JOB as HIDDEN_JOB
 from tests.system.test_hidden_kills import ROUNDS
 from tests.zygote import Zygote
 
+# Others cover what it repeats, and to be watched would double its time.
+pytestmark = pytest.mark.no_cover
+
 JOB: dict[str, Any] = {
     **HIDDEN_JOB,
     "secure_aggregation": {"mode": "masking", "phase_seconds": 80, "colluders": 0},
