@@ -16,17 +16,17 @@ from pathlib import Path
 
 from _measuring import Goal, at_most, load_line, print_goals, print_table
 
-from kumiai.privacy import GaussianEvent, event_to_json
+from kumiai.privacy import GaussianEvent, PrivacyUnit, event_to_json
 from kumiai.privacy.budget import BudgetLimit
 from kumiai.privacy.events import Adjacency
-from kumiai.privacy.ledger import BudgetScope, Charge, ChargeKey, Guarantee, Unit
+from kumiai.privacy.ledger import BudgetScope, Charge, ChargeKey, Guarantee
 from kumiai.privacy.reconciling import KeyedCharge, SiteCopy
 from kumiai.storage import BudgetRepository, DatabaseManager, Lease, NewRun, RunRepository
 from kumiai.testing.databases import PostgresServer, migrate
 
 P50_GOAL_MS, P99_GOAL_MS = 15.0, 100.0
 EVENT = event_to_json(GaussianEvent(4.0))
-LEVEL = Guarantee(Unit.CLIENT, Adjacency.ZERO_OUT)
+LEVEL = Guarantee(PrivacyUnit.CLIENT, Adjacency.ZERO_OUT)
 SITES = [f"site-{number}" for number in range(10)]
 SCOPES = [BudgetScope.parse("model/heart")] + [
     BudgetScope.parse(text)

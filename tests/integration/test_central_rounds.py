@@ -16,9 +16,9 @@ from kumiai.node.coordinator.namespaces import state_namespace, sum_namespace, u
 from kumiai.node.coordinator.rounds import RunDriver
 from kumiai.node.wire import kumiai_pb2 as pb
 from kumiai.node.wire.channel import GET, TlsFiles, open_channel
-from kumiai.privacy import Adjacency
+from kumiai.privacy import Adjacency, PrivacyUnit
 from kumiai.privacy.budget import BudgetLimit
-from kumiai.privacy.ledger import BudgetScope, Charge, ChargeKey, Guarantee, ScopeKind, Unit
+from kumiai.privacy.ledger import BudgetScope, Charge, ChargeKey, Guarantee, ScopeKind
 from kumiai.storage import BudgetRepository, DatabaseManager
 from tests.integration import study
 from tests.integration.federation import Federation, job
@@ -31,7 +31,7 @@ from tests.integration.private_runs import (
 )
 
 ROUNDS, SIZE = 3, 500
-CLIENT = Guarantee(Unit.CLIENT, Adjacency.ZERO_OUT)
+CLIENT = Guarantee(PrivacyUnit.CLIENT, Adjacency.ZERO_OUT)
 
 
 def central_job(**tables: Any) -> dict[str, Any]:

@@ -11,9 +11,9 @@ from kumiai.node.client import tasks
 from kumiai.node.client.transfer import PutReport
 from kumiai.node.job import parse_job
 from kumiai.node.local_noise import training_terms_of
-from kumiai.privacy import Adjacency, event_to_json
+from kumiai.privacy import Adjacency, PrivacyUnit, event_to_json
 from kumiai.privacy.budget import BudgetLimit
-from kumiai.privacy.ledger import BudgetScope, ChargeKey, Guarantee, ScopeKind, Unit
+from kumiai.privacy.ledger import BudgetScope, ChargeKey, Guarantee, ScopeKind
 from tests.integration import study
 from tests.integration.federation import Federation, job
 from tests.integration.private_runs import (
@@ -25,7 +25,7 @@ from tests.integration.private_runs import (
 )
 
 ROUNDS, STEPS, SIZE = 2, 5, 500
-RECORD = Guarantee(Unit.RECORD, Adjacency.ZERO_OUT)
+RECORD = Guarantee(PrivacyUnit.RECORD, Adjacency.ZERO_OUT)
 
 
 def private_job(mode: str, **tables: Any) -> dict[str, Any]:

@@ -7,9 +7,9 @@ import pytest
 
 from kumiai.node.job import parse_job
 from kumiai.node.noised_rounds import plan_of
-from kumiai.privacy import Adjacency
+from kumiai.privacy import Adjacency, PrivacyUnit
 from kumiai.privacy.budget import BudgetLimit
-from kumiai.privacy.ledger import BudgetScope, ChargeKey, Guarantee, ScopeKind, Unit
+from kumiai.privacy.ledger import BudgetScope, ChargeKey, Guarantee, ScopeKind
 from tests.integration import study
 from tests.integration.federation import Federation, job
 from tests.integration.private_runs import (
@@ -21,7 +21,7 @@ from tests.integration.private_runs import (
 )
 
 ROUNDS, SIZE = 3, 500
-RECORD = Guarantee(Unit.RECORD, Adjacency.ZERO_OUT)
+RECORD = Guarantee(PrivacyUnit.RECORD, Adjacency.ZERO_OUT)
 
 
 def private_job(**tables: Any) -> dict[str, Any]:

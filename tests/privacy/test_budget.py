@@ -13,6 +13,7 @@ from kumiai.privacy import (
     DEFAULT_ORDERS,
     GaussianEvent,
     PoissonGaussianEvent,
+    PrivacyUnit,
     calibrate_noise,
     event_to_json,
     rdp_of,
@@ -33,11 +34,11 @@ from kumiai.privacy.budget import (
     verify_charge,
 )
 from kumiai.privacy.events import Adjacency
-from kumiai.privacy.ledger import BudgetScope, Charge, Guarantee, Unit
+from kumiai.privacy.ledger import BudgetScope, Charge, Guarantee
 
 SITE = BudgetScope.parse("client/a")
-CLIENT = Guarantee(Unit.CLIENT, Adjacency.ZERO_OUT)
-RECORD = Guarantee(Unit.RECORD, Adjacency.ZERO_OUT)
+CLIENT = Guarantee(PrivacyUnit.CLIENT, Adjacency.ZERO_OUT)
+RECORD = Guarantee(PrivacyUnit.RECORD, Adjacency.ZERO_OUT)
 PLAIN = event_to_json(GaussianEvent(4.0))
 SAMPLED = event_to_json(PoissonGaussianEvent(0.01, 1.1))
 TINY = event_to_json(GaussianEvent(1e7))

@@ -19,11 +19,11 @@ from kumiai.privacy.ledger import (
     LedgerHead,
     ScopeKind,
     Spend,
-    Unit,
 )
+from kumiai.privacy.results import PrivacyUnit
 
 A, B = BudgetScope.parse("client/a"), BudgetScope.parse("dataset/a/heart")
-CLIENT = Guarantee(Unit.CLIENT, Adjacency.ZERO_OUT)
+CLIENT = Guarantee(PrivacyUnit.CLIENT, Adjacency.ZERO_OUT)
 CHARGE = Charge(CLIENT, (Spend((A,), {"e": 2}), Spend((B,), {"e": 1, "f": 3})))
 KNOWN_CHAIN = "f99cd56fa0f083f79053637a5c876e8263351158a848bce33f0a0ac9fdf6a6d1"
 
@@ -41,28 +41,35 @@ def test_a_text_that_names_no_scope_is_refused(text: str) -> None:
         BudgetScope.parse(text)
 
 
-@pytest.mark.parametrize("unit", Unit)
+@pytest.mark.parametrize("unit", [PrivacyUnit.RECORD, PrivacyUnit.CLIENT])
 @pytest.mark.parametrize("adjacency", Adjacency)
-def test_a_guarantee_is_what_its_text_says(unit: Unit, adjacency: Adjacency) -> None:
+def test_a_guarantee_is_what_its_text_says(unit: PrivacyUnit, adjacency: Adjacency) -> None:
     guarantee = Guarantee(unit, adjacency)
 
     assert Guarantee.parse(str(guarantee)) == guarantee
 
 
-@pytest.mark.parametrize("text", ["", "client", "client/none", "record/", "site/zero-out"])
+@pytest.mark.parametrize(
+    "text", ["", "client", "client/none", "record/", "site/zero-out", "unstated/zero-out"]
+)
 def test_a_text_that_names_no_guarantee_is_refused(text: str) -> None:
     with pytest.raises(ConfigError, match="guarantee must be UNIT/ADJACENCY"):
         Guarantee.parse(text)
 
 
+def test_a_guarantee_of_nobody_knows_what_is_refused() -> None:
+    with pytest.raises(ConfigError, match="unit must be one of record, client, got unstated"):
+        Guarantee(PrivacyUnit.UNSTATED, Adjacency.ZERO_OUT)
+
+
 def test_hiding_a_client_hides_its_records_and_not_the_other_way_round() -> None:
-    record = Guarantee(Unit.RECORD, Adjacency.ZERO_OUT)
+    record = Guarantee(PrivacyUnit.RECORD, Adjacency.ZERO_OUT)
 
     assert CLIENT.covers(record)
     assert CLIENT.covers(CLIENT)
     assert record.covers(record)
     assert not record.covers(CLIENT)
-    assert not CLIENT.covers(Guarantee(Unit.CLIENT, Adjacency.REPLACE_ONE))
+    assert not CLIENT.covers(Guarantee(PrivacyUnit.CLIENT, Adjacency.REPLACE_ONE))
 
 
 def test_a_key_is_what_its_text_says_and_keys_follow_their_numbers() -> None:

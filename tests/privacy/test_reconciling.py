@@ -13,7 +13,6 @@ from kumiai.privacy.ledger import (
     EntryKind,
     Guarantee,
     LedgerEntry,
-    Unit,
 )
 from kumiai.privacy.reconciling import (
     KeyedCharge,
@@ -23,11 +22,12 @@ from kumiai.privacy.reconciling import (
     missing_charges,
     unaccounted,
 )
+from kumiai.privacy.results import PrivacyUnit
 
 A, B, MODEL = (BudgetScope.parse(text) for text in ("client/a", "client/b", "model/net"))
 HEART = BudgetScope.parse("dataset/a/heart")
-CLIENT = Guarantee(Unit.CLIENT, Adjacency.ZERO_OUT)
-RECORD = Guarantee(Unit.RECORD, Adjacency.ZERO_OUT)
+CLIENT = Guarantee(PrivacyUnit.CLIENT, Adjacency.ZERO_OUT)
+RECORD = Guarantee(PrivacyUnit.RECORD, Adjacency.ZERO_OUT)
 
 KEYED = st.builds(
     lambda round_, attempt, scopes, count, guarantee: KeyedCharge(

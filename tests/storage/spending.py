@@ -2,7 +2,7 @@
 
 from sqlalchemy import select
 
-from kumiai.privacy import GaussianEvent, event_to_json
+from kumiai.privacy import GaussianEvent, PrivacyUnit, event_to_json
 from kumiai.privacy.budget import BudgetLimit, epsilon_spent
 from kumiai.privacy.events import Adjacency
 from kumiai.privacy.ledger import (
@@ -12,7 +12,6 @@ from kumiai.privacy.ledger import (
     EntryKind,
     Guarantee,
     LedgerEntry,
-    Unit,
 )
 from kumiai.storage import BudgetRepository, ChargeRecord, SealedCharge
 from kumiai.storage.budgets import _ENTRIES, _record_of
@@ -35,8 +34,8 @@ __all__ = [
 
 EVENT = event_to_json(GaussianEvent(4.0))
 DELTA = 1e-5
-RECORD_LEVEL = Guarantee(Unit.RECORD, Adjacency.ZERO_OUT)
-CLIENT_LEVEL = Guarantee(Unit.CLIENT, Adjacency.ZERO_OUT)
+RECORD_LEVEL = Guarantee(PrivacyUnit.RECORD, Adjacency.ZERO_OUT)
+CLIENT_LEVEL = Guarantee(PrivacyUnit.CLIENT, Adjacency.ZERO_OUT)
 SITE = BudgetScope.parse("client/a")
 DATA = BudgetScope.parse("dataset/a/heart")
 MODEL = BudgetScope.parse("model/heart-net")

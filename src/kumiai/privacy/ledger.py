@@ -18,6 +18,7 @@ from typing import Any, Final, Self
 from kumiai.core.errors import ConfigError, IntegrityError
 from kumiai.core.ids import verify_name
 from kumiai.privacy.events import Adjacency
+from kumiai.privacy.results import PrivacyUnit
 
 __all__ = [
     "CHAIN_START",
@@ -30,7 +31,6 @@ __all__ = [
     "LedgerHead",
     "ScopeKind",
     "Spend",
-    "Unit",
 ]
 
 _LABEL: Final = b"kumiai budget ledger v1\0"
@@ -41,6 +41,7 @@ _SCOPES_MAX: Final = 10_000
 _EVENTS_MAX: Final = 64
 _COUNT_MAX: Final = 1 << 53
 _NAME_PARTS_MAX: Final = 3
+_UNITS: Final = (PrivacyUnit.RECORD, PrivacyUnit.CLIENT)
 _KEY: Final = re.compile(r"([\x21-\x2e\x30-\x7e]{1,128})/(\d{1,9})/(\d{1,9})")
 
 CHAIN_START: Final = hashlib.sha256(_LABEL).digest()
@@ -53,13 +54,6 @@ class ScopeKind(StrEnum):
     CLIENT = "client"
     DATASET = "dataset"
     MODEL = "model"
-
-
-class Unit(StrEnum):
-    """Whose part in the data is hidden."""
-
-    RECORD = "record"
-    CLIENT = "client"
 
 
 class EntryKind(StrEnum):
@@ -143,8 +137,17 @@ class Guarantee:
         adjacency: how two data sets differ.
     """
 
-    unit: Unit
+    unit: PrivacyUnit
     adjacency: Adjacency
+
+    def __post_init__(self) -> None:
+        """Check the unit.
+
+        Raises:
+            ConfigError: nobody has said it.
+        """
+        if self.unit not in _UNITS:
+            raise ConfigError(f"unit must be one of {', '.join(_UNITS)}, got {self.unit}")
 
     def __str__(self) -> str:
         """Return ``unit/adjacency``."""
@@ -158,19 +161,19 @@ class Guarantee:
             ConfigError: it stands for none.
         """
         unit, _, adjacency = text.partition("/")
-        if unit not in set(Unit) or adjacency not in set(Adjacency):
+        if unit not in _UNITS or adjacency not in set(Adjacency):
             raise ConfigError(
-                f"guarantee must be UNIT/ADJACENCY of {'|'.join(Unit)} and {'|'.join(Adjacency)}, "
-                f"got {text[:80]!r}"
+                f"guarantee must be UNIT/ADJACENCY of {'|'.join(_UNITS)} and "
+                f"{'|'.join(Adjacency)}, got {text[:80]!r}"
             )
-        return cls(Unit(unit), Adjacency(adjacency))
+        return cls(PrivacyUnit(unit), Adjacency(adjacency))
 
     def covers(self, other: "Guarantee") -> bool:
         """Return whether what holds for this one holds for the other, with the same epsilon.
 
         Who hides a whole client hides each of its records.
         """
-        return self.adjacency == other.adjacency and self.unit in {Unit.CLIENT, other.unit}
+        return self.adjacency == other.adjacency and self.unit in {PrivacyUnit.CLIENT, other.unit}
 
 
 @dataclass(frozen=True, slots=True, order=True)

@@ -9,10 +9,10 @@ import pytest
 
 from kumiai.core.errors import BudgetExhaustedError, ConflictError, IntegrityError, StorageError
 from kumiai.node.client.budget import LEDGER_FILE, SiteLedger, read_copy
-from kumiai.privacy import GaussianEvent, event_to_json
+from kumiai.privacy import GaussianEvent, PrivacyUnit, event_to_json
 from kumiai.privacy.budget import BudgetLimit, epsilon_spent
 from kumiai.privacy.events import Adjacency
-from kumiai.privacy.ledger import BudgetScope, ChargeKey, Guarantee, Unit
+from kumiai.privacy.ledger import BudgetScope, ChargeKey, Guarantee
 from tests.alone import run_alone
 
 
@@ -32,7 +32,7 @@ class Watch:
 EVENT = GaussianEvent(4.0)
 DELTA = 1e-5
 DATA = BudgetScope.parse("dataset/site-1/heart")
-CLIENT_LEVEL = Guarantee(Unit.CLIENT, Adjacency.ZERO_OUT)
+CLIENT_LEVEL = Guarantee(PrivacyUnit.CLIENT, Adjacency.ZERO_OUT)
 DAY_SECONDS = 86_400.0
 
 

@@ -14,10 +14,10 @@ from kumiai.node.coordinator.budgets import (
     charge_of_round,
     limit_of_run,
 )
-from kumiai.privacy import SkellamEvent, event_to_json
+from kumiai.privacy import PrivacyUnit, SkellamEvent, event_to_json
 from kumiai.privacy.budget import BudgetLimit, epsilon_spent
 from kumiai.privacy.events import Adjacency
-from kumiai.privacy.ledger import BudgetScope, Charge, Guarantee, LedgerHead, Unit
+from kumiai.privacy.ledger import BudgetScope, Charge, Guarantee, LedgerHead
 from kumiai.privacy.reconciling import KeyedCharge, SiteCopy
 from kumiai.storage import BudgetRepository, DatabaseManager, Lease, RunRecord, RunRepository
 from kumiai.testing.databases import SQLiteTemplate
@@ -25,7 +25,7 @@ from tests.storage.leading import TTL_SECONDS, new_run
 
 EVENT = SkellamEvent(variance=1e6, l2_norm_max=100.0, l1_norm_max=1000.0)
 DATA = BudgetScope.parse("dataset/site-1/digits-app")
-CLIENT_LEVEL = Guarantee(Unit.CLIENT, Adjacency.ZERO_OUT)
+CLIENT_LEVEL = Guarantee(PrivacyUnit.CLIENT, Adjacency.ZERO_OUT)
 
 
 class Noted:

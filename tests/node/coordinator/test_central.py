@@ -30,11 +30,11 @@ from kumiai.node.coordinator.namespaces import (
 )
 from kumiai.node.coordinator.tasks import TaskWriter
 from kumiai.node.job import JobSpec, parse_job
-from kumiai.privacy import DiscreteGaussianEvent, ScheduledSum, event_to_json
+from kumiai.privacy import DiscreteGaussianEvent, PrivacyUnit, ScheduledSum, event_to_json
 from kumiai.privacy.budget import BudgetLimit
 from kumiai.privacy.clipping_round import STEPS
 from kumiai.privacy.events import Adjacency
-from kumiai.privacy.ledger import BudgetScope, Charge, ChargeKey, EntryKind, Guarantee, Unit
+from kumiai.privacy.ledger import BudgetScope, Charge, ChargeKey, EntryKind, Guarantee
 from kumiai.privacy.reconciling import KeyedCharge, SiteCopy
 from kumiai.storage import (
     AcceptRequest,
@@ -297,7 +297,7 @@ async def test_where_the_clip_follows_the_updates_it_is_told_with_the_noisy_coun
 async def test_who_is_asked_can_pay_or_nobody_works(led: Led) -> None:
     limit = BudgetLimit(
         BudgetScope.parse("client/site-2"),
-        Guarantee(Unit.CLIENT, Adjacency.ZERO_OUT),
+        Guarantee(PrivacyUnit.CLIENT, Adjacency.ZERO_OUT),
         epsilon=0.01,
         delta=1e-5,
     )

@@ -6,17 +6,17 @@ from typing import Any
 import pytest
 
 from kumiai.identity.audit import AuditScribe
-from kumiai.privacy import GaussianEvent, event_to_json
+from kumiai.privacy import GaussianEvent, PrivacyUnit, event_to_json
 from kumiai.privacy.budget import epsilon_spent
 from kumiai.privacy.events import Adjacency
-from kumiai.privacy.ledger import BudgetScope, Charge, ChargeKey, Guarantee, Unit
+from kumiai.privacy.ledger import BudgetScope, Charge, ChargeKey, Guarantee
 from kumiai.storage import AuditLog, Lease
 from kumiai.testing.databases import SQLiteTemplate
 from tests.node.http.api import RunningApi, error_of
 from tests.storage.leading import TTL_SECONDS, new_run
 
 EVENT = event_to_json(GaussianEvent(4.0))
-CLIENT_LEVEL = Guarantee(Unit.CLIENT, Adjacency.ZERO_OUT)
+CLIENT_LEVEL = Guarantee(PrivacyUnit.CLIENT, Adjacency.ZERO_OUT)
 SCOPES = ("client/site-1", "dataset/site-1/heart", "model/heart")
 BUDGET = {
     "scope": "dataset/site-1/heart",

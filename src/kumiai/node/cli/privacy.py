@@ -145,16 +145,17 @@ def simulate(
     ] = False,
 ) -> None:
     """Plot how the epsilon would grow over the rounds of a run; nothing is asked or charged."""
+    from kumiai.privacy import PrivacyUnit
     from kumiai.privacy.budget import BudgetLimit, Standing, releases_left
     from kumiai.privacy.events import Adjacency as Adjacencies
     from kumiai.privacy.events import event_to_json
-    from kumiai.privacy.ledger import BudgetScope, Guarantee, ScopeKind, Unit
+    from kumiai.privacy.ledger import BudgetScope, Guarantee, ScopeKind
 
     told = _curve_told(noise_multiplier, rounds, delta, sampling_rate, adjacency)
     told["rounds_in_budget"], told["epsilon_tight"] = None, None
     legend = "* epsilon"
     if epsilon is not None:
-        guarantee = Guarantee(Unit.RECORD, Adjacencies(adjacency))
+        guarantee = Guarantee(PrivacyUnit.RECORD, Adjacencies(adjacency))
         try:
             scope = BudgetScope(ScopeKind.MODEL, "simulated")
             limit = BudgetLimit(scope, guarantee, epsilon, delta)

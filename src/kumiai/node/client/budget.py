@@ -19,7 +19,7 @@ from kumiai.core.clock import Clock
 from kumiai.core.errors import ConflictError, IntegrityError, StorageError
 from kumiai.identity import files
 from kumiai.node.settings import ClientSettings
-from kumiai.privacy import Adjacency, Event, event_to_json
+from kumiai.privacy import Adjacency, Event, PrivacyUnit, event_to_json
 from kumiai.privacy.budget import (
     BudgetLimit,
     Paid,
@@ -36,7 +36,6 @@ from kumiai.privacy.ledger import (
     Guarantee,
     LedgerHead,
     ScopeKind,
-    Unit,
 )
 from kumiai.privacy.reconciling import KeyedCharge, SiteCopy
 
@@ -202,7 +201,7 @@ class SiteLedger:
             BudgetScope(ScopeKind.CLIENT, self._site),
             BudgetScope(ScopeKind.DATASET, f"{self._site}/{app}"),
         ]
-        guarantee = Guarantee(Unit(unit), event.adjacency)
+        guarantee = Guarantee(PrivacyUnit(unit), event.adjacency)
         return Charge.alike(guarantee, scopes, {event_to_json(event): count})
 
     def _now_us(self) -> int:
@@ -257,7 +256,7 @@ def limits_of(settings: ClientSettings, site: str) -> list[BudgetLimit]:
     if settings.budget_epsilon is None:
         return []
     # Who hides a whole client hides its records, so all that is released counts for this one.
-    guarantee = Guarantee(Unit.RECORD, Adjacency.ZERO_OUT)
+    guarantee = Guarantee(PrivacyUnit.RECORD, Adjacency.ZERO_OUT)
     return [
         BudgetLimit(
             BudgetScope(ScopeKind.CLIENT, site),

@@ -17,7 +17,7 @@ from kumiai.core.errors import BudgetExhaustedError, IntegrityError, NotFoundErr
 from kumiai.identity import Role, files
 from kumiai.identity.audit import Act, Actor, AuditSink, Detail, NewEntry, Outcome
 from kumiai.node.auditing.actors import subject_of
-from kumiai.privacy import Adjacency, Event, event_to_json
+from kumiai.privacy import Adjacency, Event, PrivacyUnit, event_to_json
 from kumiai.privacy.budget import BudgetLimit
 from kumiai.privacy.ledger import (
     BudgetScope,
@@ -27,7 +27,6 @@ from kumiai.privacy.ledger import (
     LedgerHead,
     ScopeKind,
     Spend,
-    Unit,
 )
 from kumiai.privacy.reconciling import KeyedCharge, SiteCopy
 from kumiai.storage import BudgetRepository, ChargeRecord, Lease, RunRecord, SealedCharge
@@ -67,7 +66,7 @@ def charge_of_round(
     for client in clients:
         scopes.append(BudgetScope(ScopeKind.CLIENT, client))
         scopes.append(BudgetScope(ScopeKind.DATASET, f"{client}/{run.app}"))
-    guarantee = Guarantee(Unit(unit), event.adjacency)
+    guarantee = Guarantee(PrivacyUnit(unit), event.adjacency)
     events = {event_to_json(event): count}
     if model_event is None:
         return Charge.alike(guarantee, [*models, *scopes], events)
@@ -82,7 +81,7 @@ def limit_of_run(run: RunRecord) -> BudgetLimit | None:
         return None
     return BudgetLimit(
         BudgetScope(ScopeKind.MODEL, f"{run.name or run.app}/{run.run_id}"),
-        Guarantee(Unit(privacy["unit"]), Adjacency.ZERO_OUT),
+        Guarantee(PrivacyUnit(privacy["unit"]), Adjacency.ZERO_OUT),
         epsilon=privacy["epsilon"],
         delta=privacy["delta"],
     )
