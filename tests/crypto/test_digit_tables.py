@@ -64,9 +64,14 @@ def test_scalars_near_zero_take_few_places(scalar: int, places: int) -> None:
     assert len(digits_of_scalars([int(ORDER) + scalar, 1])) == places
 
 
-@pytest.mark.parametrize("scalar", [int(ORDER) // 2, int(ORDER) // 2 + 1])
-def test_the_scalars_farthest_from_zero_fit(scalar: int) -> None:
-    assert signed(digits_of_scalars([scalar]))[0] % ORDER == scalar
+HALF = int(ORDER) // 2
+
+
+@pytest.mark.parametrize(
+    ("scalar", "nearest"), [(0, 0), (HALF, HALF), (HALF + 1, -HALF), (int(ORDER) - 1, -1)]
+)
+def test_a_scalar_is_written_as_the_number_nearest_to_zero(scalar: int, nearest: int) -> None:
+    assert signed(digits_of_scalars([scalar])) == [nearest]
 
 
 @given(st.lists(st.integers(-(2**45), 2**45), min_size=3, max_size=3))
@@ -83,6 +88,11 @@ def test_a_table_gives_the_sum_of_multiples_by_scalars(
     table: DigitTable, scalars: list[int]
 ) -> None:
     assert group.same(table.combine(digits_of_scalars(scalars)), expected(scalars))
+
+
+def test_a_zero_takes_no_point(table: DigitTable) -> None:
+    assert table._picked(np.array([0, 1, 0], np.int16), 1) == [POINTS[1]]
+    assert table._picked(np.array([0, 1, 0], np.int16), -1) == []
 
 
 def test_nothing_but_zeros_is_the_neutral_element(table: DigitTable) -> None:

@@ -51,15 +51,17 @@ def test_sums_of_rows_are_exact(bits: int, pairs: list[tuple[int, int]]) -> None
     assert total == plain
 
 
-@pytest.mark.parametrize("count", [1, 1023, 1024, 1025, 2500])
-def test_more_rows_than_one_batch_are_exact(count: int) -> None:
-    rows = np.full((count, 2), 2**20 - 1)
+# The first bytes of all weights are 255, so that 2047 of the larger values fill 54 bits.
+@pytest.mark.parametrize("largest", [2**20 - 1, 2**35 - 1])
+@pytest.mark.parametrize("count", [1, 1023, 1024, 1025, 2047, 2500])
+def test_more_rows_than_one_batch_are_exact(count: int, largest: int) -> None:
+    rows = np.full((count, 2), largest)
     rows[:, 1] *= -1
     weights = [int(ORDER) - 1 - index for index in range(count)]
 
     total = weighted_sum_of_rows(weights, rows)
 
-    whole = sum(weights) * (2**20 - 1)
+    whole = sum(weights) * largest
     assert total == [whole % ORDER, -whole % ORDER]
 
 

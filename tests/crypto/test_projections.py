@@ -5,7 +5,7 @@ from gmpy2 import mpz
 from kumiai.crypto import projections
 from kumiai.crypto.group import ORDER
 
-SEED = bytes(range(32))
+SEED = bytes(range(projections.SEED_BYTES))
 
 
 def whole(seed: bytes, length: int) -> np.ndarray:
@@ -44,6 +44,7 @@ def test_projections_are_the_products_with_the_rows() -> None:
     projected = projections.project(SEED, values)
 
     assert np.array_equal(projected, whole(SEED, 10_000).astype(np.int64) @ values)
+    assert projected.dtype == np.int64
 
 
 def test_rows_are_combined_exactly() -> None:

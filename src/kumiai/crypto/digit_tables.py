@@ -9,6 +9,7 @@ processor's caches learns about them.
 from collections.abc import Sequence
 from typing import Final
 
+import gmpy2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -49,7 +50,7 @@ def digits_of_scalars(scalars: Sequence[int]) -> Digits:
     """
     nearest = [_nearest_zero(scalar % ORDER) for scalar in scalars]
     packed = b"".join(int(abs(each)).to_bytes(_SCALAR_PLACES, "little") for each in nearest)
-    signs = np.array([-1 if each < 0 else 1 for each in nearest], np.int16)
+    signs = np.array(list(map(gmpy2.sign, nearest)), np.int16)
     places = (
         np.frombuffer(packed, np.uint8).reshape(len(scalars), _SCALAR_PLACES).T.astype(np.int16)
     )

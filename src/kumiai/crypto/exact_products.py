@@ -36,7 +36,8 @@ def limbs_of(scalars: Sequence[int], limb_bytes: int) -> Limbs:
     size = count * limb_bytes
     packed = b"".join(int(each).to_bytes(size, "little") for each in scalars)
     wide = np.zeros((len(scalars), count, _CARRY_BYTES), np.uint8)
-    wide[:, :, :limb_bytes] = np.frombuffer(packed, np.uint8).reshape(-1, count, limb_bytes)
+    octets = np.frombuffer(packed, np.uint8)
+    wide[:, :, :limb_bytes] = octets.reshape(len(scalars), count, limb_bytes)
     return wide.view("<i8")[:, :, 0].astype(np.float64)
 
 
@@ -55,9 +56,9 @@ def scalars_of(sums: Limbs, limb_bytes: int) -> list[mpz]:
     for index in range(count):
         limb = whole[index] + carry
         carry = limb >> (8 * limb_bytes)
-        octets = np.ascontiguousarray(limb).view(np.uint8).reshape(-1, _CARRY_BYTES)
+        octets = limb[:, None].view(np.uint8)
         packed[:, index * limb_bytes : (index + 1) * limb_bytes] = octets[:, :limb_bytes]
-    packed[:, -_CARRY_BYTES:] = np.ascontiguousarray(carry).view(np.uint8).reshape(-1, _CARRY_BYTES)
+    packed[:, -_CARRY_BYTES:] = carry[:, None].view(np.uint8)
     content = packed.tobytes()
     read = int.from_bytes
     return [

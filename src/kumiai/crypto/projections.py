@@ -95,9 +95,9 @@ def evaluate_combined(
     total = mpz(0)
     first = 0
     for block in blocks(seed, len(row_point) * width):
-        parts = block.reshape(-1, width) @ limbs
-        inner = scalars_of(parts, _LIMB_BYTES)
         height = block.shape[1] // width
+        parts = block.reshape(ROW_COUNT * height, width) @ limbs
+        inner = scalars_of(parts, _LIMB_BYTES)
         factors = row_point[first : first + height]
         for index, weight in enumerate(weights):
             own = inner[index * height : (index + 1) * height]
