@@ -1,11 +1,11 @@
 from math import isqrt
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from kumiai.crypto.group import ORDER
-from kumiai.crypto.norm_statement import NormStatement
+from kumiai.crypto.norm_statement import NormStatement, largest_norm_weight
 from kumiai.crypto.transcript import Transcript
 
 STATEMENTS = st.builds(
@@ -71,6 +71,25 @@ def test_the_largest_bound_is_one_that_float64_holds() -> None:
 
     with pytest.raises(ValueError, match="a projection of 54 bits"):
         NormStatement(dimension=3, bound_squared=2**102 - 1)
+
+
+@given(st.integers(1, 2**24), st.integers(0, 2**40))
+@example(1, 1)  # one weight more would make squares of 2^104
+@example(2, (2**104 - 1) // 3 - 1)  # a weight of 1 makes squares of 2^104 - 1
+def test_the_largest_weight_is_the_last_of_which_a_statement_can_be_made(
+    dimension: int, bound_squared: int
+) -> None:
+    sizes = {"dimension": dimension, "bound_squared": bound_squared}
+
+    largest = largest_norm_weight(**sizes)
+
+    NormStatement(**sizes, weight=largest)
+    with pytest.raises(ValueError, match="lower the bound or the weight"):
+        NormStatement(**sizes, weight=largest + 1)
+
+
+def test_a_bound_that_no_weight_fits_has_none() -> None:
+    assert largest_norm_weight(dimension=1, bound_squared=2**103 - 1) == 0
 
 
 def test_statements_that_differ_give_different_challenges() -> None:
