@@ -15,3 +15,4 @@ if __name__ == "__main__":
     result = km.simulate(app, Path(__file__).with_suffix(".toml"), sites=30)
     everything = app.context(km.Site("all"))
     print(app.evaluate_function(result.weights, everything).metrics)
+    print(result.privacy)

@@ -21,3 +21,4 @@ if __name__ == "__main__":
     result = km.simulate(app, job, sites=300, on_round=tell)
     everything = app.context(km.Site("all"))
     print(app.evaluate_function(result.weights, everything).metrics)
+    print(result.privacy)

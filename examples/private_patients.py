@@ -19,3 +19,4 @@ if __name__ == "__main__":
     ]
     right = sum(test.examples * test.metrics["accuracy"] for test in tests)
     print(f"accuracy {right / sum(test.examples for test in tests):.3f}")
+    print(result.privacy)

@@ -3,6 +3,7 @@
 import re
 import runpy
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -49,6 +50,10 @@ def example(request: pytest.FixtureRequest) -> tuple[Path, int, int, float]:
     return EXAMPLES / name, sites, rounds, accuracy_min
 
 
+def job_of(name: str) -> Any:
+    return parse_job_toml((EXAMPLES / name).with_suffix(".toml").read_text("utf-8"), source=name)
+
+
 def test_every_example_is_tested() -> None:
     tested = {"quickstart.py", "heart_hospitals.py", *PRIVATE, *NEEDS}
 
@@ -89,16 +94,22 @@ def test_a_private_example_learns_in_spite_of_its_noise(
 
     runpy.run_path(str(EXAMPLES / name), run_name="__main__")
 
-    told = re.search(r"accuracy\D*(0\.\d+)", capsys.readouterr().out)
+    out = capsys.readouterr().out
+    told = re.search(r"accuracy\D*(0\.\d+)", out)
     assert told is not None
     assert float(told[1]) > PRIVATE[name]
+    asked = job_of(name).privacy
+    spent = re.search(r"epsilon ([\d.]+) at delta ([\d.e-]+) \(.*unit (\w+), adjacency", out)
+    assert spent is not None
+    assert 0.9 * asked.epsilon < float(spent[1]) <= asked.epsilon
+    assert (float(spent[2]), spent[3]) == (asked.delta, asked.unit)
 
 
 @pytest.mark.parametrize("name", PRIVATE)
 def test_a_private_example_says_beforehand_what_it_promises(name: str) -> None:
     if name in NEEDS:
         pytest.importorskip(NEEDS[name], exc_type=ModuleNotFoundError)
-    job = parse_job_toml((EXAMPLES / name).with_suffix(".toml").read_text("utf-8"), source=name)
+    job = job_of(name)
     study = load_app(str(EXAMPLES / STUDIES[name]))
     dimension = sum(array.size for array in initial_model(study, {}).values())
 

@@ -130,6 +130,9 @@ def test_a_run_keeps_its_own_budget_to_the_last_round(mode: str) -> None:
     result = simulate(app(), asked, sites=4)
 
     assert [each.round for each in result.history] == [0, 1, 2, 3]
+    assert result.privacy is not None
+    assert result.privacy.epsilon == pytest.approx(4.0, rel=1e-3)
+    assert result.privacy.sampling == ("poisson",)
 
 
 def test_the_epsilon_that_is_asked_for_is_what_all_steps_of_all_rounds_cost() -> None:

@@ -16,7 +16,7 @@ from kumiai.node.coordinator.budgets import BudgetDesk
 from kumiai.node.job import CohortSpec, parse_job
 from kumiai.node.noised_rounds import PrivateTerms, event_of_round, outlook_of, plan_of
 from kumiai.node.simulation import simulate
-from kumiai.privacy import event_to_json
+from kumiai.privacy import Adjacency, Sampling, event_to_json
 from kumiai.privacy.budget import epsilon_spent
 from kumiai.secagg import RoundDescriptor
 from kumiai.storage import RunRecord
@@ -169,6 +169,19 @@ def test_a_run_ends_by_itself_when_its_epsilon_is_spent(monkeypatch: pytest.Monk
         simulate(app(), asked, sites=4, on_round=lambda each: rounds.append(each.round))
 
     assert rounds == [0, 1, 2]
+
+
+@pytest.mark.parametrize("privacy", [RECORD, CLIENT], ids=lambda each: each["unit"])
+def test_a_run_tells_what_it_cost_with_unit_and_delta(privacy: Mapping[str, Any]) -> None:
+    asked = job({**privacy, "noise_multiplier": None, "epsilon": 3.0}, rounds=2)
+
+    told = simulate(app(), asked, sites=4).privacy
+
+    assert told is not None
+    assert told.epsilon == pytest.approx(3.0, rel=1e-3)
+    assert told.epsilon <= 3.0
+    assert (told.delta, told.unit) == (asked.privacy.delta, asked.privacy.unit)
+    assert (told.adjacency, told.sampling) == (Adjacency.ZERO_OUT, (Sampling.NONE,))
 
 
 def test_noise_that_is_too_large_to_count_is_refused() -> None:

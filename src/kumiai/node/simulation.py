@@ -54,6 +54,9 @@ from kumiai.node.job import JobSpec, parse_job, parse_job_toml
 from kumiai.node.secure_proofs import proofs_of
 from kumiai.node.study import App, Site, initial_model, run_evaluate, run_train
 from kumiai.node.virtual_rounds import VirtualRounds
+from kumiai.privacy import PrivacySpent, PrivacyUnit, event_from_json
+from kumiai.privacy.budget import epsilon_spent, merged
+from kumiai.privacy.ledger import BudgetScope, ScopeKind
 from kumiai.secagg import TrainedAhead
 from kumiai.storage import (
     BlobStore,
@@ -101,11 +104,14 @@ class RunResult:
         weights: the last model.
         history: the initial model's evaluation, then one entry per round.
         seconds: how long the rounds took.
+        privacy: what the run's ledger says that it cost, at the job's delta; ``None``: the job has
+            no ``[privacy]``.
     """
 
     weights: Mapping[str, NDArray[Any]]
     history: tuple[RoundResult, ...]
     seconds: float
+    privacy: PrivacySpent | None = None
 
     @property
     def evaluation(self) -> Mapping[str, float]:
@@ -290,6 +296,7 @@ class _Federation:
             f"sqlite:///{folder / 'simulation.db'}", sqlite_synchronous="OFF"
         )
         self._runs = RunRepository(self._database)
+        self._budgets = BudgetRepository(self._database)
         self._inbox = UpdateInbox(self._database, batch_limit=1_000)
         self._blobs = _spool(model, job.cohort.size or len(sites), folder)
         signals = RunSignals()
@@ -329,7 +336,7 @@ class _Federation:
             aggregator=Aggregator(blobs=self._blobs, worker=self._pool),
             signals=signals,
             clock=SystemClock(),
-            budgets=BudgetDesk(BudgetRepository(self._database), folder, "simulation"),
+            budgets=BudgetDesk(self._budgets, folder, "simulation"),
         )
         self._supervisor = RunSupervisor(
             engine, leader="simulation", lease_seconds=300, poll_seconds=1.0
@@ -434,7 +441,23 @@ class _Federation:
         with self._blobs.open_buffer(model_namespace(self._run_id), model.digest) as buffer:
             weights = {name: np.array(array) for name, array in decode(buffer).arrays.items()}
         records = await self._runs.rounds(self._run_id)
-        return RunResult(weights, tuple(_round_result(record) for record in records), seconds)
+        history = tuple(_round_result(record) for record in records)
+        return RunResult(weights, history, seconds, await self._privacy())
+
+    async def _privacy(self) -> PrivacySpent | None:
+        """Return what the model has paid, as the ledger says: as much as whoever has paid most."""
+        privacy = self._job.privacy
+        if privacy is None:
+            return None
+        scope = BudgetScope(ScopeKind.MODEL, self._job.run.name or self._job.run.app)
+        (model,) = await self._budgets.scopes([scope])
+        counts = merged({each.event: each.count} for each in model.paid)
+        return PrivacySpent.on(
+            [event_from_json(text) for text in counts],
+            epsilon=epsilon_spent(counts, privacy.delta),
+            delta=privacy.delta,
+            unit=PrivacyUnit(privacy.unit),
+        )
 
 
 def _spool(model: NamedArrays, cohort: int, folder: Path) -> BlobStore:
