@@ -25,19 +25,38 @@ TESTS = Path(__file__).parent
 GROUPS = ("unit", "integration", "system")
 SERVERS = {"own_redis", "postgres", "redis_server", "s3_server"}
 """Fixtures that lend one: who asks for it is no unit test."""
+FOLDERS = {
+    "integration": ("integration", "node", "storage"),
+    "system": ("system",),
+}
+"""Where the tests of a group are: to read the other folders takes half a minute each time."""
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Read only the folders of the group that `dev.py` runs, if it runs one alone."""
+    group = config.option.markexpr.removesuffix(" and not chaos")
+    folder, *_ = (*collection_path.relative_to(TESTS).parts, "")
+    is_elsewhere = group in FOLDERS and folder and folder not in FOLDERS[group]
+    return (is_elsewhere and collection_path.is_dir()) or None
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark each test as unit, integration or system unless it is; measure no slow one."""
+    """Mark each test as unit, integration or system unless it is; measure no slow one.
+
+    Raises:
+        pytest.UsageError: a test lies where nobody looks for one of its group.
+    """
     for item in items:
         if item.get_closest_marker("slow"):
             # It repeats what quick ones cover, and to be watched would double its time.
             item.add_marker("no_cover")
-        if any(item.get_closest_marker(group) for group in GROUPS):
-            continue
         folder = item.path.relative_to(TESTS).parts[0]
-        alone = "integration" if needs_server(item) else "unit"
-        item.add_marker(folder if folder in GROUPS else alone)
+        if not any(item.get_closest_marker(group) for group in GROUPS):
+            alone = "integration" if needs_server(item) else "unit"
+            item.add_marker(folder if folder in GROUPS else alone)
+        for group, folders in FOLDERS.items():
+            if item.get_closest_marker(group) and folder not in folders:
+                raise pytest.UsageError(f"{item.nodeid}: FOLDERS of {group} tests must name it")
 
 
 @pytest.fixture(autouse=True)
