@@ -1,5 +1,6 @@
 """Asynchronous runs over real mutual TLS: a slow site holds up nobody, and counts less."""
 
+import asyncio
 import json
 import threading
 from collections.abc import AsyncIterator
@@ -9,12 +10,16 @@ from typing import Any
 import numpy as np
 import pytest
 
+from kumiai.core.errors import DeniedError
 from kumiai.node.ahead import policy_of
+from kumiai.node.client.held import HeldUpdate, HeldUpdates
+from kumiai.node.client.transfer import BlobTransfer, PutReport
 from kumiai.node.coordinator.secure import driving
 from kumiai.node.job import parse_job
 from kumiai.secagg import CommittedUpdate
-from kumiai.storage import AssignmentRecord, DatabaseManager, RunRepository
+from kumiai.storage import AssignmentRecord, DatabaseManager, RoundProgress, RunRepository
 from kumiai.testing.databases import SQLiteTemplate
+from kumiai.testing.tcp_proxy import Direction, TcpProxy
 from tests.integration import study
 from tests.integration.eventually import eventually
 from tests.integration.federation import Federation, job
@@ -22,6 +27,7 @@ from tests.integration.liars import let_lie
 
 HIDDEN = {"mode": "masking", "value_bits": 5, "clip": 15.0, "phase_seconds": 20}
 """A step of this quantisation is 1, so that whole numbers are summed as they are."""
+_SIZE = 1 << 15
 
 
 @pytest.fixture
@@ -229,6 +235,82 @@ async def test_an_open_group_that_lost_an_update_goes_on_with_who_is_ready(
 
     assert (await runs.round(run_id, 1)).attempt == 2
     np.testing.assert_array_equal((await federation.model(run_id))["w"], np.full(8, 4.0))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("is_over", [False, True])
+async def test_a_site_whose_wire_is_cut_amid_its_upload_brings_the_update_when_it_is_back(
+    federation: Federation,
+    runs: RunRepository,
+    is_over: bool,
+) -> None:
+    assert federation.server is not None
+    submitted = asynchronous_job(
+        run={"rounds": 1},
+        cohort={"min_reports": 3, "deadline_seconds": 20.0},
+        train={"size": _SIZE},
+    )
+    sent, cut = 0, asyncio.Event()
+
+    def cut_amid_the_upload(direction: Direction, chunk: bytes) -> bool:
+        nonlocal sent
+        sent += len(chunk) if direction == "to_server" else 0
+        if sent < _SIZE:  # a quarter of what is uploaded, much more than all that is said
+            return True
+        cut.set()
+        return False
+
+    async with TcpProxy("127.0.0.1", federation.server.port) as wire:
+        await federation.start_clients(2)
+        federation.client_settings = {"coordinator": f"localhost:{wire.port}"}
+        federation.start_client("site-3", data={"number": 3})
+        await federation.agents["site-3"].attached.wait()
+        wire.on_chunk = cut_amid_the_upload
+        run_id = await federation.submit(submitted, study.app)
+        async with asyncio.timeout(30):
+            await cut.wait()
+        await wire.refuse()
+        await eventually(lambda: runs.progress(run_id, 1), lambda now: not is_over or _is_late(now))
+        wire.on_chunk = None
+        await wire.reopen()
+        await federation.wait_for(run_id, seconds=90)
+        await federation.stop_client("site-3")
+
+    assert (await runs.round(run_id, 1)).attempt == 1 + is_over
+    assert await members_of(runs, run_id, 1) == {"site-1": 0, "site-2": 0, "site-3": 0}
+    rows = await runs.preparing(run_id, 0)
+    assert [each.attempt for each in rows if each.kind == "prepare"] == [1, 1, 1]
+    np.testing.assert_array_equal((await federation.model(run_id))["w"], np.full(_SIZE, 2.0))
+
+
+async def test_a_site_whose_upload_was_refused_brings_the_same_update_again(
+    federation: Federation, runs: RunRepository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    send, keep = BlobTransfer.send_update, HeldUpdates.keep
+    refused, made = list[float](), list[int]()
+
+    async def refused_once(self: BlobTransfer, upload: Any, report: PutReport, **rest: Any) -> Any:
+        if report.metrics["loss"] == 3.0 and not refused:
+            refused.append(report.metrics["loss"])
+            raise DeniedError("update of round 1: not now")
+        return await send(self, upload, report, **rest)
+
+    def counted(self: HeldUpdates, run_id: str, held: HeldUpdate) -> None:
+        made.append(held.ahead.version)
+        keep(self, run_id, held)
+
+    monkeypatch.setattr(BlobTransfer, "send_update", refused_once)
+    monkeypatch.setattr(HeldUpdates, "keep", counted)
+    await federation.start_clients(3)
+    run_id = await federation.submit(asynchronous_job(run={"rounds": 1}), study.app)
+    await federation.wait_for(run_id, seconds=90)
+
+    assert await members_of(runs, run_id, 1) == {"site-1": 0, "site-2": 0, "site-3": 0}
+    assert (refused, made) == ([3.0], [0, 0, 0])
+
+
+def _is_late(progress: RoundProgress) -> bool:
+    return progress.now > progress.deadline_at + 1
 
 
 async def test_a_site_refuses_a_round_that_counts_it_otherwise_than_its_age(

@@ -166,6 +166,18 @@ async def test_who_is_too_far_behind_is_given_up_by_version(leading: Leading) ->
     ]
 
 
+async def test_some_are_withdrawn_and_the_others_stay(leading: Leading) -> None:
+    await ready(leading, "a", "b", "c")
+
+    clients = await leading.runs.withdraw_prepared(
+        leading.lease, newest=0, clients=["a", "c", "stranger"], reason="left behind"
+    )
+
+    assert clients == ["a", "c"]
+    states = {each.client_id: each.state for each in await leading.runs.preparing("run-a", 0)}
+    assert states == {"a": "late", "b": "reported", "c": "late"}
+
+
 async def test_who_begins_from_a_version_measures_it_first(leading: Leading) -> None:
     await leading.runs.prepare(leading.lease, version=0, clients=[("a", 1)], evaluates=True)
 

@@ -58,6 +58,8 @@ CLIENT_DEATHS = [
     "client.update.held:2",
     "client.update.held:2>client.task.begun",
     "client.update.held:2>client.secure.recorded:3",
+    # Its update is hidden, and on its way.
+    "client.update.held:2>client.update.header_sent",
 ]
 MORE_COORDINATOR_DEATHS = [
     "storage.open_round.commit.before:2",

@@ -8,13 +8,13 @@ and waits, and ``joined`` when a round took it in. Nothing of the update is here
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from sqlalchemy import and_, bindparam, func, or_, select, update
+from sqlalchemy import and_, bindparam, func, or_, select, true, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from kumiai.core.errors import ConflictError
 from kumiai.storage.fencing import fence
 from kumiai.storage.records import AssignmentRecord, Lease
-from kumiai.storage.rows import add_event_row, clean, table_of, upsert
+from kumiai.storage.rows import add_event_row, clean, is_one_of, table_of, upsert
 from kumiai.storage.run_reports import RunReports
 from kumiai.storage.single_statements import SingleRead
 from kumiai.storage.tables import Assignment, clock_sql
@@ -147,13 +147,16 @@ class RunPreparing(RunReports):
                 data={"clients": len(clients)},
             )
 
-    async def withdraw_prepared(self, lease: Lease, *, newest: int, reason: str) -> list[str]:
+    async def withdraw_prepared(
+        self, lease: Lease, *, newest: int, reason: str, clients: Sequence[str] | None = None
+    ) -> list[str]:
         """End the preparations from this version and older ones; return whose they were.
 
         Args:
             lease: held.
             newest: of the versions.
             reason: why, in words.
+            clients: of these alone; ``None``: of all.
 
         Raises:
             FencedError: another leads.
@@ -167,12 +170,13 @@ class RunPreparing(RunReports):
                     _ASSIGNMENTS.c.kind == "prepare",
                     _ASSIGNMENTS.c.round <= newest,
                     _ASSIGNMENTS.c.state.in_(_WAITING),
+                    _of_these(connection, clients),
                 )
                 .values(state="late", reason=clean(reason), ended_at=clock_sql())
                 .returning(_ASSIGNMENTS.c.client_id)
             )
-            clients = sorted(row.client_id for row in rows)
-            for client_id in clients:
+            withdrawn = sorted(row.client_id for row in rows)
+            for client_id in withdrawn:
                 await add_event_row(
                     connection,
                     lease.run_id,
@@ -182,7 +186,7 @@ class RunPreparing(RunReports):
                     round=newest,
                     client_id=client_id,
                 )
-        return clients
+        return withdrawn
 
 
 async def join_round(
@@ -225,6 +229,10 @@ async def assign_evaluation(
         statement.on_conflict_do_nothing(),
         [{"client_id": client_id} for client_id in sorted(clients)],
     )
+
+
+def _of_these(connection: AsyncConnection, clients: Sequence[str] | None) -> Any:
+    return true() if clients is None else is_one_of(connection, _ASSIGNMENTS.c.client_id, clients)
 
 
 def _one(run_id: str, version: int, client_id: str) -> Any:

@@ -1,6 +1,7 @@
 """What a client does of an asynchronous run: trains ahead, holds, brings, withdraws."""
 
 import asyncio
+from collections.abc import Callable
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 
 from kumiai.core.clock import SystemClock
+from kumiai.core.errors import DeadlineError
 from kumiai.node.client.budget import SiteLedger, limits_of
 from kumiai.node.client.held import HeldUpdates
 from kumiai.node.client.tasks import TaskRunner
@@ -25,6 +27,25 @@ def ahead(number: int, kind: pb.TaskKind, *, version: int, exponent: float = 0.5
     terms = pb.AheadTask(version=version, staleness_max=5, staleness_exponent=exponent)
     made.ahead.CopyFrom(terms)
     return made
+
+
+class Wire(OneModel):
+    """A transfer during which things happen, and that may be late."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.is_late: list[bool] = []
+        self.amid: list[Callable[[], None]] = []
+
+    async def send_update(
+        self, upload: Any, report: Any, *, until: Callable[[], float], **options: Any
+    ) -> pb.PutResult:
+        for happens in self.amid:
+            happens()
+        self.amid = []
+        if self.is_late.pop() if self.is_late else until() == 0.0:
+            raise DeadlineError("update was not moved before the deadline")
+        return await super().send_update(upload, report, **options)
 
 
 class Life:
@@ -44,7 +65,7 @@ class Life:
 
         models = folder / f"life-{len(list(folder.iterdir()))}"
         models.mkdir()
-        self.transfer: Any = OneModel(models)
+        self.transfer: Any = Wire(models)
         self.runner = TaskRunner(
             apps={"heart": app},
             site=Site("site-1", {}),
@@ -114,8 +135,62 @@ async def test_a_client_without_the_update_says_so_at_once(tmp_path: Path) -> No
     assert life.trained == []
 
 
-async def test_a_client_makes_no_update_again_that_was_summed(tmp_path: Path) -> None:
+async def test_a_client_that_could_not_bring_its_update_waits_with_the_same_one(
+    tmp_path: Path,
+) -> None:
     await Life(tmp_path).do(ahead(2, PREPARE, version=2))
+    HeldUpdates(tmp_path / "held").use("run-a", 2, 6)
+    life = Life(tmp_path)
+
+    (answer,) = await life.do(ahead(2, PREPARE, version=2))
+
+    assert answer.HasField("prepared")
+    assert life.trained == []
+
+
+async def test_an_update_that_is_late_is_no_failure_as_its_round_asks_again(
+    tmp_path: Path,
+) -> None:
+    await Life(tmp_path).do(ahead(2, PREPARE, version=2))
+    life = Life(tmp_path)
+    life.transfer.is_late = [True]
+
+    assert await life.do(ahead(6, TRAIN, version=2)) == []
+    again = ahead(6, TRAIN, version=2)
+    again.attempt = 2
+    assert await life.do(again) == []
+
+    assert [each.round for each in life.transfer.reports] == [6]
+    assert life.trained == []
+
+
+async def test_an_update_goes_into_the_next_attempt_that_begins_while_it_is_brought(
+    tmp_path: Path,
+) -> None:
+    await Life(tmp_path).do(ahead(2, PREPARE, version=2))
+    life = Life(tmp_path)
+    again = ahead(6, TRAIN, version=2)
+    again.attempt = 2
+    life.transfer.is_late = [True]
+    life.transfer.amid = [lambda: life.runner.take(again)]
+
+    assert await life.do(ahead(6, TRAIN, version=2)) == []
+
+    assert [each.round for each in life.transfer.reports] == [6]
+
+
+async def test_nothing_is_sent_any_more_for_a_round_that_is_over(tmp_path: Path) -> None:
+    await Life(tmp_path).do(ahead(2, PREPARE, version=2))
+    life = Life(tmp_path)
+    over = pb.Cancel(key=pb.TaskKey(run_id="run-a", round=6))
+    life.transfer.amid = [lambda: life.runner.cancel(over)]
+
+    assert await life.do(ahead(6, TRAIN, version=2)) == []
+
+    assert life.transfer.reports == []
+
+
+async def test_a_client_makes_no_update_again_that_was_summed(tmp_path: Path) -> None:
     HeldUpdates(tmp_path / "held").use("run-a", 2, 6)
     life = Life(tmp_path)
 

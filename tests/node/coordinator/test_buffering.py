@@ -1,5 +1,6 @@
 """Which clients an asynchronous run hopes for while its leader is new."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -43,6 +44,9 @@ class Engine:
     def __init__(self, *rows: AssignmentRecord) -> None:
         self.rows = rows
         self.time = 100.0
+        self.members: list[AssignmentRecord] = []
+        self.withdrawn: list[tuple[int, list[str]]] = []
+        self.asked: list[str] = []
         self.runs = self.tasks = self.clock = self.directory = self
 
     def monotonic(self) -> float:
@@ -50,6 +54,18 @@ class Engine:
 
     async def preparing(self, *_: object, **__: object) -> list[AssignmentRecord]:
         return list(self.rows)
+
+    async def assignments(self, *_: object, **__: object) -> list[AssignmentRecord]:
+        return self.members
+
+    async def withdraw_prepared(
+        self, _: Lease, *, newest: int, clients: list[str], **__: object
+    ) -> list[str]:
+        self.withdrawn.append((newest, clients))
+        return clients
+
+    async def prepare(self, *_: object, clients: list[tuple[str, int]], **__: object) -> None:
+        self.asked += [name for name, _ in clients]
 
     async def orders(self, *_: object) -> dict[str, Any]:
         return {}
@@ -86,3 +102,13 @@ async def test_a_new_leader_gives_those_time_to_come_back_who_took_part_before()
 async def test_whoever_has_not_come_back_within_the_grace_is_hoped_for_no_longer() -> None:
     with pytest.raises(QuorumLostError, match=r"only 2 of 3 clients.*out of memory"):
         await waiting(Engine(*ROWS), attached=["a", "b", "c"], later=10.0)
+
+
+async def test_who_missed_the_round_that_it_waited_for_begins_anew() -> None:
+    engine = Engine(row("a", "reported"), row("b", "reported", 0), row("c", "reported", 0))
+    engine.members = [replace(row("b", "failed"), kind="train"), row("c", "reported")]
+
+    found = await waiting(engine, attached=["a", "b", "c"], later=0.0)
+
+    assert found == {"a": 1, "c": 0}
+    assert (engine.withdrawn, engine.asked) == ([(0, ["b"])], ["b"])

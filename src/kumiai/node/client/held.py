@@ -209,6 +209,9 @@ class HeldUpdates:
     def verify_unused(self, run_id: str, version: int) -> None:
         """Check that no update from this version, or a newer one, was in a sum yet.
 
+        One that is here still may go into the same round again, and into no other; who has lost it
+        makes no second one.
+
         Raises:
             SecureAggregationError: one was.
             IntegrityError: what was written is damaged.

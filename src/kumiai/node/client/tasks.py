@@ -21,7 +21,13 @@ import structlog
 from kumiai.core import failpoints
 from kumiai.core.arrays import layout_of
 from kumiai.core.codec import decode
-from kumiai.core.errors import ConfigError, ConflictError, KumiaiError, UpdateRejectedError
+from kumiai.core.errors import (
+    ConfigError,
+    ConflictError,
+    DeadlineError,
+    KumiaiError,
+    UpdateRejectedError,
+)
 from kumiai.learning import delta_of, flattened
 from kumiai.node.central_rounds import CentralTerms, new_central_round
 from kumiai.node.client.budget import SiteLedger
@@ -275,10 +281,10 @@ class TaskRunner:
             if held is None:
                 return _failure(task, f"no update from version {ahead.version} waits at this site")
             update = held.contribution() if is_hidden else _open_of(held)
-            await self._bring(task, task.attempt, update, log)
+            await self._bring_again(task, update, log)
             return None
-        await asyncio.to_thread(self._held.verify_unused, key.run_id, ahead.version)
         if held is None:
+            await asyncio.to_thread(self._held.verify_unused, key.run_id, ahead.version)
             model, loop = await self._model(task), asyncio.get_running_loop()
             held = await self._compute(
                 task,
@@ -295,6 +301,20 @@ class TaskRunner:
                 return None
             await asyncio.to_thread(self._held.keep, key.run_id, held)
         return pb.ClientMessage(prepared=pb.Prepared(key=key))
+
+    async def _bring_again(self, task: _Task, update: Contribution | _OpenUpdate, log: Any) -> None:
+        """Bring an update into its round, and into each attempt of it, as long as it goes on.
+
+        Whoever says that it failed has to train anew, and what it has trained is lost. So what is
+        late is not a failure here: the round has its own deadline, and asks again.
+        """
+        attempt = -1
+        while attempt < task.attempt and not task.cancelled.is_set():
+            attempt = task.attempt
+            try:
+                await self._bring(task, attempt, update, log)
+            except DeadlineError as error:
+                log.warning("update not brought in time", attempt=attempt, error=str(error))
 
     async def _refusal_of(self, message: pb.Task) -> str | None:
         """Return why this site does no such task; ``None``: it does."""
@@ -383,8 +403,14 @@ class TaskRunner:
             examples=update.examples,
             metrics=dict(update.metrics),
         )
+
+        def until() -> float:
+            # What was hidden for an attempt is of no use in the next one.
+            is_over = isinstance(update, Contribution) and task.attempt > attempt
+            return 0.0 if is_over or task.cancelled.is_set() else task.until
+
         result = await self._transfer.send_update(
-            upload, report, chunk_bytes=task.message.chunk_bytes, until=lambda: task.until
+            upload, report, chunk_bytes=task.message.chunk_bytes, until=until
         )
         failpoints.reach("client.update.acknowledged")
         if result.outcome == pb.PUT_OUTCOME_ACCEPTED:

@@ -55,6 +55,7 @@ class UpdateBuffer:
         self._available = available
         self._seeded = seeded
         self._has_delivered = False
+        self._members_of: tuple[int, frozenset[str]] = (-1, frozenset())
         self._began = engine.clock.monotonic()
         self._log = structlog.get_logger("kumiai.rounds").bind(run=lease.run_id)
 
@@ -141,6 +142,8 @@ class UpdateBuffer:
                 "anew",
             )
         standing = [each for each in rows if each.state in _WAITING and each.round >= oldest]
+        if not busy:
+            standing = await self._without_left_behind(standing, version)
         available = self._available(run.app, left_out)
         spent = {each.client_id for each in rows if _is_spent(each, version, job)}
         taken = {each.client_id for each in standing}.union(busy, spent)
@@ -161,6 +164,36 @@ class UpdateBuffer:
             FencedError, StorageError: as the engine's.
         """
         await self._withdraw(version, reason)
+
+    async def _without_left_behind(
+        self, standing: Sequence[AssignmentRecord], version: int
+    ) -> list[AssignmentRecord]:
+        """Give up what waited for the round of this version to take it in again, and was too late.
+
+        Its client may have hidden it for that round, and then hides it for no other.
+        """
+        members = await self._members(version)
+        left = {
+            each.client_id
+            for each in standing
+            if each.round < version and each.client_id in members
+        }
+        if left:
+            await self._engine.runs.withdraw_prepared(
+                self._lease,
+                newest=version - 1,
+                clients=sorted(left),
+                reason=f"round {version} went on without its update; it begins anew",
+            )
+        return [each for each in standing if each.client_id not in left or each.round == version]
+
+    async def _members(self, version: int) -> frozenset[str]:
+        """Return who was asked for an update by the round that made this version."""
+        if self._members_of[0] != version:
+            rows = await self._engine.runs.assignments(self._run_id, version)
+            names = frozenset(each.client_id for each in rows if each.kind == "train")
+            self._members_of = (version, names)
+        return self._members_of[1]
 
     async def _withdraw(self, newest: int, reason: str) -> None:
         late = await self._engine.runs.withdraw_prepared(self._lease, newest=newest, reason=reason)
