@@ -40,12 +40,16 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     return (is_elsewhere and collection_path.is_dir()) or None
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark each test as unit, integration or system unless it is; measure no slow one.
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Mark each test with its group, measure no slow one, leave chaos out unless it is asked for.
 
     Raises:
         pytest.UsageError: a test lies where nobody looks for one of its group.
     """
+    if "chaos" not in config.option.markexpr:
+        chaotic = [item for item in items if item.get_closest_marker("chaos")]
+        items[:] = [item for item in items if item not in chaotic]
+        config.hook.pytest_deselected(items=chaotic)
     for item in items:
         if item.get_closest_marker("slow"):
             # It repeats what quick ones cover, and to be watched would double its time.

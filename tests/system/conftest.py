@@ -40,14 +40,6 @@ def note_recovery(request: pytest.FixtureRequest) -> Callable[[str, Mortal], Non
     return note
 
 
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave chaos out unless it is asked for by its name."""
-    if "chaos" not in config.option.markexpr:
-        chaotic = [item for item in items if item.get_closest_marker("chaos")]
-        items[:] = [item for item in items if item not in chaotic]
-        config.hook.pytest_deselected(items=chaotic)
-
-
 def pytest_terminal_summary(
     terminalreporter: pytest.TerminalReporter, config: pytest.Config
 ) -> None:
