@@ -1,4 +1,7 @@
+import itertools
 import math
+import secrets
+from collections.abc import Callable
 
 import gmpy2
 import pytest
@@ -6,6 +9,7 @@ import pytest
 from kumiai.core.errors import CryptoError
 from kumiai.crypto.paillier import primes
 from kumiai.crypto.paillier.primes import (
+    KEY_SIZE_MIN,
     new_blum_primes,
     new_safe_primes,
     verify_key_size,
@@ -26,10 +30,28 @@ def test_new_primes_make_a_blum_modulus_of_the_length_asked_for() -> None:
     assert math.gcd(int(p) - 1, int(q) - 1) == 2
 
 
+@pytest.mark.parametrize(
+    ("draw", "random_bits"), [(primes._new_blum_prime, 128), (primes._new_safe_prime, 127)]
+)
+def test_the_bits_that_make_a_modulus_long_and_a_blum_one_are_set_whatever_is_drawn(
+    draw: Callable[[int], int], random_bits: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn = itertools.count()
+    asked: set[int] = set()
+    monkeypatch.setattr(secrets, "randbits", lambda bits: asked.add(bits) or next(drawn))
+
+    prime = draw(128)
+
+    assert asked == {random_bits}
+    assert gmpy2.is_prime(prime)
+    assert prime >> 126 == 3
+    assert prime % 4 == 3
+
+
 def test_primes_that_share_a_factor_in_their_predecessors_are_drawn_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    drawn = [7, 19, P, P, P, Q]  # 6 and 18 share 6; a pair of equals is no pair
+    drawn = [7, 19, P, P, P, P + 4, P, Q]  # 6 and 18 share 6; what is equal or close is no pair
     monkeypatch.setattr(primes, "_new_blum_prime", lambda bits: drawn.pop(0))
 
     assert new_blum_primes(256) == (P, Q)
@@ -73,6 +95,15 @@ def test_primes_that_make_no_key_are_refused(p: int, q: int, complaint: str) -> 
         verify_primes(p, q)
 
 
+def test_primes_are_far_apart_from_a_difference_of_100_bits_less_on() -> None:
+    q = 2**127  # neither is prime, which is asked last
+
+    with pytest.raises(CryptoError, match="must be far apart"):
+        verify_primes(q + 2**28 - 1, q)
+    with pytest.raises(CryptoError, match="must be prime"):
+        verify_primes(q + 2**28, q)
+
+
 def test_a_prime_that_divides_the_predecessor_of_the_other_is_refused() -> None:
     # 11 divides 23 - 1, so 11 * 23 decrypts nothing; such a pair is never of one length.
     with pytest.raises(CryptoError, match="length"):
@@ -90,6 +121,13 @@ def test_the_shortest_and_the_longest_length_are_accepted(key_size: int) -> None
     verify_key_size(key_size, 16)
 
 
+def test_a_key_has_2048_bits_at_least() -> None:
+    verify_key_size(2048, KEY_SIZE_MIN)
+
+    with pytest.raises(CryptoError, match="from 2048 to 8192"):
+        verify_key_size(2046, KEY_SIZE_MIN)
+
+
 @pytest.mark.parametrize("key_size", [64, 256, 512])
 def test_new_safe_primes_are_twice_a_prime_and_one(key_size: int) -> None:
     p, q = new_safe_primes(key_size)
@@ -99,8 +137,10 @@ def test_new_safe_primes_are_twice_a_prime_and_one(key_size: int) -> None:
     assert math.gcd(int(p) - 1, int(q) - 1) == 2
 
 
-def test_two_equal_safe_primes_are_drawn_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    drawn = [P, P, P, Q]
+def test_two_safe_primes_that_are_equal_or_close_are_drawn_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    drawn = [P, P, P, P + 4, P, Q]
     monkeypatch.setattr(primes, "_new_safe_prime", lambda bits: drawn.pop(0))
 
     assert new_safe_primes(256) == (P, Q)

@@ -69,7 +69,7 @@ def new_safe_primes(key_size: int) -> tuple[int, int]:
     """
     while True:
         p, q = _new_safe_prime(key_size // 2), _new_safe_prime(key_size // 2)
-        if p != q and _far_apart(p, q):
+        if _far_apart(p, q):
             return p, q
 
 
