@@ -1,8 +1,7 @@
 """A process of the fault tests: works on cache or locks, and writes down what it saw.
 
-``python -m tests.storage.cache.fault_worker MODE URL PORT SECONDS LOG [FLAG]``. Each line of the
-log is a JSON list that begins with what was done; times are of the clock that all processes of a
-machine share.
+Its arguments: MODE URL PORT SECONDS LOG FLAG. Each line of the log is a JSON list that begins with
+what was done; times are of the clock that all processes of a machine share.
 """
 
 import asyncio
@@ -29,6 +28,12 @@ TTL_SECONDS = 0.4
 class Log:
     def __init__(self, path: Path) -> None:
         self._file = path.open("a", buffering=1)
+        self._go_on = path.with_suffix(".go-on")
+
+    @property
+    def may_go_on(self) -> bool:
+        """Whether the test has said so."""
+        return self._go_on.exists()
 
     def write(self, *entry: object) -> None:
         self._file.write(json.dumps(entry) + "\n")
@@ -129,14 +134,15 @@ async def use_locks(
 async def pause_while_holding(
     database: DatabaseManager, manager: RedisManager, _until: float, log: Log, flag: str
 ) -> None:
-    """Read under the lock, be halted by the test, write."""
+    """Read under the lock, be halted by the test until it says so, write."""
     backend: LockBackend = RedisLocks(manager)
     lock = DistributedLock(backend, ttl_seconds=TTL_SECONDS, timeout_seconds=10)
     async with lock.acquire_context("a") as held:
         value = await read_truth(database, "a")
         log.write("read", value)
-        # Not a sleep of the loop: the lease is not extended while the program is halted here.
-        sys.stdin.readline()
+        while not log.may_go_on:
+            # Not a sleep of the loop: the lease is not extended while the program is halted here.
+            time.sleep(0.01)
         try:
             if flag == "fence":
                 await increment_fenced(database, value, held.token)
@@ -150,7 +156,12 @@ async def pause_while_holding(
             log.write("fenced", held.token)
 
 
-async def main() -> None:
+def main() -> None:
+    """Work as the arguments say."""
+    asyncio.run(work_as_told())
+
+
+async def work_as_told() -> None:
     mode, url, port, seconds, path, flag = sys.argv[1:]
     # Patient: these workers are halted on purpose, and a busy machine halts them besides.
     database = DatabaseManager(url, idle_in_transaction_timeout_seconds=30.0)
@@ -164,7 +175,3 @@ async def main() -> None:
     log.write("done")
     await manager.close()
     await database.close()
-
-
-if __name__ == "__main__":
-    asyncio.run(main())

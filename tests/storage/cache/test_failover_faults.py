@@ -1,12 +1,11 @@
 """Real processes, a real Redis that dies: what they saw is checked afterwards."""
 
+import asyncio
 import itertools
 import json
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -17,7 +16,7 @@ from kumiai.storage.cache.locks import DistributedLock
 from kumiai.storage.cache.redis import RedisManager
 from kumiai.storage.cache.sql_locks import verify_fence
 from kumiai.testing.redis_server import RedisServer
-from tests.meta.repository import ROOT
+from tests.zygote import Child, Zygote
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("truth")]
 
@@ -32,25 +31,29 @@ async def truth(database: DatabaseManager) -> None:
 
 
 class Workers:
-    def __init__(self, url: str, port: int, folder: Path) -> None:
-        self._arguments = (url, str(port))
+    def __init__(self, zygote: Zygote, url: str, port: int, folder: Path) -> None:
+        self._zygote = zygote
+        self._arguments = (url, str(port), str(SECONDS))
         self._folder = folder
         self._logs: list[Path] = []
-        self.processes: list[subprocess.Popen[bytes]] = []
+        self.processes: list[Child] = []
 
-    def start(self, mode: str, flag: str = "") -> subprocess.Popen[bytes]:
+    async def start(self, mode: str, flag: str = "") -> Child:
         log = self._folder / f"{len(self._logs)}.log"
         log.touch()
         self._logs.append(log)
-        url, port = self._arguments
-        process = subprocess.Popen(
-            [sys.executable, "-m", "tests.storage.cache.fault_worker",
-             mode, url, port, str(SECONDS), str(log), flag],
-            cwd=ROOT,
-            stdin=subprocess.PIPE,
-        )  # fmt: skip
+        process = await self._zygote.fork(
+            [mode, *self._arguments, str(log), flag],
+            program="tests.storage.cache.fault_worker",
+            environment={},
+            log=log.with_suffix(".err"),
+        )
         self.processes.append(process)
         return process
+
+    def go_on(self) -> None:
+        """Let the last one that is halted go on."""
+        self._logs[-1].with_suffix(".go-on").touch()
 
     def log(self) -> list[list[object]]:
         lines = [line for path in self._logs for line in path.read_text().splitlines()]
@@ -65,24 +68,25 @@ class Workers:
     def of(self, what: str) -> list[list[object]]:
         return [entry[1:] for entry in self.log() if entry[0] == what]
 
-    def wait(self) -> None:
-        for process in self.processes:
-            assert process.wait(60) == 0
+    async def wait(self) -> None:
+        async with asyncio.timeout(60):
+            for process in self.processes:
+                await process.ended()
+                assert process.exit_code == 0, process.last_lines()
         assert len(self.of("done")) == len(self.processes)
 
-    def stop(self) -> None:
+    async def stop(self) -> None:
         for process in self.processes:
-            process.kill()
-            process.wait()
-            if process.stdin is not None:
-                process.stdin.close()
+            await process.kill()
 
 
 @pytest.fixture
-def workers(database_url: str, own_redis: RedisServer, tmp_path: Path) -> Iterator[Workers]:
-    workers = Workers(database_url, own_redis.port, tmp_path)
+async def workers(
+    zygote: Zygote, database_url: str, own_redis: RedisServer, tmp_path: Path
+) -> AsyncIterator[Workers]:
+    workers = Workers(zygote, database_url, own_redis.port, tmp_path)
     yield workers
-    workers.stop()
+    await workers.stop()
 
 
 def trouble(server: RedisServer, workers: Workers, what: str) -> None:
@@ -114,13 +118,13 @@ def stale_reads(workers: Workers) -> list[tuple[object, ...]]:
     return stale
 
 
-def test_no_old_value_is_read_after_an_acknowledged_invalidation(
+async def test_no_old_value_is_read_after_an_acknowledged_invalidation(
     own_redis: RedisServer, workers: Workers
 ) -> None:
     for _ in range(2):
-        workers.start("cache")
+        await workers.start("cache")
     trouble(own_redis, workers, "read")
-    workers.wait()
+    await workers.wait()
 
     reads = workers.of("read")
     hits = sum(bool(hit) for *_, hit in reads)
@@ -131,13 +135,13 @@ def test_no_old_value_is_read_after_an_acknowledged_invalidation(
     assert len(workers.of("invalidated")) > 10
 
 
-def test_the_checker_finds_old_values_where_the_epoch_is_left_alone(
+async def test_the_checker_finds_old_values_where_the_epoch_is_left_alone(
     own_redis: RedisServer, workers: Workers
 ) -> None:
     for _ in range(2):
-        workers.start("cache", "broken")
+        await workers.start("cache", "broken")
     trouble(own_redis, workers, "read")
-    workers.wait()
+    await workers.wait()
 
     assert stale_reads(workers) != []
 
@@ -146,14 +150,14 @@ async def test_locks_stay_in_order_and_lose_no_update_while_redis_dies(
     own_redis: RedisServer, workers: Workers, database: DatabaseManager
 ) -> None:
     for _ in range(2):
-        workers.start("locks")
+        await workers.start("locks")
     workers.wait_for("counted", 20)
     for _ in range(2):
         own_redis.kill()
         time.sleep(0.6)
         own_redis.start()
         time.sleep(0.6)
-    workers.wait()
+    await workers.wait()
 
     holds = sorted(workers.of("held"), key=lambda hold: hold[1])
     tokens = [token for *_, token in holds]
@@ -179,17 +183,18 @@ async def test_a_holder_that_is_halted_past_its_lease_loses_updates_without_the_
     lock = DistributedLock(manager, ttl_seconds=5, timeout_seconds=20)
     counted = 0
     for turn in range(3):
-        process = workers.start("pause", flag)
+        process = await workers.start("pause", flag)
         workers.wait_for("read", turn + 1)
-        process.send_signal(signal.SIGSTOP)
+        process.send(signal.SIGSTOP)
         async with lock.acquire_context("a") as held:
             assert held
             async with database.transaction() as connection:
                 await verify_fence(connection, "truth", held.token)
                 await connection.execute(text("UPDATE truth SET v = v + 1 WHERE k = 'a'"))
             counted += 1
-        process.send_signal(signal.SIGCONT)
-        process.communicate(b"go on\n", timeout=60)
+        workers.go_on()
+        process.send(signal.SIGCONT)
+        await workers.wait()
 
     async with database.reading() as connection:
         value = await connection.scalar(text("SELECT v FROM truth WHERE k = 'a'"))
