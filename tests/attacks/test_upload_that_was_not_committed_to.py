@@ -15,7 +15,8 @@ from kumiai.secagg.client_records import ClientPhase
 from kumiai.secagg.descriptor import Proofs
 from kumiai.secagg.proofs import CommittedUpdate
 from kumiai.secagg.reruns import rerun_groups
-from tests.secagg.rounds import Network, pedersen_proofs
+from kumiai.secagg.server_records import ServerEvent, ServerRecord
+from tests.secagg.rounds import COORDINATOR, Network, pedersen_proofs
 
 CHEAT = "site-0002"
 
@@ -62,10 +63,13 @@ def test_the_sum_is_not_published_and_all_know_the_same_two_groups() -> None:
 def test_a_coordinator_that_starts_again_knows_it_still() -> None:
     network = cheated()
     before = network.server.stopped
+    assert before is not None
 
     network.restart_server()
 
+    last = ServerRecord.decode(network.records[COORDINATOR][-1])
     assert network.server.stopped == before
+    assert last == ServerRecord(ServerEvent.ABANDON, before.reason.encode(), b"wrong")
 
 
 def test_a_round_whose_sum_is_right_has_no_groups() -> None:

@@ -152,6 +152,23 @@ def test_a_dealer_of_whom_more_complain_than_may_lie_is_named() -> None:
     assert network.excluded == {CHEAT: "sent 3 of its neighbours shares that they could not use"}
 
 
+def test_a_dealer_of_whom_as_many_complain_as_may_lie_is_not_named_for_what_others_lack() -> None:
+    network = lenient()
+    cheat_with_shares(network, {CHEAT: [0, 1]})
+    cheating = network.to_server
+
+    def change(name: str, send: Send) -> Send | None:
+        is_lost = name == "site-0003" and network.kind_of(send) is Kind.UNMASKING
+        return None if is_lost else cheating(name, send)
+
+    network.to_server = change
+    network.run()
+
+    assert network.stopped is not None
+    assert network.stopped.startswith("the secrets of 1 clients could not be rebuilt")
+    assert network.excluded == {}
+
+
 def test_a_dealer_whose_shares_give_another_secret_is_named() -> None:
     network = lenient()
 

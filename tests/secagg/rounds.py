@@ -25,8 +25,16 @@ from kumiai.secagg.actions import (
     Stop,
 )
 from kumiai.secagg.conversation import Conversation
-from kumiai.secagg.descriptor import Member, Proofs, RoundDescriptor, Scheme
-from kumiai.secagg.messages import Body, Kind, decode_body, read_envelope
+from kumiai.secagg.descriptor import PROTOCOL_VERSION, Member, Proofs, RoundDescriptor, Scheme
+from kumiai.secagg.messages import (
+    _SIGNATURE_LABEL,
+    Body,
+    Envelope,
+    Kind,
+    _signed_bytes,
+    decode_body,
+    read_envelope,
+)
 from kumiai.secagg.parameters import Adversary
 from kumiai.secagg.pedersen_proofs import PedersenProofs
 from kumiai.secagg.proofs import UpdateProofs
@@ -146,6 +154,7 @@ class Network:
         self.outcome: Outcome | None = None
         self.stopped: str | None = None
         self.excluded: dict[str, str] = {}
+        self.evidence: dict[str, bytes] = {}
         self.receipts: dict[str, bytes] = {}
         self.lost: set[str] = set()
         self.to_server: Change = lambda _, send: send
@@ -195,6 +204,15 @@ class Network:
         """Return a message that its sender signs, whatever it says."""
         return Conversation(self.descriptor, VERIFIER).seal(body, sender, self.signers[sender])
 
+    def lie_in_bytes(self, kind: Kind, body: bytes) -> bytes:
+        """Return a message of the coordinator whose body may be no body at all."""
+        descriptor = self.descriptor
+        message = _signed_bytes(descriptor, descriptor.context(), COORDINATOR, kind, body)
+        signature = self.signers[COORDINATOR].sign(_SIGNATURE_LABEL, message)
+        return Envelope(
+            PROTOCOL_VERSION, descriptor.round_id, COORDINATOR, kind, body, signature
+        ).encode()
+
     def tell(self, name: str, body: Body, vector: bytes = b"") -> tuple[Action, ...]:
         """Let a coordinator say something to a client, and the client act on it."""
         actions = self.clients[name].receive(self.lie(body), vector)
@@ -238,8 +256,8 @@ class Network:
                 case Send():
                     self.sent[COORDINATOR].append(action)
                     self._waiting.extend((name, action) for name in action.recipients)
-                case Exclude(client, reason):
-                    self.excluded[client] = reason
+                case Exclude(client, reason, evidence):
+                    self.excluded[client], self.evidence[client] = reason, evidence
                 case Publish(outcome):
                     self.outcome = outcome
                 case Stop(reason):

@@ -112,6 +112,12 @@ def test_a_policy_out_of_its_limits_is_refused(fields: dict[str, int]) -> None:
         BufferPolicy(**fields)
 
 
+def test_the_widest_and_the_narrowest_policy_may_be_chosen() -> None:
+    assert BufferPolicy() == BufferPolicy(staleness_max=20, staleness_exponent=0.5)
+    assert BufferPolicy(staleness_max=0).scale(0) == FRESH_SCALE
+    assert BufferPolicy(staleness_max=10_000, staleness_exponent=4).scale(10_000) == 1
+
+
 def test_every_member_can_check_what_it_counts() -> None:
     for name, base in BASES.items():
         verify_scales(described(), name, TrainedAhead(base, POLICY))
@@ -145,5 +151,6 @@ def test_in_a_synchronous_round_nobody_counts_more_than_once() -> None:
     even = tuple(replace(member, scale=1) for member in descriptor.roster)
 
     verify_scales(replace(descriptor, roster=even), "site-0000", None)
-    with pytest.raises(SecureAggregationError, match="must be 1 in a synchronous round, got up to"):
-        verify_scales(descriptor, "site-0000", None)
+    for roster in (descriptor.roster, (replace(even[0], scale=2), *even[1:])):
+        with pytest.raises(SecureAggregationError, match="must be 1 in a synchronous round, got"):
+            verify_scales(replace(descriptor, roster=roster), "site-0000", None)

@@ -3,13 +3,14 @@
 import pytest
 
 from kumiai.core.errors import SecureAggregationError
-from kumiai.secagg.actions import AskUpdate, Send, Stop
+from kumiai.secagg.actions import AskUpdate, KeepReceipt, Send, Stop
 from kumiai.secagg.client import ClientRound
 from kumiai.secagg.client_records import (
     CLIENT_TRANSITIONS,
     PAILLIER_CLIENT_TRANSITIONS,
     ClientEvent,
     ClientPhase,
+    ClientRecord,
 )
 from kumiai.secagg.descriptor import Proofs
 from kumiai.secagg.messages import (
@@ -21,9 +22,17 @@ from kumiai.secagg.messages import (
     Delivery,
     Kind,
     MaskedInput,
+    ReceiptIssue,
     Survivors,
 )
-from tests.secagg.rounds import VERIFIER, Network, describe, pedersen_proofs, signers_of
+from tests.secagg.rounds import (
+    VERIFIER,
+    Network,
+    describe,
+    paillier_network,
+    pedersen_proofs,
+    signers_of,
+)
 
 VICTIM = "site-0000"
 
@@ -211,3 +220,84 @@ def test_the_uploads_size_is_four_bytes_a_number() -> None:
     assert send.vector is not None
     assert send.vector.nbytes == 4 * 1001
     assert network.body_of(send, MaskedInput).vector_size_bytes == 4 * 1001
+
+
+def test_a_client_that_has_seen_no_sum_knows_of_no_groups() -> None:
+    assert Network(4).clients[VICTIM].rerun_groups == ()
+
+
+def test_a_result_without_its_sum_is_refused() -> None:
+    network = Network(4)
+    held = network.run_until(Kind.RESULT)
+
+    with pytest.raises(SecureAggregationError, match=r"^sum must be 152 bytes .* got 0 bytes"):
+        network.clients[VICTIM].receive(held[VICTIM].message)
+
+
+def test_what_a_client_does_of_itself_is_written_down_without_a_message() -> None:
+    network = Network(4)
+    network.run_until(Kind.SURVIVORS)
+    records = [
+        ClientRecord.decode(data, number)
+        for number, data in enumerate(network.records[VICTIM], start=1)
+    ]
+
+    heard = {record.event: record.heard for record in records}
+
+    assert heard[ClientEvent.BEGIN] == heard[ClientEvent.SUBMIT] == b""
+    assert heard[ClientEvent.DELIVERIES] == network.told[VICTIM][1].message
+
+
+def test_records_of_a_step_that_is_not_awaited_are_not_taken_up() -> None:
+    network = Network(4)
+    network.records[VICTIM] = [ClientRecord(1, ClientEvent.SUBMIT).encode()]
+    network.counters[VICTIM] = 1
+
+    with pytest.raises(SecureAggregationError, match=r"^submit must come when it is awaited"):
+        network.restart_client(VICTIM)
+
+
+def test_the_last_messages_of_a_round_may_come_twice() -> None:
+    network = Network(4)
+    network.run()
+    issue = network.told[VICTIM][-1].message
+    given_up = Network(4)
+    given_up.begin()
+    end = given_up.lie(Abandonment("too few"))
+    given_up.clients[VICTIM].receive(end)
+
+    assert network.clients[VICTIM].receive(issue) == (KeepReceipt(network.receipts[VICTIM]),)
+    assert given_up.clients[VICTIM].receive(end) == (Stop("too few"),)
+    with pytest.raises(SecureAggregationError, match="receipt_issue must be the ones that came"):
+        network.tell(VICTIM, ReceiptIssue(b"another"))
+
+
+def test_an_end_that_cannot_be_read_changes_nothing() -> None:
+    network = Network(4)
+    network.begin()
+
+    with pytest.raises(SecureAggregationError, match="reason must be printable and not empty"):
+        network.clients[VICTIM].receive(network.lie_in_bytes(Kind.ABANDONMENT, bytes(4)))
+
+    assert network.clients[VICTIM].phase is ClientPhase.ADVERTISED
+
+
+def test_a_client_that_only_listened_last_says_again_what_it_said_before() -> None:
+    network = paillier_network(3)
+    network.run_until(Kind.KEY_DELIVERY)
+    dealt = {name for name in network.names if len(network.sent[name]) == 2}
+
+    for name in network.names:
+        assert network.clients[name].resend() == (network.sent[name][-1],)
+    assert len(dealt) == 1
+
+
+def test_a_client_that_was_restarted_knows_which_sum_it_has_confirmed() -> None:
+    network = paillier_network(3)
+    held = network.run_until(Kind.RECEIPT_ISSUE)
+
+    for name, send in held.items():
+        network.restart_client(name)
+        network.from_client(name, network.clients[name].receive(send.message))
+
+    assert sorted(network.receipts) == network.names

@@ -127,9 +127,11 @@ def test_the_same_update_gives_the_same_upload_after_a_restart(mode: Proofs) -> 
 
     (again,) = network.clients[VICTIM].submit(update, weight)
 
+    sends = [send for send in network.sent[VICTIM] if send.vector is not None]
     assert isinstance(again, Send)
     assert again.vector is not None
-    assert bytes(again.vector) == network.uploads[VICTIM]
+    assert again.vector.tobytes() == network.uploads[VICTIM]
+    assert replace(again, vector=None) == replace(sends[0], vector=None)
     for other, other_weight in ((update, weight % 8 + 1), (-update, weight)):
         with pytest.raises(
             SecureAggregationError, match=r"^update must be the one that was submit"
@@ -142,8 +144,9 @@ def test_a_sum_of_another_length_is_refused_though_its_digest_is_signed(change: 
     network = Network(4)
     held = network.run_until(Kind.RESULT)
     body = network.body_of(held[VICTIM], Result)
-    assert held[VICTIM].vector is not None
-    content = (bytes(held[VICTIM].vector) + bytes(4))[: 152 + change]
+    whole = held[VICTIM].vector
+    assert whole is not None
+    content = (whole.tobytes() + bytes(4))[: 152 + change]
     digest = vector_digest(np.frombuffer(content, np.uint8))
 
     with pytest.raises(

@@ -12,9 +12,11 @@ from kumiai.core.errors import SecureAggregationError
 from kumiai.crypto.paillier import PaillierPrivateKey, private_key_to_bytes
 from kumiai.secagg.actions import Send
 from kumiai.secagg.client_records import ClientPhase
+from kumiai.secagg.conversation import Conversation
 from kumiai.secagg.descriptor import Proofs
 from kumiai.secagg.messages import (
     Advertisements,
+    Agreement,
     Confirmation,
     Confirmations,
     EncryptedSum,
@@ -417,16 +419,82 @@ def test_only_the_dealer_deals() -> None:
 def test_whoever_tells_another_sum_than_it_confirmed_is_named_and_the_next_is_asked() -> None:
     network = paillier_network(4)
     cheat = network.names[0]
+    lie = network.lie(Opening(bytes(32)), cheat)
     network.to_server = lambda name, send: (
-        replaced(send, message=network.lie(Opening(bytes(32)), cheat))
-        if name == cheat and is_opening(network, send)
+        replaced(send, message=lie) if name == cheat and is_opening(network, send) else send
+    )
+
+    network.begin()
+    network.deliver()
+
+    assert_plain_sum(network)
+    assert network.excluded == {cheat: "told another sum than it had confirmed"}
+    assert network.evidence == {cheat: lie}
+
+
+def test_nobody_is_told_anything_twice_because_another_was_excluded() -> None:
+    network = paillier_network(4)
+    cheat = network.names[0]
+    network.to_server = lambda name, send: (
+        replaced(send, message=network.lie(Agreement(bytes(32)), cheat))
+        if name == cheat and network.kind_of(send) is Kind.AGREEMENT
         else send
     )
 
     network.run()
 
     assert_plain_sum(network)
-    assert network.excluded == {cheat: "told another sum than it had confirmed"}
+    for name in network.names[1:]:
+        kinds = [network.kind_of(send) for send in network.told[name]]
+        assert len(set(kinds)) == len(kinds)
+
+
+def test_a_sum_of_any_number_of_words_is_told() -> None:
+    network = paillier_network(3, dimension=36)
+
+    network.run()
+
+    assert_plain_sum(network)
+
+
+def test_a_sum_of_another_length_is_not_taken_though_a_quorum_confirms_it() -> None:
+    network = paillier_network(3)
+    short = bytes(148)
+    digest = bytes.fromhex(digest_of([short]))
+    held = network.run_until(Kind.ENCRYPTED_SUM)
+    conversation = Conversation(network.descriptor, VERIFIER)
+    agreement = network.server._knowledge.agreement
+    confirmed = Confirmation(conversation.result_digest(agreement, digest), is_right=True)
+    for name in held:
+        network.server.receive(name, network.lie(confirmed, name))
+
+    with pytest.raises(SecureAggregationError, match="sum must be the one that its client signed"):
+        network.server.receive(
+            "site-0000", network.lie(Opening(digest), "site-0000"), attachment=short
+        )
+
+
+def test_whoever_agrees_first_does_not_matter_and_the_dealer_is_sent_no_copy() -> None:
+    network = paillier_network(4)
+    held = network.run_until(Kind.SURVIVORS)
+
+    for name, send in reversed(held.items()):
+        network.from_client(name, network.clients[name].receive(send.message))
+    network.deliver()
+
+    assert_plain_sum(network)
+    (delivered,) = [
+        network.body_of(send, KeyDelivery)
+        for send in network.told[dealer_of(network)]
+        if network.kind_of(send) is Kind.KEY_DELIVERY
+    ]
+    assert delivered.sealed == b""
+    (told,) = [
+        network.body_of(send, EncryptedSum)
+        for send in network.told["site-0000"]
+        if network.kind_of(send) is Kind.ENCRYPTED_SUM
+    ]
+    assert len(told.agreements) == network.descriptor.threshold
 
 
 def test_the_sum_counts_that_most_have_decrypted() -> None:

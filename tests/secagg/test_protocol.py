@@ -4,8 +4,16 @@ import numpy as np
 import pytest
 
 from kumiai.core.errors import SecureAggregationError
+from kumiai.secagg.descriptor import Proofs
 from kumiai.secagg.protocol import SecureAggregationProtocol
-from tests.secagg.rounds import VERIFIER, Network, describe, signers_of, updates_of
+from tests.secagg.rounds import (
+    VERIFIER,
+    Network,
+    describe,
+    pedersen_proofs,
+    signers_of,
+    updates_of,
+)
 
 
 @pytest.mark.parametrize("count", [3, 4, 7, 10])
@@ -32,6 +40,18 @@ def test_a_round_in_one_process_gives_the_weighted_mean() -> None:
     wanted = weights @ np.stack([update for update, _ in updates.values()]) / weights.sum()
     assert np.allclose(result.outcome.mean(), wanted, atol=2 / 2**15)
     assert sorted(result.receipts) == sorted(updates)
+    assert result.excluded == {}
+    assert "receipts" not in repr(result)
+
+
+def test_a_round_in_one_process_may_have_proofs() -> None:
+    signers = signers_of(4)
+    descriptor = describe(signers, proofs=Proofs.SUM)
+
+    protocol = SecureAggregationProtocol(VERIFIER, pedersen_proofs())
+    result = protocol.run(descriptor, signers, updates_of(descriptor))
+
+    assert len(result.receipts) == 4
 
 
 def test_a_client_without_an_update_drops_out_and_two_are_too_many() -> None:

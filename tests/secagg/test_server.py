@@ -6,26 +6,39 @@ import numpy as np
 import pytest
 
 from kumiai.core.errors import SecureAggregationError
-from kumiai.secagg.actions import Exclude, Publish, Send
+from kumiai.secagg.actions import Exclude, Publish, Send, Stop
+from kumiai.secagg.descriptor import Proofs
 from kumiai.secagg.messages import (
     SHARE_ENTRIES,
     Advertisement,
     Agreement,
+    Agreements,
+    Confirmation,
     KeyShares,
     Kind,
     MaskedInput,
     Survivors,
 )
+from kumiai.secagg.receipts import verify_receipt
 from kumiai.secagg.server import ServerRound
 from kumiai.secagg.server_records import (
     PAILLIER_SERVER_TRANSITIONS,
     SERVER_TRANSITIONS,
     ServerEvent,
     ServerPhase,
+    ServerRecord,
 )
 from kumiai.secagg.sharing import leaf_of
 from kumiai.secagg.tree import HashTree
-from tests.secagg.rounds import COORDINATOR, VERIFIER, Network, blocks_of, describe, signers_of
+from tests.secagg.rounds import (
+    COORDINATOR,
+    VERIFIER,
+    Network,
+    blocks_of,
+    describe,
+    pedersen_proofs,
+    signers_of,
+)
 
 CHEAT = "site-0002"
 
@@ -176,6 +189,7 @@ def test_agreeing_to_other_survivors_names_the_client_and_its_update_still_count
     assert network.outcome is not None
     assert network.outcome.survivors == tuple(network.names)
     assert sorted(network.receipts) == [name for name in network.names if name != CHEAT]
+    assert all(send.recipients for send in network.sent[COORDINATOR])
 
 
 def test_an_excluded_clients_upload_is_not_added() -> None:
@@ -351,6 +365,8 @@ def test_a_dealer_whose_mask_key_is_another_is_named_when_it_has_vanished() -> N
 
     assert network.outcome is None
     assert network.excluded == {CHEAT: "shared something else than its secrets"}
+    assert network.evidence == {CHEAT: b""}
+    assert network.stopped == "1 clients shared something else than their secrets"
 
 
 def test_a_client_whose_upload_is_not_what_it_signed_is_left_out_once() -> None:
@@ -389,3 +405,235 @@ def test_each_phase_is_a_turn_of_its_own() -> None:
         turns.append(network.server.turn)
 
     assert len(set(turns)) == 3
+
+
+def test_proofs_are_given_exactly_where_the_round_has_them() -> None:
+    signers = signers_of(4)
+
+    with pytest.raises(SecureAggregationError, match="proofs must be given for a round with"):
+        ServerRound(
+            describe(signers),
+            COORDINATOR,
+            signer=signers[COORDINATOR],
+            verifier=VERIFIER,
+            proofs=pedersen_proofs(),
+        )
+
+
+def test_a_round_that_has_its_sum_waits_for_nobody_more() -> None:
+    network = Network(4)
+    network.run()
+
+    assert network.server.phase is ServerPhase.PUBLISHED
+    assert not network.server.has_enough
+
+
+def test_anothers_message_is_not_taken_from_a_client() -> None:
+    network = Network(4)
+    network.begin()
+
+    with pytest.raises(
+        SecureAggregationError, match=f"must be of its sender {CHEAT!r}, got one of"
+    ):
+        network.server.receive(CHEAT, network.sent["site-0003"][0].message)
+
+
+def test_who_is_excluded_stands_beside_what_it_has_signed() -> None:
+    network = Network(4)
+    network.begin()
+    weak = network.lie(Advertisement(bytes(32), b"\x09" + bytes(31), b""), CHEAT)
+
+    actions = network.server.receive(CHEAT, weak)
+
+    (excluded,) = [action for action in actions if isinstance(action, Exclude)]
+    assert (excluded.client, excluded.evidence) == (CHEAT, weak)
+
+
+def named_alone(network: Network) -> bytes:
+    """Let one client name its upload without sending it; return the upload."""
+    held: list[bytes] = []
+
+    def keep(name: str, send: Send) -> Send:
+        if name != CHEAT or send.vector is None:
+            return send
+        held.append(send.vector.tobytes())
+        return replace(send, vector=None)
+
+    network.to_server = keep
+    network.begin()
+    network.deliver()
+    return held[0]
+
+
+def test_an_upload_after_its_time_is_refused() -> None:
+    network = Network(4)
+    upload = named_alone(network)
+    network.from_server(network.server.end_phase())
+
+    with pytest.raises(SecureAggregationError, match="upload must come when it is awaited, got it"):
+        network.server.add_upload(CHEAT, blocks_of(upload))
+
+    assert network.server.phase is ServerPhase.AGREEING
+
+
+def test_the_upload_of_a_client_that_was_left_out_is_neither_awaited_nor_taken() -> None:
+    network = Network(5, threshold=4, minimum_survivors=4)
+    network.updates.pop("site-0004")
+    upload = named_alone(network)
+    assert list(network.server.named_uploads) == [CHEAT]
+    network.to_server = lambda _, send: send
+    network.server.exclude(CHEAT, "uploaded junk")
+
+    assert network.server.named_uploads == {}
+    with pytest.raises(SecureAggregationError, match="must follow its masked input"):
+        network.server.add_upload(CHEAT, blocks_of(upload))
+
+
+def test_records_of_a_step_that_is_not_awaited_are_not_taken_up() -> None:
+    network = Network(4)
+    network.records[COORDINATOR] = [ServerRecord(ServerEvent.UPLOAD, CHEAT.encode()).encode()]
+
+    with pytest.raises(SecureAggregationError, match="upload must come when it is awaited"):
+        network.restart_server()
+
+
+def test_a_restarted_coordinator_knows_whether_and_why_the_round_was_given_up() -> None:
+    network = Network(4)
+    network.run_until(Kind.AGREEMENTS)
+    network.restart_server()
+    going_on = network.server.stopped
+    network.from_server(network.server.abandon("no more"))
+
+    network.restart_server()
+
+    assert going_on is None
+    assert network.server.stopped == Stop("no more")
+
+
+def test_a_round_is_given_up_once() -> None:
+    network = Network(4)
+    network.from_server(network.server.abandon("no more"))
+
+    with pytest.raises(SecureAggregationError, match="abandon must come when it is awaited"):
+        network.server.abandon("no more")
+
+    (record,) = (ServerRecord.decode(data) for data in network.records[COORDINATOR])
+    assert record == ServerRecord(ServerEvent.ABANDON, b"no more", b"")
+
+
+def silent(network: Network, silent_at: dict[str, Kind]) -> None:
+    """Let clients vanish instead of sending a message of some kind."""
+
+    def change(name: str, send: Send) -> Send | None:
+        if silent_at.get(name) is network.kind_of(send):
+            network.lost.add(name)
+            return None
+        return send
+
+    network.to_server = change
+
+
+def test_as_many_must_send_an_update_as_the_round_asks_for_and_fewer_may_agree() -> None:
+    short = Network(5, threshold=4, minimum_survivors=5)
+    silent(short, {CHEAT: Kind.MASKED_INPUT})
+    enough = Network(5, threshold=4, minimum_survivors=5)
+    silent(enough, {CHEAT: Kind.AGREEMENT})
+
+    short.run()
+    enough.run()
+
+    assert short.stopped == "collecting needs 5 clients, got 4"
+    assert enough.outcome is not None
+    assert enough.outcome.survivors == tuple(enough.names)
+
+
+def restored(network: Network, count: int) -> ServerRound:
+    """Return the coordinator as its first records say, without any upload."""
+    return ServerRound.restore(
+        network.descriptor,
+        COORDINATOR,
+        network.records[COORDINATOR][:count],
+        signer=network.signers[COORDINATOR],
+        verifier=VERIFIER,
+        proofs=network.proofs,
+    )
+
+
+def test_clients_may_agree_before_a_restarted_coordinator_has_the_uploads_back() -> None:
+    network = Network(4)
+    network.run_until(Kind.SURVIVORS)
+    server = restored(network, len(network.records[COORDINATOR]))
+
+    for name, client in network.clients.items():
+        (send,) = network.sent[COORDINATOR][-1:]
+        actions = client.receive(send.message)
+        (agreement,) = [action.message for action in actions if isinstance(action, Send)]
+        server.receive(name, agreement)
+
+    assert server.phase is ServerPhase.UNMASKING
+    assert sorted(server.missing_uploads) == network.names
+
+
+def test_a_restarted_coordinator_blames_nobody_for_a_sum_that_it_has_not_made_again() -> None:
+    network = Network(4, mode=Proofs.SUM, rerun_size=3, colluders=1)
+    network.run_until(Kind.RESULT)
+    server = restored(network, len(network.records[COORDINATOR]))
+    assert server.phase is ServerPhase.CONFIRMING
+
+    server.abandon("no more")
+
+    assert server.stopped == Stop("no more")
+
+
+def test_a_coordinator_that_is_restarted_after_the_end_publishes_the_same_sum_again() -> None:
+    network = Network(4, mode=Proofs.SUM)
+    network.run()
+    network.restart_server()
+
+    (publish, *issues) = network.server.announce()
+
+    assert network.server.phase is ServerPhase.PUBLISHED
+    assert isinstance(publish, Publish)
+    assert network.outcome is not None
+    assert np.array_equal(publish.outcome.total, network.outcome.total)
+    assert len(issues) == 4
+
+
+def test_each_client_is_sent_as_many_agreements_as_it_needs_and_no_more_to_check() -> None:
+    network = Network(5, threshold=4, minimum_survivors=4)
+
+    held = network.run_until(Kind.AGREEMENTS)
+
+    assert {len(network.body_of(send, Agreements).envelopes) for send in held.values()} == {4}
+
+
+def test_who_says_that_the_sum_is_wrong_stands_in_no_receipt() -> None:
+    network = Network(4)
+    held = network.run_until(Kind.RESULT)
+    for name, send in held.items():
+        network.from_client(name, network.clients[name].receive(send.message, send.vector or b""))
+    own = network.sent["site-0000"][-1]
+    doubt = Confirmation(network.body_of(own, Confirmation).digest, is_right=False)
+    cheating(network, Kind.CONFIRMATION, doubt)
+
+    network.deliver()
+
+    assert network.outcome is not None
+    roster = {member.name: member.verification_key for member in network.descriptor.roster}
+    signers = {
+        verify_receipt(receipt, roster, verifier=VERIFIER).signers
+        for receipt in network.receipts.values()
+    }
+    assert signers == {tuple(name for name in network.names if name != CHEAT)}
+
+
+def test_a_message_with_nothing_attached_is_written_down_so() -> None:
+    network = Network(4)
+    network.begin()
+    message = network.sent[CHEAT][0].message
+
+    network.from_server(network.server.receive(CHEAT, message))
+
+    assert network.records[COORDINATOR] == [
+        ServerRecord(ServerEvent.ADVERTISEMENT, message, b"").encode()
+    ]

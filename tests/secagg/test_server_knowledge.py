@@ -27,12 +27,14 @@ from kumiai.secagg.messages import (
 )
 from kumiai.secagg.parameters import Adversary
 from kumiai.secagg.proofs import CommittedUpdate
+from kumiai.secagg.receipts import verify_receipt
 from kumiai.secagg.server import ServerRound
 from tests.secagg.rounds import (
     COORDINATOR,
     VERIFIER,
     Network,
     names_of,
+    paillier_network,
     pedersen_proofs,
     signers_of,
 )
@@ -91,6 +93,22 @@ def test_messages_may_come_in_any_order(changes: dict[str, Any]) -> None:
     assert network.outcome is not None
     assert np.array_equal(network.outcome.total, network.plain_sum(tuple(network.names))[0])
     assert sorted(network.receipts) == network.names
+    roster = {member.name: member.verification_key for member in network.descriptor.roster}
+    facts = [verify_receipt(each, roster, verifier=VERIFIER) for each in network.receipts.values()]
+    assert {len(each.signers) for each in facts} == {network.descriptor.quorum}
+
+
+def test_few_survivors_of_many_clients_are_named_in_their_order() -> None:
+    few = ("site-0002", "site-0003", "site-0009")
+    trusted: dict[str, Any] = {"adversary": Adversary.SEMI_HONEST, "colluders": 0}
+    network = Network(12, threshold=3, minimum_survivors=3, dimension=3, **trusted)
+    network.updates = {name: network.updates[name] for name in few}
+
+    network.run()
+
+    assert network.outcome is not None
+    assert network.outcome.survivors == few
+    assert np.array_equal(network.outcome.total, network.plain_sum(few)[0])
 
 
 @pytest.mark.parametrize(
@@ -147,6 +165,16 @@ def test_another_nonce_than_was_hidden_names_its_client() -> None:
     assert excluded(network, NonceReveal(bytes(32), network.server._knowledge.hidden)) == {
         CHEAT: "revealed another nonce than it had hidden"
     }
+
+
+def test_who_deals_the_key_does_not_depend_on_who_came_first() -> None:
+    network = paillier_network(5)
+    network.clients = dict(reversed(network.clients.items()))
+
+    network.run()
+
+    assert network.outcome is not None
+    assert np.array_equal(network.outcome.total, network.plain_sum(tuple(network.names))[0])
 
 
 @pytest.mark.parametrize("count", [0, 3])

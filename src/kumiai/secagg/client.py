@@ -14,7 +14,7 @@ What it keeps, whatever the coordinator says and however often it is restarted:
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import ClassVar, Final
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,8 +48,6 @@ from kumiai.secagg.receipts import verify_receipt
 from kumiai.secagg.reruns import rerun_groups
 
 __all__ = ["ClientRound"]
-
-_NOTHING: Final = np.zeros(0, np.uint8)
 
 
 class ClientRound:
@@ -210,8 +208,7 @@ class ClientRound:
         if event in self._steps:
             return self._repeated(event, envelope)
         self._verify_allowed(event)
-        content = np.frombuffer(vector, np.uint8) if len(vector) else _NOTHING
-        return self._take(event, self._hear(event, envelope, content, None), heard=message)
+        return self._take(event, self._hear(event, envelope, vector, None), heard=message)
 
     def submit(self, update: Numbers, weight: int) -> tuple[Action, ...]:
         """Mask the update and send it; the same one again after a restart.
@@ -243,7 +240,7 @@ class ClientRound:
         return (Send(replies[-1].reply, replies[-1].attachment),)
 
     def _hear(
-        self, event: ClientEvent, envelope: Envelope, vector: NDArray[np.uint8], drawn: bytes | None
+        self, event: ClientEvent, envelope: Envelope, vector: Buffer, drawn: bytes | None
     ) -> Step:
         knowledge = self._knowledge
         match event:
@@ -258,12 +255,11 @@ class ClientRound:
             case ClientEvent.AGREEMENTS:
                 return knowledge.hear_agreements(envelope)
             case ClientEvent.RESULT:
-                return knowledge.hear_result(envelope, vector)
+                return knowledge.hear_result(envelope, np.frombuffer(vector, np.uint8))
             case ClientEvent.RECEIPT_ISSUE:
                 self._verify_receipt(decode_body(envelope, ReceiptIssue).receipt)
                 return Step()
             case _:
-                decode_body(envelope, Abandonment)
                 return Step()
 
     def _take(self, event: ClientEvent, step: Step, *, heard: bytes = b"") -> tuple[Action, ...]:
@@ -273,11 +269,12 @@ class ClientRound:
         record = ClientRecord(
             len(self._steps) + 1, event, heard, step.secret, reply, step.attachment
         )
+        consequences = self._consequences(record)
         self._enter(record)
         actions: list[Action] = [Persist(record.encode()), Advance(record.counter)]
         if reply:
             actions.append(Send(reply, step.attachment))
-        return (*actions, *self._consequences(record))
+        return (*actions, *consequences)
 
     def _consequences(self, record: ClientRecord) -> tuple[Action, ...]:
         match record.event:
@@ -307,7 +304,7 @@ class ClientRound:
                 self._knowledge.hear_own_confirmation(self._read(record.heard), record.secret)
             case _:
                 envelope = self._conversation.open_coordinator(record.heard)
-                self._hear(record.event, envelope, _NOTHING, record.secret)
+                self._hear(record.event, envelope, b"", record.secret)
         self._enter(record)
 
     def _repeated(self, event: ClientEvent, envelope: Envelope) -> tuple[Action, ...]:

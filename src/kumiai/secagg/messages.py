@@ -582,15 +582,6 @@ _ENVELOPE: Final[Codec[Envelope]] = record(
     body=blob(_BODY_SIZE_MAX, "body"),
     signature=blob(_SIGNATURE_SIZE_MAX, "signature"),
 )
-_SIGNED: Final[tuple[Codec[Any], ...]] = (
-    number(2, "version"),
-    fixed(32, "context"),
-    text(_NAME_SIZE_MAX, "run_id"),
-    fixed(16, "round_id"),
-    text(_NAME_SIZE_MAX, "sender"),
-    choice(tuple(Kind), "kind"),
-    blob(_BODY_SIZE_MAX, "body"),
-)
 
 
 def encode_body(body: Body) -> bytes:
@@ -668,5 +659,18 @@ def read_envelope(data: bytes, descriptor: RoundDescriptor) -> Envelope:
 def _signed_bytes(
     descriptor: RoundDescriptor, context: bytes, sender: str, kind: Kind, body: bytes
 ) -> bytes:
-    parts = (PROTOCOL_VERSION, context, descriptor.run_id, descriptor.round_id, sender, kind, body)
-    return b"".join(codec.write(part) for codec, part in zip(_SIGNED, parts, strict=True))
+    return b"".join(
+        [
+            PROTOCOL_VERSION.to_bytes(2, "little"),
+            context,
+            _sized(descriptor.run_id.encode()),
+            descriptor.round_id,
+            _sized(sender.encode()),
+            bytes([kind]),
+            _sized(body),
+        ]
+    )
+
+
+def _sized(content: bytes) -> bytes:
+    return len(content).to_bytes(4, "little") + content

@@ -18,6 +18,7 @@ from typing import ClassVar, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from kumiai.core.digest import Buffer
 from kumiai.core.errors import CryptoError, SecureAggregationError
 from kumiai.crypto.keys import open_sealed, seal
 from kumiai.crypto.paillier import (
@@ -250,7 +251,7 @@ class PaillierClientRound(ClientRound):
     }
 
     def _hear(
-        self, event: ClientEvent, envelope: Envelope, vector: NDArray[np.uint8], drawn: bytes | None
+        self, event: ClientEvent, envelope: Envelope, vector: Buffer, drawn: bytes | None
     ) -> Step:
         if event is ClientEvent.CONFIRMATIONS:
             return self._knowledge.hear_confirmations(envelope)

@@ -97,6 +97,8 @@ class SecureAggregationProtocol:
 class _LocalRound:
     """Carries messages from hand to hand, in the order in which they were sent."""
 
+    _reason: str
+
     def __init__(
         self, server: ServerRound, clients: Mapping[str, ClientRound], updates: Updates
     ) -> None:
@@ -105,7 +107,6 @@ class _LocalRound:
         self._updates = updates
         self._waiting: deque[tuple[str, Send]] = deque()
         self._outcome: Outcome | None = None
-        self._reason = ""
         self._receipts: dict[str, bytes] = {}
 
     def run(self) -> LocalResult:

@@ -202,7 +202,7 @@ class ServerRound:
         """Uploads that are in the sum and must be added again after a restart: their digests."""
         return {
             self._conversation.name(index): self._knowledge.inputs[index][1].vector_digest
-            for index in sorted(self._knowledge.uploaded - self._folded)
+            for index in self._knowledge.uploaded - self._folded
         }
 
     @property
@@ -211,7 +211,7 @@ class ServerRound:
         knowledge = self._knowledge
         return {
             self._conversation.name(index): body.vector_digest
-            for index, (_, body) in sorted(knowledge.inputs.items())
+            for index, (_, body) in knowledge.inputs.items()
             if index not in self._folded and index not in knowledge.excluded
         }
 
@@ -486,8 +486,7 @@ class ServerRound:
 
     def _find_wrong(self) -> WrongSum | None:
         """Return who is in the sum that was shown, if that is not right."""
-        is_shown = self._phase is ServerPhase.CONFIRMING and self._is_unmasked
-        if not is_shown or self._knowledge.is_right(self._sum.vector()):
+        if not self._is_unmasked or self._knowledge.is_right(self._sum.vector()):
             return None
         return self._knowledge.wrong_sum()
 
@@ -516,20 +515,18 @@ class ServerRound:
 
     def _remove_masks_if_due(self) -> None:
         is_due = self._phase in {ServerPhase.CONFIRMING, ServerPhase.PUBLISHED}
-        if is_due and not self._is_unmasked and not self.missing_uploads:
+        if is_due and not self.missing_uploads:
             self._unmask()
 
     def _blame_dealers(self) -> tuple[Action, ...]:
         """Name authors about whom more holders complain than can be lying."""
         knowledge, descriptor = self._knowledge, self._conversation.descriptor
-        if self._phase is not ServerPhase.UNMASKING:
-            return ()
         complaints: dict[int, int] = {}
         for index in knowledge.uploaded:
             for author in knowledge.inputs[index][1].complaints:
                 complaints[author] = complaints.get(author, 0) + 1
         actions: list[Action] = []
-        for author, count in sorted(complaints.items()):
+        for author, count in complaints.items():
             if count > len(knowledge.graph.holders[author]) - descriptor.threshold:
                 reason = f"sent {count} of its neighbours shares that they could not use"
                 actions += self._exclude(author, reason)
@@ -541,7 +538,7 @@ class ServerRound:
         return self._conversation.seal(body, self._name, self._signer)
 
     def _to_all(self, body: Body, indices: Collection[int]) -> Send:
-        recipients = sorted(set(indices) - self._knowledge.excluded.keys())
+        recipients = set(indices) - self._knowledge.excluded.keys()
         names = tuple(self._conversation.name(index) for index in recipients)
         return Send(self._seal(body), recipients=names)
 

@@ -117,13 +117,13 @@ class ServerKnowledge:
 
     @property
     def advertisements(self) -> dict[int, Advertisement]:
-        """Everybody's keys."""
+        """Everybody's keys, by index."""
         return {index: body for index, (_, body) in sorted(self.advertised.items())}
 
     @property
     def nonces(self) -> dict[int, NonceReveal]:
         """Everybody's nonces."""
-        return {index: body for index, (_, body) in sorted(self.revealed.items())}
+        return {index: body for index, (_, body) in self.revealed.items()}
 
     @property
     def sharers(self) -> tuple[int, ...]:
@@ -257,10 +257,9 @@ class ServerKnowledge:
             entries = SHARE_ENTRIES.decode(attachment)
         except SecureAggregationError as error:
             raise SecureAggregationError(f"shares must be attached: {error}") from error
-        tree = HashTree(
-            [leaf_of(self.conversation.context, said.index, entry) for entry in entries]
-        ) if entries else None  # fmt: skip
-        if tree is None or tree.root != body.root:
+        context = self.conversation.context
+        tree = HashTree([leaf_of(context, said.index, entry) for entry in entries])
+        if tree.root != body.root:
             raise SecureAggregationError("shares must be those under the signed root, got others")
         if tuple(entry.holder for entry in entries) != self.graph.holders[said.index]:
             raise MisbehaviourError("shared its secrets among others than its neighbours")
