@@ -381,6 +381,46 @@ async def test_a_run_ends_whose_clients_cannot_train(
     assert len(await events_of(runs, run_id, "prepare_failed")) == 2
 
 
+@pytest.mark.parametrize("mode", [HIDDEN, {"mode": "none"}])
+async def test_a_run_ends_whose_training_does_not(
+    federation: Federation, runs: RunRepository, mode: dict[str, Any]
+) -> None:
+    hold("site-2")
+    await federation.start_clients(3)
+
+    run_id = await federation.submit(
+        asynchronous_job(
+            asynchronous={"group_size": 3, "deadline_seconds": 1.0},
+            cohort={"min_reports": 3, "max_attempts": 2},
+            secure_aggregation=mode,
+        ),
+        study.app,
+    )
+    run = await federation.wait_for(run_id, state="failed", seconds=60)
+
+    assert "only 2 of 3 clients that a group needs can train; the others failed" in run["reason"]
+    assert "its training did not end within 1 s" in run["reason"]
+    failed = await events_of(runs, run_id, "prepare_failed")
+    assert [site for site, _ in failed] == ["site-2", "site-2"]
+
+
+async def test_a_site_whose_training_took_too_long_is_asked_anew(
+    federation: Federation, runs: RunRepository
+) -> None:
+    hold("site-2")
+    await federation.start_clients(3)
+    submitted = asynchronous_job(
+        run={"rounds": 1}, asynchronous={"group_size": 3, "deadline_seconds": 3.0}
+    )
+
+    run_id = await federation.submit(submitted, study.app)
+    await eventually(lambda: events_of(runs, run_id, "prepare_failed"))
+    study.hold["site-2"].set()
+    await federation.wait_for(run_id, seconds=60)
+
+    assert await members_of(runs, run_id, 1) == {"site-1": 0, "site-2": 0, "site-3": 0}
+
+
 async def test_a_run_ends_for_whose_group_too_few_come(
     federation: Federation, runs: RunRepository
 ) -> None:

@@ -12,6 +12,7 @@ Step = Callable[[RunRepository, Lease], Awaitable[object]]
 
 STEPS: dict[str, Step] = {
     "prepare": lambda runs, lease: runs.prepare(lease, version=0, clients=[("a", 1)]),
+    "fail_overdue": lambda runs, lease: runs.fail_overdue(lease, seconds=1.0, reason="why"),
     "withdraw_prepared": lambda runs, lease: runs.withdraw_prepared(lease, newest=0, reason="why"),
 }
 
@@ -163,6 +164,23 @@ async def test_who_is_too_far_behind_is_given_up_by_version(leading: Leading) ->
     assert [(each.client_id, each.text) for each in events] == [
         ("slow", "too old"),
         ("waits", "too old"),
+    ]
+
+
+async def test_who_trains_for_too_long_has_failed_and_is_asked_anew(leading: Leading) -> None:
+    await asked(leading, "hangs")
+    await ready(leading, "waits")
+
+    early = await leading.runs.fail_overdue(leading.lease, seconds=60.0, reason="too long")
+    failed = await leading.runs.fail_overdue(leading.lease, seconds=-1.0, reason="too long")
+    await asked(leading, "hangs")
+
+    assert (early, told(failed)) == ([], [("hangs", 0, "failed")])
+    states = {each.client_id: each.state for each in await leading.runs.preparing("run-a", 0)}
+    assert states == {"hangs": "assigned", "waits": "reported"}
+    events = [each for each in await leading.runs.events("run-a") if each.kind == "prepare_failed"]
+    assert [(each.client_id, each.round, each.text) for each in events] == [
+        ("hangs", 0, "too long")
     ]
 
 

@@ -7,7 +7,14 @@ from kumiai.node.job import JobSpec
 from kumiai.secagg import FRESH_SCALE, BufferPolicy
 from kumiai.storage import RunRepository, UpdateRecord
 
-__all__ = ["damping_of", "others_seconds", "policy_of", "scales_of", "versions_kept"]
+__all__ = [
+    "ahead_seconds",
+    "damping_of",
+    "others_seconds",
+    "policy_of",
+    "scales_of",
+    "versions_kept",
+]
 
 
 def policy_of(job: JobSpec) -> BufferPolicy | None:
@@ -18,6 +25,12 @@ def policy_of(job: JobSpec) -> BufferPolicy | None:
         staleness_max=job.asynchronous.staleness_max,
         staleness_exponent=job.asynchronous.staleness_exponent,
     )
+
+
+def ahead_seconds(job: JobSpec) -> float:
+    """Return how long a client may train ahead of a round."""
+    asynchronous = job.asynchronous
+    return job.cohort.deadline_seconds if asynchronous is None else asynchronous.deadline_seconds
 
 
 def versions_kept(job: JobSpec) -> int:

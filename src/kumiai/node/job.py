@@ -231,6 +231,8 @@ class AsynchronousSpec(_Table):
     """How many versions an update may be behind; a client further behind begins anew."""
     staleness_exponent: Annotated[float, Field(ge=0, le=4)] = 0.5
     """An update that is s versions behind counts (1 + s) to minus this; 0: all count the same."""
+    deadline_seconds: Annotated[float, Field(gt=0, le=30 * 86400)] = 86400.0
+    """How long a client may train; its training is ended then, and it is asked anew."""
 
 
 class PrivacySpec(_Table):

@@ -12,7 +12,7 @@ import os
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -536,6 +536,7 @@ class _VirtualClients:
         reason: str,
         *,
         kind: Literal["prepare"] | None = None,
+        clients: Collection[str] | None = None,
     ) -> None:
         """Nothing to do: whoever comes late is told so by the rows."""
 

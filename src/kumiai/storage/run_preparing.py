@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from kumiai.core.errors import ConflictError
 from kumiai.storage.fencing import fence
 from kumiai.storage.records import AssignmentRecord, Lease
-from kumiai.storage.rows import add_event_row, clean, is_one_of, table_of, upsert
+from kumiai.storage.rows import add_event_row, clean, is_one_of, parsed, table_of, upsert
 from kumiai.storage.run_reports import RunReports
 from kumiai.storage.single_statements import SingleRead
 from kumiai.storage.tables import Assignment, clock_sql
@@ -146,6 +146,47 @@ class RunPreparing(RunReports):
                 round=version,
                 data={"clients": len(clients)},
             )
+
+    async def fail_overdue(
+        self, lease: Lease, *, seconds: float, reason: str
+    ) -> list[AssignmentRecord]:
+        """End the preparations that have been under way for longer than this; return them.
+
+        Args:
+            lease: held.
+            seconds: since their clients were asked, by the database's clock.
+            reason: why, in words.
+
+        Raises:
+            FencedError: another leads.
+        """
+        async with self._database.transaction("fail_overdue") as connection:
+            await fence(connection, lease)
+            rows = await connection.execute(
+                update(_ASSIGNMENTS)
+                .where(
+                    _ASSIGNMENTS.c.run_id == lease.run_id,
+                    _ASSIGNMENTS.c.kind == "prepare",
+                    _ASSIGNMENTS.c.state == "assigned",
+                    _ASSIGNMENTS.c.assigned_at < clock_sql() - seconds,
+                )
+                .values(state="failed", reason=clean(reason), ended_at=clock_sql())
+                .returning(*_ASSIGNMENTS.c)
+            )
+            failed = sorted(
+                (AssignmentRecord(**parsed(row)) for row in rows), key=lambda each: each.client_id
+            )
+            for each in failed:
+                await add_event_row(
+                    connection,
+                    lease.run_id,
+                    kind="prepare_failed",
+                    text=reason,
+                    level="warning",
+                    round=each.round,
+                    client_id=each.client_id,
+                )
+        return failed
 
     async def withdraw_prepared(
         self, lease: Lease, *, newest: int, reason: str, clients: Sequence[str] | None = None

@@ -303,6 +303,29 @@ async def test_what_is_withdrawn_while_it_is_made_is_not_held(tmp_path: Path) ->
     assert held_in(tmp_path, 2) is None
 
 
+async def test_what_is_withdrawn_while_it_is_made_and_asked_anew_is_made_anew(
+    tmp_path: Path,
+) -> None:
+    life, again = Life(tmp_path), ahead(2, PREPARE, version=2)
+    again.attempt = 2
+    loop = asyncio.get_running_loop()
+
+    async def asking_anew() -> None:
+        life.runner.cancel(pb.Cancel(key=pb.TaskKey(run_id="run-a", round=2, kind=PREPARE)))
+        life.runner.take(again)
+
+    def ask_anew() -> None:
+        life.during = lambda: None
+        asyncio.run_coroutine_threadsafe(asking_anew(), loop).result(10)
+
+    life.during = ask_anew
+
+    (answer,) = await life.do(ahead(2, PREPARE, version=2))
+
+    assert answer.HasField("prepared")
+    assert life.trained == [3, 3]
+
+
 @pytest.fixture
 def answers(tmp_path: Path) -> Answers:
     return Answers(tmp_path)

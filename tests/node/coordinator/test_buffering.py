@@ -64,6 +64,9 @@ class Engine:
         self.withdrawn.append((newest, clients))
         return clients
 
+    async def fail_overdue(self, *_: object, **__: object) -> list[AssignmentRecord]:
+        return []
+
     async def prepare(self, *_: object, clients: list[tuple[str, int]], **__: object) -> None:
         self.asked += [name for name, _ in clients]
 

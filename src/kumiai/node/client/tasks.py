@@ -168,7 +168,9 @@ class TaskRunner:
         until = asyncio.get_running_loop().time() + message.deadline_seconds
         task = _Task(message, until, message.attempt)
         answered, answer = self._answers.get(task.key, (-1, None))
-        if (known := self._open.get(task.key)) is not None:
+        known = self._open.get(task.key)
+        was_withdrawn = known is not None and known.cancelled.is_set()
+        if known is not None and not (was_withdrawn and task.attempt > known.attempt):
             known.until, known.attempt = until, max(known.attempt, task.attempt)
         elif task.attempt <= answered:
             if answer is not None:
@@ -213,6 +215,8 @@ class TaskRunner:
                 if task.attempt > began and answer is not None and answer.HasField("failure"):
                     self._queue.put_nowait(task)  # asked again meanwhile: this answer is old
                     continue
+                if self._open.get(task.key) is not task:
+                    continue  # withdrawn, and asked anew since
                 del self._open[task.key]
                 self._remember(task, answer)
                 if answer is not None:

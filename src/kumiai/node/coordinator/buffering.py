@@ -22,6 +22,7 @@ from kumiai.storage import AssignmentRecord, Lease, RunRecord
 __all__ = ["UpdateBuffer", "new_buffer"]
 
 _WAITING: Final = ("assigned", "reported")
+_OVERDUE_SECONDS: Final = 30.0
 
 
 class UpdateBuffer:
@@ -55,6 +56,7 @@ class UpdateBuffer:
         self._available = available
         self._seeded = seeded
         self._has_delivered = False
+        self._overdue_at = 0.0
         self._members_of: tuple[int, frozenset[str]] = (-1, frozenset())
         self._began = engine.clock.monotonic()
         self._log = structlog.get_logger("kumiai.rounds").bind(run=lease.run_id)
@@ -132,6 +134,7 @@ class UpdateBuffer:
         busy: Collection[str] = (),
     ) -> tuple[dict[str, int], int]:
         """Return who waits, and how many do or train."""
+        await self._end_overdue()
         oldest = self._policy.oldest(version)
         # One more: what was in time for the version before, and is not for this one.
         rows = await self._engine.runs.preparing(self._run_id, version, oldest=oldest - 1)
@@ -164,6 +167,21 @@ class UpdateBuffer:
             FencedError, StorageError: as the engine's.
         """
         await self._withdraw(version, reason)
+
+    async def _end_overdue(self) -> None:
+        """Give up, now and then, what has been trained for too long: the study may never end."""
+        seconds, now = self._spec.deadline_seconds, self._engine.clock.monotonic()
+        if now < self._overdue_at:
+            return
+        self._overdue_at = now + min(seconds / 4, _OVERDUE_SECONDS)
+        reason = f"its training did not end within {seconds:g} s, asynchronous.deadline_seconds"
+        for each in await self._engine.runs.fail_overdue(
+            self._lease, seconds=seconds, reason=reason
+        ):
+            self._engine.directory.cancel(
+                self._run_id, each.round, reason, kind="prepare", clients=(each.client_id,)
+            )
+            self._log.warning("training given up", client=each.client_id, version=each.round)
 
     async def _without_left_behind(
         self, standing: Sequence[AssignmentRecord], version: int

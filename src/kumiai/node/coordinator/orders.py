@@ -4,7 +4,7 @@ The engine speaks in these values, so that it runs unchanged over gRPC sessions 
 process (simulation).
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -96,8 +96,9 @@ class ClientDirectory(Protocol):
         reason: str,
         *,
         kind: Literal["prepare"] | None = None,
+        clients: Collection[str] | None = None,
     ) -> None:
-        """Tell every attached client to drop its tasks of this run (and round).
+        """Tell every attached client, or these alone, to drop its tasks of this run (and round).
 
         With a kind those alone that are made ahead, from this version and older ones.
         """

@@ -211,12 +211,14 @@ class SessionHub:
         reason: str,
         *,
         kind: Literal["prepare"] | None = None,
+        clients: Collection[str] | None = None,
     ) -> None:
-        """Tell every attached client to drop its tasks of this run (and round, and kind)."""
+        """Tell every attached client, or these, to drop its tasks of this run, round and kind."""
         key = pb.TaskKey(run_id=run_id, round=round_number or 0)
         if kind is not None:
             key.kind = _KINDS[kind]
-        for session in self._sessions.values():
+        told = self._sessions if clients is None else self._sessions.keys() & set(clients)
+        for session in [self._sessions[client_id] for client_id in told]:
             session.send(pb.ServerMessage(cancel=pb.Cancel(key=key, reason=reason)))
 
     def vouched(self, clients: Collection[str]) -> Mapping[str, VouchedMember]:

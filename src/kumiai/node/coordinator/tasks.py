@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from kumiai.core.errors import NotFoundError
-from kumiai.node.ahead import policy_of
+from kumiai.node.ahead import ahead_seconds, policy_of
 from kumiai.node.central_rounds import CentralTerms, central_round_of, clip_after, opening_of
 from kumiai.node.coordinator.orders import TaskKey, TaskOrder
 from kumiai.node.job import JobSpec, parse_job
@@ -120,7 +120,7 @@ class TaskWriter:
             if kind == "evaluate":
                 terms[number, kind] = _Terms(job.evaluation.deadline_seconds, CHUNK_BYTES)
             elif kind == "prepare":
-                terms[number, kind] = _Terms(job.cohort.deadline_seconds, CHUNK_BYTES)
+                terms[number, kind] = _Terms(ahead_seconds(job), CHUNK_BYTES)
             else:
                 progress = await self._runs.progress(run.run_id, number)
                 terms[number, kind] = _Terms(
