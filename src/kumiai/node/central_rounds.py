@@ -68,29 +68,39 @@ class CentralPlan:
         round: the first one; the others cost the same.
         dimension: how many numbers a model has.
         rounds: how many a run has.
-        participations: in how many of them a client takes part at most.
         delta: at which the epsilon is stated.
     """
 
     round: ClippedSum
     dimension: int
     rounds: int
-    participations: int
     delta: float
+
+    def event(self) -> DiscreteGaussianEvent:
+        """Return what a round costs who takes part in it."""
+        return self.round.event
+
+    def releases(self, rounds: int) -> int:
+        """Return in how many such releases a client is after so many rounds, at most."""
+        return math.ceil(rounds / self._separation)
 
     def epsilon(self) -> float:
         """Return what all rounds cost a client, each released once."""
-        curve = self.participations * rdp_of(self.round.event)
+        curve = self.releases(self.rounds) * rdp_of(self.event())
         return epsilon_of(DEFAULT_ORDERS, curve, self.delta)
+
+    @property
+    def _separation(self) -> int:
+        return self.round.separation if isinstance(self.round, ScheduledSum) else 1
 
     @property
     def schedule(self) -> str:
         """How often a client takes part, in words."""
         rounds = f"over {self.rounds} rounds"
-        if not isinstance(self.round, ScheduledSum):
+        if self._separation == 1:
             return rounds
-        needed = self.round.separation * self.round.cohort_size
-        return f"{rounds}, at most {self.participations} of them each, for {needed} clients or more"
+        most, needed = self.releases(self.rounds), self._separation * self.round.cohort_size
+        return f"{rounds}, at most {most} of them each, for {needed} clients or more"
 
     @property
     def deviation(self) -> float:
@@ -123,8 +133,7 @@ def central_plan_of(job: JobSpec, privacy: PrivacySpec, dimension: int) -> Centr
         ConfigError: no noise can keep the epsilon, or none so strong can be drawn.
     """
     this = central_round_of(job, privacy, privacy.clip)
-    participations = _participations(job, privacy)
-    return CentralPlan(this, dimension, job.run.rounds, participations, privacy.delta)
+    return CentralPlan(this, dimension, job.run.rounds, privacy.delta)
 
 
 def central_round_of(job: JobSpec, privacy: PrivacySpec, clip: float) -> ClippedSum:

@@ -46,10 +46,18 @@ class LocalPlan:
     delta: float
     site_records: int
 
+    def event(self) -> PoissonDiscreteGaussianEvent:
+        """Return what a step costs a site."""
+        return self.terms.event
+
+    def releases(self, rounds: int) -> int:
+        """Return in how many steps a site's records may be after so many rounds."""
+        return rounds * self.terms.steps
+
     def epsilon(self) -> float:
         """Return what all steps of all rounds cost a site, each round released once."""
-        count = self.rounds * self.terms.steps
-        return epsilon_of(DEFAULT_ORDERS, count * rdp_of(self.terms.event), self.delta)
+        curve = self.releases(self.rounds) * rdp_of(self.event())
+        return epsilon_of(DEFAULT_ORDERS, curve, self.delta)
 
     @property
     def deviation(self) -> float:

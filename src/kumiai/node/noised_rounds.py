@@ -35,11 +35,13 @@ from kumiai.secagg import Outcome, RoundDescriptor
 
 __all__ = [
     "NoisePlan",
+    "PrivatePlan",
     "PrivateTerms",
     "event_of_round",
     "mean_of",
     "outlook_of",
     "plan_of",
+    "private_plan_of",
     "sure_shares",
     "terms_of",
 ]
@@ -114,9 +116,14 @@ class NoisePlan:
         """Return what a round costs at least that much noise."""
         return _event(float(math.ceil(self.variance)), self.l2_norm_max, self.dimension)
 
+    def releases(self, rounds: int) -> int:
+        """Return in how many such releases anybody is after so many rounds, at most."""
+        return rounds
+
     def epsilon(self) -> float:
         """Return what all rounds cost, each released once."""
-        return epsilon_of(DEFAULT_ORDERS, self.rounds * rdp_of(self.event()), self.delta)
+        curve = self.releases(self.rounds) * rdp_of(self.event())
+        return epsilon_of(DEFAULT_ORDERS, curve, self.delta)
 
     @property
     def deviation(self) -> float:
@@ -135,6 +142,9 @@ class NoisePlan:
             units: how many contributions there are.
         """
         return units / (self.deviation * math.sqrt(self.dimension))
+
+
+PrivatePlan = NoisePlan | CentralPlan | LocalPlan
 
 
 def plan_of(job: JobSpec, privacy: PrivacySpec, dimension: int) -> NoisePlan:
@@ -161,6 +171,15 @@ def plan_of(job: JobSpec, privacy: PrivacySpec, dimension: int) -> NoisePlan:
     return plan if privacy.epsilon is None else _calibrated(plan, privacy.epsilon)
 
 
+def private_plan_of(job: JobSpec, privacy: PrivacySpec, dimension: int) -> PrivatePlan:
+    """Return the plan of a private job, wherever its noise is added; see `plan_of`.
+
+    Raises:
+        ConfigError: no noise can keep the epsilon.
+    """
+    return _PLANNERS[privacy.noise](job, privacy, dimension)
+
+
 def outlook_of(job: JobSpec, dimension: int) -> list[str]:
     """Return what a job promises, and warnings of what will come of it, in words; none without.
 
@@ -174,8 +193,7 @@ def outlook_of(job: JobSpec, dimension: int) -> list[str]:
     privacy = job.privacy
     if privacy is None:
         return []
-    planner = _PLANNERS[privacy.noise]
-    plan: NoisePlan | CentralPlan | LocalPlan = planner(job, privacy, dimension)
+    plan = private_plan_of(job, privacy, dimension)
     schedule = f"over {plan.rounds} rounds" if isinstance(plan, NoisePlan) else plan.schedule
     promise = (
         f"privacy: epsilon {plan.epsilon():.3g} at delta {plan.delta:g} for each {privacy.unit}, "
@@ -210,9 +228,9 @@ def outlook_of(job: JobSpec, dimension: int) -> list[str]:
     return told
 
 
-_PLANNERS: Final[
-    Mapping[str, Callable[[JobSpec, PrivacySpec, int], NoisePlan | CentralPlan | LocalPlan]]
-] = MappingProxyType({"distributed": plan_of, "central": central_plan_of, "local": local_plan_of})
+_PLANNERS: Final[Mapping[str, Callable[[JobSpec, PrivacySpec, int], PrivatePlan]]] = (
+    MappingProxyType({"distributed": plan_of, "central": central_plan_of, "local": local_plan_of})
+)
 
 
 def terms_of(job: JobSpec, privacy: PrivacySpec) -> PrivateTerms:

@@ -7,12 +7,16 @@ import pytest
 from kumiai.core.clock import SystemClock
 from kumiai.node.cli.text_plot import Series, text_plot
 from kumiai.node.client.budget import SiteLedger
+from kumiai.node.job import parse_job_toml
 from kumiai.privacy import GaussianEvent
 from kumiai.privacy.ledger import ChargeKey
 from tests.node.cli.program import invoke
 from tests.node.cli.test_token import as_operator
 from tests.node.http.api import RunningApi
 from tests.node.http.test_budgets import BUDGET, spend
+
+EXAMPLES = Path(__file__).parents[3] / "examples"
+JOB, STUDY = str(EXAMPLES / "private_patients.toml"), str(EXAMPLES / "heart_hospitals.py")
 
 
 async def test_a_budget_is_set_listed_and_removed(api: RunningApi) -> None:
@@ -125,6 +129,76 @@ def test_the_tighter_epsilon_of_a_fixed_plan_is_told_beside() -> None:
 
     assert outcome.data["epsilon"] == pytest.approx(1.7118, abs=1e-3)
     assert outcome.data["epsilon_tight"] == pytest.approx(1.5154, abs=5e-3)
+
+
+@pytest.mark.parametrize(
+    ("job", "study"),
+    [
+        ("private_hospitals.toml", "heart_hospitals.py"),
+        ("private_patients.toml", "heart_hospitals.py"),
+        ("private_devices.toml", "quickstart.py"),
+    ],
+)
+def test_a_job_says_itself_what_is_simulated_wherever_its_noise_is_added(
+    job: str, study: str
+) -> None:
+    path = EXAMPLES / job
+    asked = parse_job_toml(path.read_text("utf-8"), source=job)
+    assert asked.privacy is not None
+    assert asked.privacy.epsilon is not None
+
+    outcome = invoke("privacy", "simulate", str(path), "--app", str(EXAMPLES / study), "-o", "json")
+    half = invoke(
+        "privacy", "simulate", str(path), "--app", str(EXAMPLES / study), "-o", "json",
+        "--set", f"privacy.epsilon={asked.privacy.epsilon / 2}",
+    )  # fmt: skip
+
+    told = outcome.data
+    assert 0.99 * asked.privacy.epsilon < told["epsilon"] <= asked.privacy.epsilon
+    assert 0.49 * asked.privacy.epsilon < half.data["epsilon"] <= asked.privacy.epsilon / 2
+    assert told["points"][-1]["rounds"] == asked.run.rounds
+    assert told["delta"] == asked.privacy.delta
+    assert told["sampling"] == ("poisson" if asked.privacy.noise == "local" else "none")
+    assert f"for each {asked.privacy.unit}" in told["outlook"][0]
+
+
+def test_a_job_whose_noise_drowns_the_model_is_told_of_beside_its_plot() -> None:
+    outcome = invoke(
+        "privacy", "simulate", str(EXAMPLES / "private_hospitals.toml"),
+        "--app", str(EXAMPLES / "heart_hospitals.py"), "--set", "privacy.epsilon=0.01",
+    )  # fmt: skip
+
+    assert "for each record, over 3 rounds" in outcome.out
+    assert "the model will learn next to nothing" in outcome.out
+    assert "* epsilon" in outcome.out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        ((), "a job must be given, or --noise-multiplier and --rounds"),
+        (("--rounds", "3"), "a job must be given, or --noise-multiplier and --rounds"),
+        ((JOB, "--app", STUDY, "--rounds", "3", "--delta", "0.1"), "--rounds, --delta must be"),
+        ((JOB,), "must be given by one of --app study.py and --model"),
+    ],
+)
+def test_what_says_too_little_or_too_much_to_simulate_is_refused(
+    arguments: tuple[str, ...], problem: str
+) -> None:
+    outcome = invoke("privacy", "simulate", *arguments)
+
+    assert outcome.code == 2
+    assert problem in outcome.err
+
+
+def test_a_job_without_noise_has_no_plan(tmp_path: Path) -> None:
+    job = tmp_path / "job.toml"
+    job.write_text('[run]\napp = "heart-hospitals"\nrounds = 3\n')
+
+    outcome = invoke("privacy", "simulate", str(job), "--app", STUDY)
+
+    assert outcome.code == 2
+    assert "privacy must be a table of the job" in outcome.err
 
 
 def test_people_read_the_noise_in_a_sentence() -> None:

@@ -12,7 +12,6 @@ from kumiai.node.cli.text_plot import Series, text_plot
 
 if TYPE_CHECKING:
     from kumiai.node.operator.client import OperatorClient
-    from kumiai.privacy import Event
 
 __all__ = ["app"]
 
@@ -21,6 +20,8 @@ app = typer.Typer(
 )
 budget = typer.Typer(help="Budgets of clients, data sets and models.", no_args_is_help=True)
 app.add_typer(budget, name="budget")
+
+_DELTA = 1e-5
 
 Scope = Annotated[
     str, typer.Argument(help="client/NAME, dataset/CLIENT/STUDY, model/NAME or model/NAME/RUN.")
@@ -46,7 +47,7 @@ def report(
     ctx: typer.Context,
     scope: Annotated[str | None, typer.Argument(help="Only this one.")] = None,
     *,
-    delta: Delta = 1e-5,
+    delta: Delta = _DELTA,
 ) -> None:
     """Tell what every client, data set and model has spent in its life, and what is left."""
     invocation = invocation_of(ctx)
@@ -73,7 +74,7 @@ def report(
 
 
 @app.command()
-def history(ctx: typer.Context, scope: Scope, *, delta: Delta = 1e-5) -> None:
+def history(ctx: typer.Context, scope: Scope, *, delta: Delta = _DELTA) -> None:
     """Plot the epsilon over the rounds, and where it goes until the budget is spent."""
     invocation = invocation_of(ctx)
     with _client(invocation) as client:
@@ -101,23 +102,27 @@ def calibrate(
     *,
     epsilon: Annotated[float, typer.Option(help="What all rounds together may cost.")],
     rounds: Rounds,
-    delta: Delta = 1e-5,
+    delta: Delta = _DELTA,
     sampling_rate: SamplingRate = None,
     adjacency: Adjacency = "zero-out",
 ) -> None:
     """Find the least noise that keeps an epsilon over so many rounds."""
+    from kumiai.node.cli.privacy_plans import event_by_hand, plan_by_hand
     from kumiai.privacy import calibrate_noise
 
     try:
         multiplier = calibrate_noise(
-            lambda noise: _event(noise, sampling_rate, adjacency),
+            lambda noise: event_by_hand(noise, sampling_rate, adjacency),
             steps=rounds,
             target_epsilon=epsilon,
             target_delta=delta,
         )
     except (TypeError, ValueError) as error:
         raise ConfigError(str(error)) from error
-    told = {**_curve_told(multiplier, rounds, delta, sampling_rate, adjacency)}
+    plan = plan_by_hand(
+        multiplier, rounds, delta=delta, sampling_rate=sampling_rate, adjacency=adjacency
+    )
+    told = {"noise_multiplier": multiplier, **plan.told()}
     note = (
         f"noise multiplier {multiplier:.6g}: standard deviation of the noise over the clipping "
         f"norm, for epsilon {told['epsilon']:.4g} at delta {delta:g} after {rounds} rounds"
@@ -128,14 +133,26 @@ def calibrate(
 @app.command()
 def simulate(
     ctx: typer.Context,
+    job: Annotated[
+        Path | None, typer.Argument(help="A job, TOML, which says all of this itself.")
+    ] = None,
     *,
+    app_reference: Annotated[
+        str | None, typer.Option("--app", help="The job's study, for the size of its model.")
+    ] = None,
+    model: Annotated[Path | None, typer.Option(help="The job's initial model, instead.")] = None,
     noise_multiplier: Annotated[
-        float, typer.Option(help="Standard deviation of the noise over the clipping norm.")
-    ],
-    rounds: Rounds,
-    delta: Delta = 1e-5,
+        float | None, typer.Option(help="Standard deviation of the noise over the clipping norm.")
+    ] = None,
+    rounds: Annotated[int | None, typer.Option(min=1, help="How many rounds.")] = None,
+    delta: Annotated[
+        float | None, typer.Option(help="Epsilons are stated at this delta; left out: 1e-5.")
+    ] = None,
     sampling_rate: SamplingRate = None,
-    adjacency: Adjacency = "zero-out",
+    adjacency: Annotated[
+        str | None,
+        typer.Option(help="How data sets differ: zero-out, if left out, or as for calibrate."),
+    ] = None,
     epsilon: Annotated[
         float | None, typer.Option(help="A budget, to see when it is spent.")
     ] = None,
@@ -145,35 +162,43 @@ def simulate(
     ] = False,
 ) -> None:
     """Plot how the epsilon would grow over the rounds of a run; nothing is asked or charged."""
-    from kumiai.privacy import PrivacyUnit
-    from kumiai.privacy.budget import BudgetLimit, Standing, releases_left
-    from kumiai.privacy.events import Adjacency as Adjacencies
-    from kumiai.privacy.events import event_to_json
-    from kumiai.privacy.ledger import BudgetScope, Guarantee, ScopeKind
+    from kumiai.node.cli.privacy_plans import plan_by_hand, plan_of_job
 
-    told = _curve_told(noise_multiplier, rounds, delta, sampling_rate, adjacency)
-    told["rounds_in_budget"], told["epsilon_tight"] = None, None
-    legend = "* epsilon"
-    if epsilon is not None:
-        guarantee = Guarantee(PrivacyUnit.RECORD, Adjacencies(adjacency))
-        try:
-            scope = BudgetScope(ScopeKind.MODEL, "simulated")
-            limit = BudgetLimit(scope, guarantee, epsilon, delta)
-        except (TypeError, ValueError) as error:
-            raise ConfigError(str(error)) from error
-        text = event_to_json(_event(noise_multiplier, sampling_rate, adjacency))
-        told["rounds_in_budget"] = releases_left(Standing(limit, 0.0, {}), {text: 1})
-        legend += f"   - the budget of {epsilon:g}, enough for {told['rounds_in_budget']} rounds"
-    points = [(each["rounds"], each["epsilon"]) for each in told["points"]]
-    plot = text_plot([Series("*", points)], limit=epsilon)
-    head = f"epsilon at delta {delta:g}: {told['epsilon']:.4g} after {rounds} rounds"
-    if tight:
-        from kumiai.privacy import tight_epsilon
-
-        event = _event(noise_multiplier, sampling_rate, adjacency)
-        told["epsilon_tight"] = tight_epsilon({event: rounds}, delta).epsilon
-        head += f"; {told['epsilon_tight']:.4g} if the plan was fixed beforehand"
-    emit(invocation_of(ctx).output, told, Table((), (), note=f"{head}\n\n{plot}\n\n{legend}"))
+    invocation = invocation_of(ctx)
+    by_hand = {
+        "--noise-multiplier": noise_multiplier,
+        "--rounds": rounds,
+        "--delta": delta,
+        "--sampling-rate": sampling_rate,
+        "--adjacency": adjacency,
+        "--epsilon": epsilon,
+    }
+    if job is not None:
+        if given := [name for name, value in by_hand.items() if value is not None]:
+            raise ConfigError(
+                f"{', '.join(given)} must be left out beside a job, which says that itself; "
+                "change it with --set"
+            )
+        plan = plan_of_job(invocation, job, app_reference=app_reference, model=model)
+    elif noise_multiplier is None or rounds is None:
+        raise ConfigError("a job must be given, or --noise-multiplier and --rounds")
+    else:
+        plan = plan_by_hand(
+            noise_multiplier,
+            rounds,
+            delta=_DELTA if delta is None else delta,
+            sampling_rate=sampling_rate,
+            adjacency=adjacency or "zero-out",
+            limit=epsilon,
+        )
+    told = {
+        "noise_multiplier": noise_multiplier,
+        **plan.told(),
+        "rounds_in_budget": plan.rounds_in_budget(),
+        "epsilon_tight": plan.tight() if tight else None,
+        "outlook": list(plan.notes),
+    }
+    emit(invocation.output, told, Table((), (), note=plan.text(told)))
 
 
 @budget.command("list")
@@ -194,7 +219,7 @@ def set_budget(
     unit: Annotated[
         str, typer.Option(help="What its epsilon is about: record or client; no default.")
     ],
-    delta: Delta = 1e-5,
+    delta: Delta = _DELTA,
     adjacency: Adjacency = "zero-out",
     window_days: Days = 0,
 ) -> None:
@@ -347,42 +372,6 @@ def _shown_window(days: int) -> str:
 
 def _count(points: list[dict[str, Any]]) -> int:
     return int(points[-1]["rounds"]) if points else 0
-
-
-def _curve_told(
-    noise_multiplier: float, rounds: int, delta: float, rate: float | None, adjacency: str
-) -> dict[str, Any]:
-    from kumiai.privacy.budget import epsilon_spent
-    from kumiai.privacy.events import event_to_json
-
-    try:
-        event = _event(noise_multiplier, rate, adjacency)
-        text, count = event_to_json(event), min(rounds, 60)
-        at = [-(-rounds * number // count) for number in range(1, count + 1)]
-        points = [{"rounds": each, "epsilon": epsilon_spent({text: each}, delta)} for each in at]
-    except (TypeError, ValueError) as error:
-        raise ConfigError(str(error)) from error
-    return {
-        "noise_multiplier": noise_multiplier,
-        "rounds": rounds,
-        "delta": delta,
-        "sampling": event.sampling.value,
-        "adjacency": event.adjacency.value,
-        "epsilon": points[-1]["epsilon"],
-        "points": points,
-    }
-
-
-def _event(noise_multiplier: float, rate: float | None, adjacency: str) -> "Event":
-    from kumiai.privacy import GaussianEvent, PoissonGaussianEvent
-    from kumiai.privacy.events import Adjacency as Adjacencies
-
-    if adjacency not in set(Adjacencies):
-        raise ValueError(f"adjacency must be one of {', '.join(Adjacencies)}, got {adjacency!r}")
-    kind = Adjacencies(adjacency)
-    if rate is None:
-        return GaussianEvent(noise_multiplier, adjacency=kind)
-    return PoissonGaussianEvent(rate, noise_multiplier, adjacency=kind)
 
 
 def _client(invocation: Invocation) -> "OperatorClient":
