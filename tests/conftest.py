@@ -3,6 +3,7 @@
 import signal
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import structlog
@@ -30,6 +31,14 @@ FOLDERS = {
     "system": ("system",),
 }
 """Where the tests of a group are: to read the other folders takes half a minute each time."""
+TOGETHER = {
+    "tests/node/cli/test_audit_commands.py": "a federation with an audit log",
+    "tests/node/cli/test_doctor_command.py": "a federation of two sites",
+    "tests/node/cli/test_run_commands.py": "a federation of two sites",
+    "tests/node/cli/test_site.py": "a federation of two sites",
+    "tests/system/test_platform.py": "a federation on servers of its own",
+}
+"""What all tests of a file share, so that one worker runs them: it is slow to start."""
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
@@ -38,6 +47,21 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     folder, *_ = (*collection_path.relative_to(TESTS).parts, "")
     is_elsewhere = group in FOLDERS and folder and folder not in FOLDERS[group]
     return (is_elsewhere and collection_path.is_dir()) or None
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Give tests that share something to one worker, and those that share most first.
+
+    The marks of xdist 3.8 for this do nothing under pytest 9.
+    """
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Together(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return TOGETHER.get(nodeid.partition("::")[0], nodeid)
+
+    return Together(config, log) if config.getvalue("dist") == "loadgroup" else None
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

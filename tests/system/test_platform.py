@@ -16,9 +16,6 @@ from tests.node.cli.program import STUDY
 from tests.system.platform import PREFIX, SITES, Platform
 from tests.zygote import Zygote
 
-# All on one worker: they share one federation.
-pytestmark = pytest.mark.xdist_group("platform")
-
 JOB = """
 [run]
 app = "counting"

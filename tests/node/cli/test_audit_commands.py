@@ -13,7 +13,7 @@ from kumiai.identity import CertificateManager, Role
 from kumiai.node.local.folder import Member
 from tests.node.cli.program import Federation, Outcome, invoke
 
-pytestmark = [pytest.mark.integration, pytest.mark.xdist_group("audit-cli")]
+pytestmark = pytest.mark.integration
 
 
 @pytest.fixture(scope="module")

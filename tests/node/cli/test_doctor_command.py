@@ -20,7 +20,6 @@ def test_an_unknown_role_is_a_usage_error() -> None:
 
 
 @pytest.mark.integration
-@pytest.mark.xdist_group("cli")
 def test_every_member_of_a_running_federation_is_well(federation: Federation) -> None:
     folder = federation.processes.folder.path
     for member in ("coordinator", "clients/site-1", "operator"):
@@ -39,7 +38,6 @@ class ShiftedClock(SystemClock):
 
 
 @pytest.mark.integration
-@pytest.mark.xdist_group("cli")
 @pytest.mark.parametrize(
     ("seconds", "state"),
     [(0, State.OK), (20, State.WARNING), (-20, State.WARNING), (100, State.WRONG)],

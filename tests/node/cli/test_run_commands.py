@@ -16,8 +16,7 @@ from kumiai.core.codec import decode, encode
 from kumiai.core.digest import digest_of
 from tests.node.cli.program import STUDY, Federation, Outcome, invoke, start
 
-# All on one worker: they share one federation.
-pytestmark = [pytest.mark.integration, pytest.mark.xdist_group("cli")]
+pytestmark = pytest.mark.integration
 
 ENDLESS = ("--set", "cohort.min_clients=9")
 """Waits for clients that never come."""

@@ -9,7 +9,7 @@ from kumiai.identity import Role, verify_own_certificate
 from kumiai.node.client.joining import JoinToken
 from tests.node.cli.program import Federation, invoke
 
-pytestmark = [pytest.mark.integration, pytest.mark.xdist_group("cli")]
+pytestmark = pytest.mark.integration
 
 
 def test_a_site_joins_with_the_line_that_the_operator_gave(
