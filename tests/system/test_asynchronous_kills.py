@@ -36,6 +36,9 @@ OPEN: dict[str, Any] = {**HIDDEN, "secure_aggregation": {"mode": "none"}}
 
 SECOND = "coordinator.round.opened:2"
 COORDINATOR_DEATHS = [
+    # Who has trained for too long is given up.
+    "storage.fail_overdue.commit.before",
+    "storage.fail_overdue.commit.after",
     # Who is free is asked, and told.
     "storage.prepare.commit.before",
     "storage.prepare.commit.after:2",

@@ -202,6 +202,7 @@ OUTSIDE_OF_A_ROUND = {
         "storage.prepare.commit",
         "coordinator.training.asked",
         "storage.report_prepared.commit",
+        "storage.fail_overdue.commit",
         "storage.withdraw_prepared.commit",
         "client.update.held",
     },

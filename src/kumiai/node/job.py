@@ -434,7 +434,8 @@ class JobSpec(_Table):
         if self.privacy is not None:
             raise ValueError(
                 "asynchronous must be left out with privacy: an update that counts less or more "
-                "by its age would have another share of noise than was paid for"
+                "by its age would have another share of noise than was paid for; where sites are "
+                "slow, lower cohort.min_reports and cohort.grace_seconds"
             )
         return self
 

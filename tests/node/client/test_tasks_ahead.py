@@ -139,7 +139,7 @@ async def test_a_client_that_could_not_bring_its_update_waits_with_the_same_one(
     tmp_path: Path,
 ) -> None:
     await Life(tmp_path).do(ahead(2, PREPARE, version=2))
-    HeldUpdates(tmp_path / "held").use("run-a", 2, 6)
+    HeldUpdates(tmp_path / "held").use("run-a", 2, 3)
     life = Life(tmp_path)
 
     (answer,) = await life.do(ahead(2, PREPARE, version=2))
@@ -190,7 +190,20 @@ async def test_nothing_is_sent_any_more_for_a_round_that_is_over(tmp_path: Path)
     assert life.transfer.reports == []
 
 
+async def test_a_client_makes_no_second_update_in_place_of_one_that_it_lost(
+    tmp_path: Path,
+) -> None:
+    HeldUpdates(tmp_path / "held").use("run-a", 2, 3)
+    life = Life(tmp_path)
+
+    (answer,) = await life.do(ahead(2, PREPARE, version=2))
+
+    assert "which was summed in round 3" in answer.failure.reason
+    assert life.trained == []
+
+
 async def test_a_client_makes_no_update_again_that_was_summed(tmp_path: Path) -> None:
+    await Life(tmp_path).do(ahead(2, PREPARE, version=2))
     HeldUpdates(tmp_path / "held").use("run-a", 2, 6)
     life = Life(tmp_path)
 

@@ -206,17 +206,21 @@ class HeldUpdates:
         content = json.dumps([version, round_number]).encode()
         files.write_atomic(self._note(run_id), content, mode=0o600)
 
-    def verify_unused(self, run_id: str, version: int) -> None:
+    def verify_unused(self, run_id: str, version: int, *, but_in: int | None = None) -> None:
         """Check that no update from this version, or a newer one, was in a sum yet.
 
-        One that is here still may go into the same round again, and into no other; who has lost it
-        makes no second one.
+        Args:
+            run_id: the run.
+            version: from which the update is.
+            but_in: the round in which it may have been: the one that will ask for it again.
 
         Raises:
             SecureAggregationError: one was.
             IntegrityError: what was written is damaged.
         """
-        _verify_newer(version, self._used(run_id))
+        used = self._used(run_id)
+        if used != (version, but_in):
+            _verify_newer(version, used)
 
     def forget(self, run_id: str) -> None:
         """Delete the update of a run that is over; in which round one was summed stays known.

@@ -6,6 +6,7 @@ been lost is sent again. Study code runs in the worker thread; the session stays
 
 import asyncio
 import contextlib
+import functools
 import json
 import mmap
 import threading
@@ -287,8 +288,12 @@ class TaskRunner:
             update = held.contribution() if is_hidden else _open_of(held)
             await self._bring_again(task, update, log)
             return None
+        # What is held may go into the round that is open, where it could not be brought, and into
+        # no other; in the place of what was lost no second one is made.
+        but_in = None if held is None else ahead.version + 1
+        verify = functools.partial(self._held.verify_unused, but_in=but_in)
+        await asyncio.to_thread(verify, key.run_id, ahead.version)
         if held is None:
-            await asyncio.to_thread(self._held.verify_unused, key.run_id, ahead.version)
             model, loop = await self._model(task), asyncio.get_running_loop()
             held = await self._compute(
                 task,
