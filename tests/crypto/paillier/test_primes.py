@@ -39,19 +39,26 @@ FIRST_SAFE = next(
 
 
 @pytest.mark.parametrize(
-    ("draw", "random_bits", "first"),
-    [(primes._new_blum_prime, 128, FIRST_BLUM), (primes._new_safe_prime, 127, FIRST_SAFE)],
+    ("draw", "first", "asked_for"),
+    [
+        (primes._new_blum_prime, FIRST_BLUM, [128] * (1 + FIRST_BLUM - (3 << 126 | 3))),
+        (primes._new_safe_prime, FIRST_SAFE, [127]),
+    ],
+    ids=["Blum", "safe"],
 )
 def test_the_bits_that_make_a_modulus_long_and_a_blum_one_are_set_whatever_is_drawn(
-    draw: Callable[[int], int], random_bits: int, first: int, monkeypatch: pytest.MonkeyPatch
+    draw: Callable[[int], int],
+    first: int,
+    asked_for: list[int],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     drawn = itertools.count()
-    asked: set[int] = set()
-    monkeypatch.setattr(secrets, "randbits", lambda bits: asked.add(bits) or next(drawn))
+    asked: list[int] = []
+    monkeypatch.setattr(secrets, "randbits", lambda bits: asked.append(bits) or next(drawn))
 
     prime = draw(128)
 
-    assert asked == {random_bits}
+    assert asked == asked_for
     assert prime == first
     assert prime >> 126 == 3
     assert prime % 4 == 3
