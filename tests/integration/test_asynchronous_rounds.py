@@ -1,6 +1,7 @@
 """Asynchronous runs over real mutual TLS: a slow site holds up nobody, and counts less."""
 
 import asyncio
+import itertools
 import json
 import threading
 from collections.abc import AsyncIterator
@@ -281,6 +282,37 @@ async def test_a_site_whose_wire_is_cut_amid_its_upload_brings_the_update_when_i
     rows = await runs.preparing(run_id, 0)
     assert [each.attempt for each in rows if each.kind == "prepare"] == [1, 1, 1]
     np.testing.assert_array_equal((await federation.model(run_id))["w"], np.full(_SIZE, 2.0))
+
+
+@pytest.mark.slow
+async def test_a_site_that_says_that_it_waits_and_brings_nothing_is_soon_left_out(
+    federation: Federation, runs: RunRepository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    send = BlobTransfer.send_update
+
+    async def kept(self: BlobTransfer, upload: Any, report: PutReport, **rest: Any) -> Any:
+        if report.metrics["loss"] == 3.0:
+            raise DeniedError("update: the site keeps it")
+        return await send(self, upload, report, **rest)
+
+    monkeypatch.setattr(BlobTransfer, "send_update", kept)
+    await federation.start_clients(5)
+    run_id = await federation.submit(
+        asynchronous_job(
+            run={"rounds": 12},
+            cohort={"min_reports": 2, "grace_seconds": 0.5, "max_attempts": 2},
+            secure_aggregation={"mode": "none"},
+        ),
+        study.app,
+    )
+    await federation.wait_for(run_id, seconds=120)
+
+    asked = [
+        each.round for each in await runs.turns(run_id, 12, oldest=1) if each.client_id == "site-3"
+    ]
+    assert 1 <= len(asked) <= 5
+    gaps = [later - sooner for later, sooner in itertools.pairwise(asked)]
+    assert gaps == sorted(gaps, reverse=True)
 
 
 async def test_a_site_whose_upload_was_refused_brings_the_same_update_again(

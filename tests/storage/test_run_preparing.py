@@ -184,6 +184,18 @@ async def test_who_trains_for_too_long_has_failed_and_is_asked_anew(leading: Lea
     ]
 
 
+async def test_turns_are_told_of_the_newest_rounds_first(leading: Leading) -> None:
+    for number in (1, 2, 3):
+        await leading.play(number)
+
+    turns = await leading.runs.turns("run-a", 2, oldest=1)
+    newest = await leading.runs.turns("run-a", 3, oldest=3)
+
+    assert [each.round for each in turns] == sorted((each.round for each in turns), reverse=True)
+    assert {each.round for each in turns} == {1, 2}
+    assert {(each.round, each.kind, each.state) for each in newest} == {(3, "train", "late")}
+
+
 async def test_some_are_withdrawn_and_the_others_stay(leading: Leading) -> None:
     await ready(leading, "a", "b", "c")
 

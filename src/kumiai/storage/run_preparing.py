@@ -37,6 +37,14 @@ _PREPARING = SingleRead(
         ),
     )
 )
+_TURNS = SingleRead(
+    select(_ASSIGNMENTS).where(
+        _ASSIGNMENTS.c.run_id == _OF_RUN,
+        _ASSIGNMENTS.c.kind == "train",
+        _ASSIGNMENTS.c.round <= _OF_ROUND,
+        _ASSIGNMENTS.c.round >= bindparam("oldest"),
+    )
+)
 _BASES = SingleRead(
     select(_ASSIGNMENTS.c.client_id, func.max(_ASSIGNMENTS.c.round).label("base"))
     .where(
@@ -78,6 +86,18 @@ class RunPreparing(RunReports):
         """
         rows = await self._fetch_once(_BASES, run_id=run_id, round=round, oldest=oldest)
         return {row["client_id"]: row["base"] for row in rows}
+
+    async def turns(self, run_id: str, version: int, *, oldest: int) -> list[AssignmentRecord]:
+        """Return who was asked for an update by the rounds up to this version, the newest first.
+
+        Args:
+            run_id: the run.
+            version: of its model.
+            oldest: of the rounds; a long run has many.
+        """
+        rows = await self._fetch_once(_TURNS, run_id=run_id, round=version, oldest=oldest)
+        records = [AssignmentRecord(**row) for row in rows]
+        return sorted(records, key=lambda each: (-each.round, each.client_id))
 
     async def report_prepared(self, run_id: str, version: int, client_id: str) -> bool:
         """Note that a client holds its update and waits; return whether it was asked and trained.

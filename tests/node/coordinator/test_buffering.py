@@ -38,6 +38,10 @@ def row(client: str, state: Any, version: int = 1) -> AssignmentRecord:
     )
 
 
+def turn(client: str, state: Any, number: int) -> AssignmentRecord:
+    return replace(row(client, state, number), kind="train")
+
+
 class Engine:
     """An engine whose rows and time are given, and which has nothing to hand out."""
 
@@ -55,7 +59,7 @@ class Engine:
     async def preparing(self, *_: object, **__: object) -> list[AssignmentRecord]:
         return list(self.rows)
 
-    async def assignments(self, *_: object, **__: object) -> list[AssignmentRecord]:
+    async def turns(self, *_: object, **__: object) -> list[AssignmentRecord]:
         return self.members
 
     async def withdraw_prepared(
@@ -77,7 +81,9 @@ class Engine:
         pass
 
 
-async def waiting(engine: Engine, *, attached: list[str], later: float) -> dict[str, int]:
+async def waiting(
+    engine: Engine, *, attached: list[str], later: float, attempts: int = 1
+) -> dict[str, int]:
     spec, policy = JOB.asynchronous, policy_of(JOB)
     assert spec is not None
     assert policy is not None
@@ -90,7 +96,10 @@ async def waiting(engine: Engine, *, attached: list[str], later: float) -> dict[
         seeded=lambda _job, _round, clients: [(each, 1) for each in clients],
     )
     engine.time += later
-    return await buffer.waiting(RUN, JOB, 1, left_out=())
+    job = JOB.model_copy(
+        update={"cohort": JOB.cohort.model_copy(update={"max_attempts": attempts})}
+    )
+    return await buffer.waiting(RUN, job, 1, left_out=())
 
 
 ROWS = (row("a", "reported"), row("b", "failed"), row("c", "reported"), row("d", "joined", 0))
@@ -109,9 +118,45 @@ async def test_whoever_has_not_come_back_within_the_grace_is_hoped_for_no_longer
 
 async def test_who_missed_the_round_that_it_waited_for_begins_anew() -> None:
     engine = Engine(row("a", "reported"), row("b", "reported", 0), row("c", "reported", 0))
-    engine.members = [replace(row("b", "failed"), kind="train"), row("c", "reported")]
+    engine.members = [turn("b", "failed", 1), turn("c", "reported", 0)]
 
     found = await waiting(engine, attached=["a", "b", "c"], later=0.0)
 
     assert found == {"a": 1, "c": 0}
     assert (engine.withdrawn, engine.asked) == ([(0, ["b"])], ["b"])
+
+
+WAITING = [row(name, "reported") for name in "abcd"]
+EVERYBODY = list("abcd")
+
+
+async def test_who_missed_its_turn_stands_behind_the_others() -> None:
+    engine = Engine(*WAITING)
+    engine.members = [turn("a", "late", 1), turn("b", "reported", 1), turn("b", "late", 0)]
+
+    found = await waiting(engine, attached=EVERYBODY, later=0.0, attempts=3)
+
+    assert list(found) == ["b", "c", "d", "a"]
+
+
+async def test_who_missed_a_turn_long_ago_stands_where_it_stood() -> None:
+    engine = Engine(*WAITING)
+    engine.members = [turn("a", "late", 0)]
+
+    found = await waiting(engine, attached=EVERYBODY, later=0.0, attempts=3)
+
+    assert list(found) == EVERYBODY
+
+
+@pytest.mark.parametrize(
+    ("attached", "expected"), [("abcd", ["b", "c", "d"]), ("abc", ["b", "c", "a"])]
+)
+async def test_who_missed_as_many_turns_as_it_may_rests_if_the_others_are_enough(
+    attached: str, expected: list[str]
+) -> None:
+    engine = Engine(*WAITING)
+    engine.members = [turn("a", "failed", 1), turn("a", "late", 0)]
+
+    found = await waiting(engine, attached=list(attached), later=0.0, attempts=2)
+
+    assert list(found) == expected

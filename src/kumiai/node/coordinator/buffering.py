@@ -2,10 +2,13 @@
 
 Whoever is free trains from the newest version. What it makes waits at its site until as many wait
 as make a group. An update that has fallen too far behind is given up, and its client begins anew.
+Whoever says that it waits, and then brings nothing, stands behind the others for a while.
 All of it is in the rows; a coordinator that starts again sees the same clients train and wait.
 """
 
-from collections.abc import Callable, Collection, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 import structlog
@@ -23,6 +26,46 @@ __all__ = ["UpdateBuffer", "new_buffer"]
 
 _WAITING: Final = ("assigned", "reported")
 _OVERDUE_SECONDS: Final = 30.0
+_TURNS_KEPT: Final = 64
+
+
+@dataclass(frozen=True, slots=True)
+class _Turns:
+    """What clients did when it was their turn, up to a version.
+
+    Attributes:
+        version: the newest.
+        members: who was in the round that made it.
+        missed: who has brought nothing in its last turn, by how many in a row.
+        barred: up to which version such a client stands behind the others: as many as it missed.
+    """
+
+    version: int
+    members: frozenset[str]
+    missed: Mapping[str, int]
+    barred: Mapping[str, int]
+
+    @classmethod
+    def of(cls, version: int, rows: Sequence[AssignmentRecord]) -> "_Turns":
+        """Read the rows of these turns, the newest first."""
+        members = frozenset(each.client_id for each in rows if each.round == version)
+        missed, last, has_brought = Counter[str](), dict[str, int](), set[str]()
+        for each in rows:
+            if each.state == "reported":
+                has_brought.add(each.client_id)
+            elif each.client_id not in has_brought:
+                missed[each.client_id] += 1
+                last.setdefault(each.client_id, each.round)
+        barred = {client: last[client] + missed[client] - 1 for client in missed}
+        return cls(version, members, missed, barred)
+
+    def behind(self) -> set[str]:
+        """Return who stands behind the others now."""
+        return {client for client, newest in self.barred.items() if newest >= self.version}
+
+    def resting(self, most: int) -> set[str]:
+        """Return who of them has missed so many turns in a row that it is better left out."""
+        return {client for client in self.behind() if self.missed[client] >= most}
 
 
 class UpdateBuffer:
@@ -57,7 +100,7 @@ class UpdateBuffer:
         self._seeded = seeded
         self._has_delivered = False
         self._overdue_at = 0.0
-        self._members_of: tuple[int, frozenset[str]] = (-1, frozenset())
+        self._turns = _Turns.of(-1, ())
         self._began = engine.clock.monotonic()
         self._log = structlog.get_logger("kumiai.rounds").bind(run=lease.run_id)
 
@@ -151,13 +194,24 @@ class UpdateBuffer:
         spent = {each.client_id for each in rows if _is_spent(each, version, job)}
         taken = {each.client_id for each in standing}.union(busy, spent)
         free = [client for client in available if client not in taken]
+        here = [each for each in standing if each.client_id in available]
+        turns = await self._look_back(version)
+        resting = turns.resting(job.cohort.max_attempts)
+        others = {each.client_id for each in here}.union(free) - resting
+        if len(others) >= self._spec.group_size:
+            here = [each for each in here if each.client_id not in resting]
+            free = [client for client in free if client not in resting]
         if not busy:
             coming = self._coming_back(rows, job, taken.union(available))
             hoped_for = len(standing) + len(free) + len(coming)
             self._verify_hopeful(rows, hoped_for, spent.intersection(available))
         await self._ask(run, job, version, free)
-        here = [each for each in standing if each.client_id in available]
-        waiting = {each.client_id: each.round for each in here if each.state == "reported"}
+        behind = turns.behind()
+        waiting = {
+            each.client_id: each.round
+            for each in sorted(here, key=lambda each: each.client_id in behind)
+            if each.state == "reported"
+        }
         return waiting, len(here) + len(free)
 
     async def dissolve(self, version: int, reason: str) -> None:
@@ -190,7 +244,7 @@ class UpdateBuffer:
 
         Its client may have hidden it for that round, and then hides it for no other.
         """
-        members = await self._members(version)
+        members = (await self._look_back(version)).members
         left = {
             each.client_id
             for each in standing
@@ -205,13 +259,13 @@ class UpdateBuffer:
             )
         return [each for each in standing if each.client_id not in left or each.round == version]
 
-    async def _members(self, version: int) -> frozenset[str]:
-        """Return who was asked for an update by the round that made this version."""
-        if self._members_of[0] != version:
-            rows = await self._engine.runs.assignments(self._run_id, version)
-            names = frozenset(each.client_id for each in rows if each.kind == "train")
-            self._members_of = (version, names)
-        return self._members_of[1]
+    async def _look_back(self, version: int) -> "_Turns":
+        """Return what the clients did with their turns in the rounds up to this version."""
+        if self._turns.version != version:
+            oldest = version - _TURNS_KEPT + 1
+            rows = await self._engine.runs.turns(self._run_id, version, oldest=oldest)
+            self._turns = _Turns.of(version, rows)
+        return self._turns
 
     async def _withdraw(self, newest: int, reason: str) -> None:
         late = await self._engine.runs.withdraw_prepared(self._lease, newest=newest, reason=reason)
