@@ -182,9 +182,12 @@ async def test_a_run_that_hid_updates_gets_none_in_the_open(federation: Federati
     await federation.wait_for(run_id, state="failed", seconds=60)
     async with federation.http() as http:
         events = (await http.get(f"/api/v1/runs/{run_id}/events")).json()["events"]
-    told = {each["client_id"]: each["text"] for each in events if each["kind"] == "train_failed"}
-    assert told.keys() == {"site-1", "site-2", "site-3"}
-    assert "must hide this site's update, as it did before" in told["site-2"]
+        rounds = (await http.get(f"/api/v1/runs/{run_id}/rounds")).json()["rounds"]
+    # The first refusal ends the run; whether the others are heard before is a matter of time.
+    told = [each["text"] for each in events if each["kind"] == "train_failed"]
+    assert told
+    assert all("must hide this site's update, as it did before" in text for text in told)
+    assert rounds[-1]["reports"] is None
 
 
 def one_off(values: Any, commit: Any) -> CommittedUpdate:
