@@ -344,3 +344,22 @@ def plain_words(network: Network, name: str) -> NDArray[np.int64]:
 
 def replaced(send: Send, **changes: object) -> Send:
     return replace(send, **changes)  # type: ignore[arg-type]
+
+
+def lose(network: Network, losses: dict[str, Kind]) -> None:
+    """Let clients vanish instead of sending a message of some kind."""
+
+    def change(name: str, send: Send) -> Send | None:
+        if losses.get(name) is network.kind_of(send):
+            network.lost.add(name)
+            return None
+        return send
+
+    network.to_server = change
+
+
+def assert_plain_sum(network: Network) -> None:
+    assert network.outcome is not None, network.stopped
+    total, weight = network.plain_sum(network.outcome.survivors)
+    assert np.array_equal(network.outcome.total, total)
+    assert network.outcome.weight == weight

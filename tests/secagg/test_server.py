@@ -36,6 +36,7 @@ from tests.secagg.rounds import (
     Network,
     blocks_of,
     describe,
+    lose,
     pedersen_proofs,
     signers_of,
 )
@@ -521,23 +522,11 @@ def test_a_round_is_given_up_once() -> None:
     assert record == ServerRecord(ServerEvent.ABANDON, b"no more", b"")
 
 
-def silent(network: Network, silent_at: dict[str, Kind]) -> None:
-    """Let clients vanish instead of sending a message of some kind."""
-
-    def change(name: str, send: Send) -> Send | None:
-        if silent_at.get(name) is network.kind_of(send):
-            network.lost.add(name)
-            return None
-        return send
-
-    network.to_server = change
-
-
 def test_as_many_must_send_an_update_as_the_round_asks_for_and_fewer_may_agree() -> None:
     short = Network(5, threshold=4, minimum_survivors=5)
-    silent(short, {CHEAT: Kind.MASKED_INPUT})
+    lose(short, {CHEAT: Kind.MASKED_INPUT})
     enough = Network(5, threshold=4, minimum_survivors=5)
-    silent(enough, {CHEAT: Kind.AGREEMENT})
+    lose(enough, {CHEAT: Kind.AGREEMENT})
 
     short.run()
     enough.run()

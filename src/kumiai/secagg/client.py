@@ -185,7 +185,7 @@ class ClientRound:
         self._verify_allowed(event)
         return self._take(event, self._knowledge.begin(None))
 
-    def receive(self, message: bytes, vector: Buffer = b"") -> tuple[Action, ...]:
+    def receive(self, message: bytes, vector: Buffer | None = None) -> tuple[Action, ...]:
         """Take a message of the coordinator.
 
         Args:
@@ -240,7 +240,7 @@ class ClientRound:
         return (Send(replies[-1].reply, replies[-1].attachment),)
 
     def _hear(
-        self, event: ClientEvent, envelope: Envelope, vector: Buffer, drawn: bytes | None
+        self, event: ClientEvent, envelope: Envelope, vector: Buffer | None, drawn: bytes | None
     ) -> Step:
         knowledge = self._knowledge
         match event:
@@ -255,7 +255,7 @@ class ClientRound:
             case ClientEvent.AGREEMENTS:
                 return knowledge.hear_agreements(envelope)
             case ClientEvent.RESULT:
-                return knowledge.hear_result(envelope, np.frombuffer(vector, np.uint8))
+                return knowledge.hear_result(envelope, np.frombuffer(vector or b"", np.uint8))
             case ClientEvent.RECEIPT_ISSUE:
                 self._verify_receipt(decode_body(envelope, ReceiptIssue).receipt)
                 return Step()
@@ -304,7 +304,7 @@ class ClientRound:
                 self._knowledge.hear_own_confirmation(self._read(record.heard), record.secret)
             case _:
                 envelope = self._conversation.open_coordinator(record.heard)
-                self._hear(record.event, envelope, b"", record.secret)
+                self._hear(record.event, envelope, None, record.secret)
         self._enter(record)
 
     def _repeated(self, event: ClientEvent, envelope: Envelope) -> tuple[Action, ...]:

@@ -251,7 +251,7 @@ class PaillierClientRound(ClientRound):
     }
 
     def _hear(
-        self, event: ClientEvent, envelope: Envelope, vector: Buffer, drawn: bytes | None
+        self, event: ClientEvent, envelope: Envelope, vector: Buffer | None, drawn: bytes | None
     ) -> Step:
         if event is ClientEvent.CONFIRMATIONS:
             return self._knowledge.hear_confirmations(envelope)

@@ -125,8 +125,7 @@ class _LocalRound:
             name, send = self._waiting.popleft()
             vector = send.vector
             if send.recipients:
-                content = b"" if vector is None else vector
-                self._take_from_client(name, self._clients[name].receive(send.message, content))
+                self._take_from_client(name, self._clients[name].receive(send.message, vector))
                 continue
             actions = self._server.receive(name, send.message, send.attachment)
             self._take_from_server(actions)
