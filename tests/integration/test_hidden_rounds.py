@@ -279,7 +279,7 @@ async def test_a_site_that_lies_in_round_after_round_is_named_and_left_out_of_th
     let_lie(federation, "site-5", one_off)
     run_id = await federation.submit(
         hidden_job(
-            run={"rounds": 14},
+            run={"rounds": 30},
             cohort={"size": 6, "grace_seconds": 60},
             secure_aggregation={"colluders": 1, "clip": 16.0},
         ),
@@ -294,19 +294,22 @@ async def test_a_site_that_lies_in_round_after_round_is_named_and_left_out_of_th
         events = (await told(f"runs/{run_id}/events?limit=1000"))["events"]
         return [each for each in events if each["kind"] == "client_suspected"]
 
-    await eventually(named, lambda found: len(found) == 1, seconds=120)
+    (suspected,) = await eventually(named, seconds=120)
+    before, after = suspected["round"], suspected["round"] + 1
     assert federation.server is not None
     await federation.server.stop()
     await federation.start()
-    await federation.wait_for(run_id, seconds=120)
+    await federation.until_round(run_id, after + 4)
+    async with federation.http() as http:
+        await http.post(f"/api/v1/runs/{run_id}/stop", json={})
+    await federation.wait_for(run_id, "stopped")
 
-    (suspected,) = await named()
+    assert await named() == [suspected]
     assert suspected["client_id"] == "site-5"
-    before, after = suspected["round"], suspected["round"] + 1
     rounds = (await told(f"runs/{run_id}/rounds"))["rounds"]
     # The whole, the half with the liar, the other half; then nobody lies any more.
     assert {(each["attempt"], each["reports"]) for each in rounds[1:before]} == {(3, 3)}
-    assert {each["reports"] for each in rounds[after + 1 :]} == {5}
+    assert [each["reports"] for each in rounds[after + 1 : after + 4]] == [5, 5, 5]
     (entry,) = (await told("audit?act=client.excluded"))["entries"]
     assert (entry["actor"]["name"], entry["subject"]) == ("site-5", f"run/{run_id}")
     explained = await told(f"runs/{run_id}/explain")
