@@ -72,7 +72,7 @@ class Federation:
                     "listen": f"127.0.0.1:{ports[0]}",
                     "http_listen": f"127.0.0.1:{ports[1]}",
                     "data_dir": self.folder / "data",
-                    "heartbeat_seconds": 0.5,
+                    "heartbeat_seconds": 2.0,
                     **self.settings,
                 },
             }
