@@ -353,6 +353,13 @@ async def test_a_round_that_is_over_withdraws_nothing_that_is_made_ahead(answers
     assert await answers.until_idle() == [("run-a", number, PREPARE) for number in range(3)]
 
 
+async def test_tasks_without_end_do_not_fill_the_memory(answers: Answers) -> None:
+    for number in range(300):
+        answers.runner.take(ahead(number, PREPARE, version=number))
+
+    assert await answers.until_idle() == [("run-a", number, PREPARE) for number in range(256)]
+
+
 async def test_what_is_made_ahead_is_withdrawn_by_version_and_alone(answers: Answers) -> None:
     for number in range(4):
         answers.runner.take(ahead(number, PREPARE, version=number))

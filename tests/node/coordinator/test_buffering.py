@@ -51,6 +51,7 @@ class Engine:
         self.members: list[AssignmentRecord] = []
         self.withdrawn: list[tuple[int, list[str]]] = []
         self.asked: list[str] = []
+        self.looked_at: list[float] = []
         self.runs = self.tasks = self.clock = self.directory = self
 
     def monotonic(self) -> float:
@@ -69,6 +70,7 @@ class Engine:
         return clients
 
     async def fail_overdue(self, *_: object, **__: object) -> list[AssignmentRecord]:
+        self.looked_at.append(self.time)
         return []
 
     async def prepare(self, *_: object, clients: list[tuple[str, int]], **__: object) -> None:
@@ -124,6 +126,17 @@ async def test_who_missed_the_round_that_it_waited_for_begins_anew() -> None:
 
     assert found == {"a": 1, "c": 0}
     assert (engine.withdrawn, engine.asked) == ([(0, ["b"])], ["b"])
+
+
+@pytest.mark.parametrize(("later", "looked_at"), [(29.0, []), (30.0, [130.0])])
+async def test_a_new_leader_ends_no_training_before_its_clients_had_time_to_come_back(
+    later: float, looked_at: list[float]
+) -> None:
+    engine = Engine(*ROWS[:1], row("b", "reported"), ROWS[2])
+
+    await waiting(engine, attached=["a", "b", "c"], later=later)
+
+    assert engine.looked_at == looked_at
 
 
 WAITING = [row(name, "reported") for name in "abcd"]

@@ -67,6 +67,7 @@ _Key = tuple[str, int, int]
 
 _ANSWERS_REMEMBERED = 256
 _MODELS_KEPT = 2
+_TASKS_WAITING_MAX = 256
 _REASON_CHARACTERS_MAX = 2_000
 _PROGRESS_STEP = 0.05
 _UNITS = {pb.PRIVACY_UNIT_RECORD: "record", pb.PRIVACY_UNIT_CLIENT: "client"}
@@ -176,6 +177,8 @@ class TaskRunner:
         elif task.attempt <= answered:
             if answer is not None:
                 self._send(answer)
+        elif self._queue.qsize() >= _TASKS_WAITING_MAX:
+            self._log.warning("task dropped", run=message.key.run_id, reason="too many wait")
         else:
             self._open[task.key] = task
             self._queue.put_nowait(task)

@@ -99,9 +99,10 @@ class UpdateBuffer:
         self._available = available
         self._seeded = seeded
         self._has_delivered = False
-        self._overdue_at = 0.0
         self._turns = _Turns.of(-1, ())
         self._began = engine.clock.monotonic()
+        # Who trained while nobody led needs a moment to come to a new leader and say so.
+        self._overdue_at = self._began + (_OVERDUE_SECONDS if lease.epoch > 1 else 0.0)
         self._log = structlog.get_logger("kumiai.rounds").bind(run=lease.run_id)
 
     async def gather(
