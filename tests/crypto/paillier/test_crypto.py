@@ -2,19 +2,38 @@ import copy
 import pickle  # noqa: TID251 - it must be refused
 import secrets
 import threading
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from typing import Any
 
+import numpy as np
 import pytest
 
 from kumiai.core.errors import CryptoError
 from kumiai.crypto import PaillierCrypto
-from kumiai.crypto.paillier import Exponents, PaillierPublicKey, SlotLayout
+from kumiai.crypto.paillier import Exponents, PaillierPrivateKey, PaillierPublicKey, SlotLayout
 from tests.crypto.paillier.some_keys import (
     OTHER_SMALL_KEY,
     SMALL_KEY,
     SMALL_KEY_NOT_BLUM,
     real_key,
 )
+
+P, Q = SMALL_KEY.primes
+
+
+class DirectExecutor(Executor):
+    """Does the work at once, or gives what it is told to; keeps what it was asked to do."""
+
+    def __init__(self, answer: list[int] | None = None) -> None:
+        self.asked: list[tuple[Any, ...]] = []
+        self._answer = answer
+
+    def submit(self, work: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        self.asked.append(args)
+        future: Future[Any] = Future()
+        future.set_result(work(*args, **kwargs) if self._answer is None else self._answer)
+        return future
 
 
 def test_a_number_is_encrypted_calculated_with_and_decrypted() -> None:
@@ -76,9 +95,9 @@ def test_a_key_that_is_not_known_to_be_a_blum_key_gets_full_exponents() -> None:
         PaillierCrypto(key=SMALL_KEY_NOT_BLUM.public_key, exponents=Exponents.HALF)
 
 
-@pytest.mark.parametrize(("exponents", "bits"), [("half", 128), ("short", 256)])
+@pytest.mark.parametrize(("exponents", "bits"), [(None, 128), ("half", 128), ("short", 256)])
 def test_exponents_are_known_by_their_word(
-    exponents: str, bits: int, monkeypatch: pytest.MonkeyPatch
+    exponents: str | None, bits: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     crypto = PaillierCrypto(key=SMALL_KEY.public_key, exponents=exponents)
     crypto.encrypt(1)
@@ -88,6 +107,60 @@ def test_exponents_are_known_by_their_word(
     crypto.encrypt(1)
 
     assert asked == [bits]
+
+
+@pytest.mark.parametrize(
+    ("exponents", "limits"),
+    [(None, [P - 1, Q - 1]), ("half", [P - 1, Q - 1]), ("short", [2**256, 2**256])],
+)
+def test_who_has_the_primes_draws_exponents_below_them(
+    exponents: str | None, limits: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    crypto = PaillierCrypto(key=SMALL_KEY, exponents=exponents)
+    crypto.encrypt(1)
+    asked: list[int] = []
+    monkeypatch.setattr(secrets, "randbelow", lambda limit: asked.append(limit) or 5)
+
+    crypto.encrypt(1)
+
+    assert asked == limits
+
+
+def test_the_table_of_powers_is_made_once() -> None:
+    crypto = PaillierCrypto(key=SMALL_KEY)
+
+    assert crypto._randomisers is crypto._randomisers
+
+
+def test_a_float_has_the_precision_asked_for() -> None:
+    crypto = PaillierCrypto(key=SMALL_KEY)
+
+    assert crypto.encrypt(2.5, fraction_bits=7).fraction_bits == 7
+    assert crypto.encrypt(2.5).fraction_bits == 64
+
+
+@pytest.mark.parametrize("value", [42, -1.5, 2**400])
+def test_another_encryption_of_a_number_is_one_of_the_same_number(value: float) -> None:
+    crypto = PaillierCrypto(key=SMALL_KEY)
+    number = crypto.encrypt(value)
+
+    another = crypto.rerandomised(number)
+
+    assert crypto.decrypt(another) == value
+    assert another.fraction_bits == number.fraction_bits
+    assert set(another.limbs).isdisjoint(number.limbs)
+
+
+def test_vectors_are_encrypted_and_decrypted_where_the_caller_says() -> None:
+    crypto, executor = PaillierCrypto(key=real_key()), DirectExecutor()
+    plain = np.arange(-50, 50)
+
+    vector = crypto.encrypt_many(plain, SlotLayout(), executor=executor)
+    found = crypto.decrypt_many(vector, executor=executor)
+
+    assert found.tolist() == crypto.decrypt_many(vector).tolist() == plain.tolist()
+    assert (vector.count, vector.summand_count) == (100, 1)
+    assert len(executor.asked) == 2
 
 
 @pytest.mark.parametrize("exponents", ["", "none", "HALF"])
@@ -111,7 +184,7 @@ def test_it_shows_which_key_it_has_and_nothing_of_it() -> None:
 
     assert all(SMALL_KEY.public_key.short_name in each for each in shown)
     assert "encrypts and decrypts" in shown[0]
-    assert "decrypts" not in shown[1]
+    assert shown[1].startswith("<PaillierCrypto that encrypts with")
     assert str(SMALL_KEY.primes[0]) not in shown[0]
 
 
@@ -127,6 +200,22 @@ def test_numbers_are_encrypted_with_randomisers_made_ahead(key: object) -> None:
     assert [reader.decrypt(each) for each in numbers] == list(range(40))
     assert len({each.limbs for each in numbers}) == 40
     assert len({each.limbs[0] % private_key.public_key.n for each in numbers}) == 40
+
+
+@pytest.mark.parametrize(
+    ("key", "exponents"),
+    [(SMALL_KEY, Exponents.SHORT), (SMALL_KEY_NOT_BLUM, Exponents.FULL)],
+    ids=["Blum", "any"],
+)
+def test_randomisers_made_ahead_are_drawn_as_the_key_allows_and_are_used(
+    key: PaillierPrivateKey, exponents: Exponents
+) -> None:
+    crypto, executor = PaillierCrypto(key=key, exponents="short"), DirectExecutor([1] * 32)
+
+    crypto.precompute(executor)
+
+    assert executor.asked == [(crypto.public_key, exponents, 32)] * 32
+    assert crypto.encrypt(5).limbs == (crypto.public_key.raw_encrypt(5, 1),)
 
 
 def test_asking_twice_for_randomisers_ahead_replaces_the_first_pool() -> None:

@@ -64,6 +64,15 @@ def test_the_bits_that_make_a_modulus_long_and_a_blum_one_are_set_whatever_is_dr
     assert prime % 4 == 3
 
 
+def test_a_safe_prime_that_has_grown_too_long_is_passed_over(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    drawn = [2**127 - 1, 0]
+    monkeypatch.setattr(secrets, "randbits", lambda bits: drawn.pop(0))
+
+    assert primes._new_safe_prime(128) == FIRST_SAFE
+
+
 def test_primes_that_share_a_factor_in_their_predecessors_are_drawn_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -163,12 +172,13 @@ def test_two_safe_primes_that_are_equal_or_close_are_drawn_again(
 
 
 def test_a_sieve_strikes_out_whatever_has_a_small_factor_and_nothing_else() -> None:
+    primes._sieve_primes.cache_clear()
     start = 2**40 + 1
     small = [n for n in range(3, 1 << 15, 2) if gmpy2.is_prime(n)]
 
     left = set(primes._unsieved(gmpy2.mpz(start)).tolist())
 
-    for offset in range(300):
+    for offset in range(3000):
         half = start + 2 * offset
         is_struck = any(half % each == 0 or (2 * half + 1) % each == 0 for each in small)
         assert (offset in left) != is_struck
