@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kumiai.privacy import rdp
+from kumiai.privacy import rdp, subsampling
 from kumiai.privacy.conversion import epsilon_bound
 from kumiai.privacy.events import (
     Adjacency,
@@ -32,6 +32,7 @@ from kumiai.privacy.rdp import (
 )
 from tests.privacy.exact_losses import (
     discrete_gaussian_divergence,
+    fixed_size_bound,
     fixed_size_divergence,
     sampled_discrete_gaussian_divergence,
     sampled_gaussian_divergence,
@@ -95,6 +96,15 @@ def test_the_epsilon_of_fixed_size_samples_is_that_of_other_accountants(name: st
         (1e-6, 1, 1.01),
         (0.001, 2.7, 2),
         (0.9, 0.1, 1.5),
+        # Where the integrand is near its line, far above it, or beyond what floats hold.
+        (1e-9, 0.02, 1.01),
+        (1e-6, 0.7, 16.5),
+        (0.2, 20, 500.25),
+        (0.999, 0.5, 1.01),
+        (0.5, 5, 1.01),
+        (0.999, 2, 12.5),
+        (1e-9, 200, 1.01),
+        (0.5, 1000, 1.01),
     ],
 )
 def test_a_sampled_loss_is_its_integral(
@@ -128,6 +138,26 @@ def test_a_fixed_size_loss_covers_a_replacement_by_the_opposite(
     charged = at(FixedSizeGaussianEvent(sample_size, population, noise_multiplier), order)
 
     assert exact <= charged * (1 + 1e-12)
+
+
+@pytest.mark.parametrize(
+    ("rate", "noise_multiplier", "order"),
+    [(0.9, 60, 256), (1e-3, 5000, 256), (1e-3, 5000, 200), (0.01, 300, 257), (1e-9, 60, 257)],
+)
+def test_a_fixed_size_loss_is_that_of_its_theorem(
+    rate: float, noise_multiplier: float, order: int
+) -> None:
+    (moment,) = subsampling.fixed_size_log_moments(np.array([order]), rate, noise_multiplier)
+
+    expected = fixed_size_bound(rate, noise_multiplier, order, tight_order_max=256)
+
+    assert moment == pytest.approx(expected, rel=1e-9)
+
+
+def test_a_moment_between_two_orders_is_on_the_line_between_them() -> None:
+    between = subsampling.by_lines(np.array([2.5, 7.25]), lambda order: order**3)
+
+    assert between.tolist() == [(8 + 27) / 2, (3 * 343 + 512) / 4]
 
 
 def test_drawing_everybody_costs_a_replacement_in_full() -> None:

@@ -53,6 +53,7 @@ SILENT = {"noise_multiplier": 1e-6, "sampling_rate": 1.0}
         ("sampling_rate", 1.001),
         ("steps", 0),
         ("steps", 2.5),
+        ("steps", 10**6 + 1),
         ("batch", -1),
         ("learning_rate", math.inf),
     ],
@@ -60,8 +61,24 @@ SILENT = {"noise_multiplier": 1e-6, "sampling_rate": 1.0}
 def test_terms_that_are_none_are_refused_by_the_name_of_their_field(
     field: str, value: float
 ) -> None:
-    with pytest.raises(ValueError, match=field):
+    with pytest.raises(ValueError, match=f"^{field} must"):
         terms(**{field: value})
+
+
+def test_terms_are_of_plain_numbers_up_to_their_limits() -> None:
+    made = terms(sampling_rate=np.float32(1), steps=np.int64(10**6))
+
+    assert (type(made.sampling_rate), type(made.steps)) == (float, int)
+    assert made.steps == 10**6
+    assert made.step_size == 2.0 / 2**20
+    without = {name: value for name, value in RIGHT.items() if name != "learning_rate"}
+    assert TrainingTerms(**without).learning_rate == 0.1
+
+
+@pytest.mark.parametrize("dimension", [0, 2**32 + 1])
+def test_a_dimension_that_is_none_is_refused(dimension: int) -> None:
+    with pytest.raises(ValueError, match=r"^dimension must"):
+        next(PrivateTraining(terms()).steps(dimension))
 
 
 def test_a_step_costs_sampled_whole_noise_and_has_no_less() -> None:
@@ -93,6 +110,21 @@ def test_a_sum_that_was_clipped_elsewhere_counts_as_it_is() -> None:
     step.add_clipped(np.array([4.0, 0.0], np.float32), 2)
 
     assert step.mean() == pytest.approx([0.4, 0.1], abs=1e-5)
+
+
+def test_a_sum_may_be_as_long_as_floats_make_it_and_no_longer() -> None:
+    longest = 2.0 * (1 + 2**-7)
+    step = step_of(2, **SILENT)
+    step.picked(5)
+
+    step.add_clipped(np.array([longest, 0.0]), 1)
+    step.add_clipped(np.array([0.0, 3 * longest]), 3)
+
+    with pytest.raises(ValueError, match="no longer than its clipped gradients"):
+        step.add_clipped(np.array([1.01 * longest, 0.0]), 1)
+    with pytest.raises(ValueError, match="must have shape"):
+        step.add_clipped(np.zeros(1), 1)
+    assert step.mean() == pytest.approx([longest / 10, 3 * longest / 10], abs=1e-5)
 
 
 def test_sums_that_come_in_parts_are_rounded_once() -> None:
