@@ -265,6 +265,60 @@ def test_other_inputs_or_another_vector_than_signed_are_refused() -> None:
         network.tell(name, body, bytes(send.vector)[1:])
 
 
+def test_a_sum_of_another_length_is_not_decrypted_though_its_digest_is_signed() -> None:
+    network = paillier_network(3)
+    held = network.run_until(Kind.ENCRYPTED_SUM)["site-0000"]
+    body = network.body_of(held, EncryptedSum)
+    assert held.vector is not None
+    longer = held.vector.tobytes() + bytes(512)
+    forged = replace(body, sum_digest=bytes.fromhex(digest_of([longer])))
+
+    with pytest.raises(SecureAggregationError, match=f"got {len(longer)} bytes"):
+        network.tell("site-0000", forged, longer)
+
+
+def test_only_those_in_the_sum_count_before_it_is_told() -> None:
+    network = paillier_network(5)
+    outsider = "site-0004"
+    network.updates.pop(outsider)
+    held = network.run_until(Kind.CONFIRMATIONS)
+    (teller,) = held
+    listed = network.body_of(held[teller], Confirmations).envelopes[:2]
+    digest = network.body_of(sent_by(network, teller, Kind.CONFIRMATION), Confirmation).digest
+    stray = network.lie(Confirmation(digest, is_right=True), outsider)
+
+    with pytest.raises(SecureAggregationError, match=r"confirmed by 3 survivors .* got 2"):
+        network.tell(teller, Confirmations((*listed, stray)))
+
+
+def test_whoever_found_the_sum_wrong_tells_nothing_whatever_others_confirm() -> None:
+    network = paillier_network(4)
+    held = network.run_until(Kind.ENCRYPTED_SUM)
+    victim, *others = network.names
+    wrong = network.uploads[victim]
+    body = network.body_of(held[victim], EncryptedSum)
+    network.tell(victim, replace(body, sum_digest=bytes.fromhex(digest_of([wrong]))), wrong)
+    agreement = network.clients[victim]._knowledge.agreement
+    nothing = bytes.fromhex(digest_of([b""]))
+    digest = Conversation(network.descriptor, VERIFIER).result_digest(agreement, nothing)
+    lies = tuple(network.lie(Confirmation(digest, is_right=True), name) for name in others)
+
+    with pytest.raises(SecureAggregationError, match="confirmed by 3 survivors before it is told"):
+        network.tell(victim, Confirmations(lies))
+
+
+def test_whoever_confirms_first_does_not_matter() -> None:
+    network = paillier_network(4)
+    held = network.run_until(Kind.ENCRYPTED_SUM)
+
+    for name, send in reversed(held.items()):
+        network.from_client(name, network.clients[name].receive(send.message, send.vector))
+    network.deliver()
+
+    assert_plain_sum(network)
+    assert sorted(network.receipts) == network.names
+
+
 def test_a_client_that_has_told_one_sum_tells_no_other() -> None:
     network = paillier_network(4)
     network.run()

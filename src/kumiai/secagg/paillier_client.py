@@ -53,7 +53,7 @@ from kumiai.secagg.vectors import vector_digest
 
 __all__ = ["PaillierClientKnowledge", "PaillierClientRound", "dealer_among", "seen_with_key"]
 
-_NO_DIGEST: Final = bytes(32)
+_DIGEST_SIZE_BYTES: Final = 32
 
 
 def dealer_among(members: tuple[int, ...], seen: bytes) -> int:
@@ -174,12 +174,12 @@ class PaillierClientKnowledge(ClientKnowledge):
             SecureAggregationError: the update or the weight is another one.
         """
         vector, _ = self._quantized(update, weight)  # the weight is its last word
-        if vector_digest(vector) != drawn[: len(_NO_DIGEST)]:
+        if vector_digest(vector) != drawn[:_DIGEST_SIZE_BYTES]:
             raise SecureAggregationError(
                 "update must be the one that was submitted, got another; take part in the next "
                 "round with it"
             )
-        return np.frombuffer(drawn, np.uint8, offset=len(_NO_DIGEST))
+        return np.frombuffer(drawn, np.uint8, offset=_DIGEST_SIZE_BYTES)
 
     # ------------------------------------------------------------- verifying
 
@@ -211,7 +211,7 @@ class PaillierClientKnowledge(ClientKnowledge):
 
     def _remember(self, plain: bytes) -> None:
         self.plain_sum = plain
-        self.sum_digest = vector_digest(np.frombuffer(plain, np.uint8)) if plain else _NO_DIGEST
+        self.sum_digest = vector_digest(np.frombuffer(plain, np.uint8))
 
     def hear_confirmations(self, envelope: Envelope) -> Step:
         """Check that a quorum has decrypted the same; answer with the sum."""
