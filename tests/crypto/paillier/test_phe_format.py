@@ -4,7 +4,7 @@ from typing import Any
 
 import phe
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from phe.command_line import cli, load_public_key, serialise_encrypted
 
@@ -14,6 +14,7 @@ from kumiai.crypto.paillier import (
     PaillierCrypto,
     number_from_phe,
     number_to_phe,
+    phe_format,
     private_key_from_phe,
     private_key_to_phe,
     public_key_from_phe,
@@ -110,6 +111,52 @@ def test_keys_that_the_program_of_phe_wrote_are_read(tmp_path: Any) -> None:
     number.write_text(number_to_phe(back))
     shown = runner.invoke(cli, ["decrypt", str(private), str(number)], catch_exceptions=False)
     assert shown.output.split()[-1] == "-7"
+
+
+def encoded(number: int) -> str:
+    size = -(-number.bit_length() // 8)
+    return base64.urlsafe_b64encode(number.to_bytes(size, "big")).decode().replace("=", "")
+
+
+def test_our_keys_have_the_fields_of_phe() -> None:
+    key = real_key()
+    name = key.public_key.short_name
+
+    private = json.loads(private_key_to_phe(key))
+
+    public = {
+        "kty": "DAJ",
+        "alg": "PAI-GN1",
+        "key_ops": ["encrypt"],
+        "n": encoded(key.public_key.n),
+        "kid": f"Paillier public key {name}",
+    }
+    assert json.loads(public_key_to_phe(key.public_key)) == private.pop("pub") == public
+    assert private == {
+        "kty": "DAJ",
+        "key_ops": ["decrypt"],
+        "p": encoded(key.primes[0]),
+        "q": encoded(key.primes[1]),
+        "kid": f"Paillier private key {name}",
+    }
+
+
+@given(st.integers(1, 2**200))
+@example(0x010017)  # AQAX
+@example(2**56 - 1)
+def test_numbers_of_any_length_are_written_without_padding_and_read(number: int) -> None:
+    written = phe_format._base64_of(number)
+
+    assert written == encoded(number)
+    assert phe_format._integer_of({"n": written}, "n") == number
+
+
+def test_a_text_may_have_65536_characters() -> None:
+    text = json.dumps({**GOOD, "x": ""})
+    text = json.dumps({**GOOD, "x": "x" * (65_536 - len(text))})
+
+    assert len(text) == 65_536
+    assert CRYPTO.decrypt(number_from_phe(text, KEY)) == 1
 
 
 def test_a_key_of_phe_takes_full_exponents() -> None:

@@ -322,6 +322,7 @@ def test_a_proof_hides_its_exponent_by_a_longer_nonce(monkeypatch: pytest.Monkey
     SHARES[0].decryption_share(number)
 
     exponent = math.factorial(5) * max(share.value for share in SHARES)
+    assert KEY.secret_bits == 2 * 256 + 7  # 5! has 7 bits
     assert asked == [KEY.secret_bits + 256 + 128]
     assert exponent.bit_length() <= KEY.secret_bits
     assert response_bits_max(KEY.secret_bits) == KEY.secret_bits + 256 + 128 + 1
