@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from kumiai.core.errors import SecureAggregationError
 from kumiai.secagg.actions import Exclude, Send
 from kumiai.secagg.client_steps import proof_digest
-from kumiai.secagg.descriptor import Member, Proofs, RoundDescriptor
+from kumiai.secagg.descriptor import Member, Proofs, RoundDescriptor, Scheme
 from kumiai.secagg.messages import (
     SHARE_ENTRIES,
     Advertisement,
@@ -28,7 +28,7 @@ from kumiai.secagg.messages import (
 from kumiai.secagg.parameters import Adversary
 from kumiai.secagg.proofs import CommittedUpdate
 from kumiai.secagg.receipts import verify_receipt
-from kumiai.secagg.server import ServerRound
+from kumiai.secagg.schemes import server_machine
 from tests.secagg.rounds import (
     COORDINATOR,
     VERIFIER,
@@ -271,19 +271,22 @@ class Unrepeated:
         pedersen_proofs().verify_sum(commitments, total, blindings)
 
 
-def test_proofs_that_were_checked_are_not_checked_again_after_a_restart() -> None:
-    network = Network(4, mode=Proofs.SUM)
+@pytest.mark.parametrize("scheme", [Scheme.MASKING, Scheme.PAILLIER])
+def test_proofs_are_checked_when_they_come_and_not_again_after_a_restart(scheme: Scheme) -> None:
+    make = paillier_network if scheme is Scheme.PAILLIER else Network
+    network = make(4, mode=Proofs.SUM)
+    fresh, again = Unrepeated(), Unrepeated()
+    network.server._knowledge._proofs = fresh
     network.run_until(Kind.SURVIVORS)
-    proofs = Unrepeated()
 
-    server = ServerRound.restore(
+    server = server_machine(network.descriptor).restore(
         network.descriptor,
         COORDINATOR,
         network.records[COORDINATOR],
         signer=network.signers[COORDINATOR],
         verifier=VERIFIER,
-        proofs=proofs,
+        proofs=again,
     )
 
     assert sorted(server.missing_uploads) == network.names
-    assert proofs.checked == 0
+    assert (fresh.checked, again.checked) == (4, 0)
