@@ -298,14 +298,34 @@ def test_a_key_that_is_too_short_is_not_dealt() -> None:
         deal_threshold_key(1024, threshold=2, share_count=3)
 
 
-def test_a_key_of_real_size_is_dealt_and_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        threshold_module,
-        "new_safe_primes",
-        lambda size: tuple(gmpy2.mpz(each) for each in real_safe_key().primes),
-    )
+@pytest.mark.parametrize(("key_size", "share_count"), [(1024, 3), (2049, 3), (2048, 1)])
+def test_what_cannot_be_dealt_is_refused_before_primes_are_drawn(
+    key_size: int, share_count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr(threshold_module, "new_safe_primes", asked.append)
 
-    key, shares = deal_threshold_key(2048, threshold=2, share_count=3)
+    with pytest.raises(CryptoError, match="must be"):
+        deal_threshold_key(key_size, threshold=2, share_count=share_count)
+
+    assert asked == []
+
+
+def test_the_base_is_the_square_of_any_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr(secrets, "randbelow", lambda limit: asked.append(limit) or 6)
+
+    key, _ = deal_primes(PUBLIC, SMALL_SAFE_KEY.primes, threshold=2, share_count=3)
+
+    assert key.base == 7**2
+    assert asked == [N * ORDER, N * N - 1]
+
+
+def test_a_key_of_real_size_is_dealt_and_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    primes = {2048: tuple(gmpy2.mpz(each) for each in real_safe_key().primes)}
+    monkeypatch.setattr(threshold_module, "new_safe_primes", primes.__getitem__)
+
+    key, shares = deal_threshold_key(threshold=2, share_count=3)
     number = PaillierCrypto(key=key.public_key).encrypt(42) * -2
     found = [share.decryption_share(number) for share in shares[1:]]
 
@@ -354,6 +374,15 @@ def test_a_proof_is_what_its_definition_says(monkeypatch: pytest.MonkeyPatch) ->
     challenge = int.from_bytes(hashed(label, a, pow(a, x, n_squared), *commitments), "big")
     assert share.values == values
     assert share.proof == DecryptionProof(challenge, (1 << 700) + challenge * x)
+
+
+@pytest.mark.parametrize("value", [1, N * N - 1])
+def test_the_smallest_and_the_largest_key_share_are_taken(value: int) -> None:
+    verifier = gmpy2.powmod(KEY.base, math.factorial(5) * value, N * N)
+
+    share = ThresholdKeyShare(replace(KEY, verifiers=(verifier, *KEY.verifiers[1:])), 1, value)
+
+    assert share.value == value
 
 
 def test_two_proofs_of_one_share_differ() -> None:
