@@ -128,8 +128,12 @@ def test_without_its_dealer_the_round_ends() -> None:
 def test_when_nobody_tells_the_sum_everybody_was_asked_and_the_round_ends() -> None:
     network = paillier_network(4)
     network.to_server = lambda _, send: None if network.kind_of(send) is Kind.OPENING else send
+    network.begin()
+    network.deliver()
 
-    network.run()
+    for _ in network.names:
+        network.from_server(network.server.end_phase())
+        network.deliver()
 
     assert network.stopped == "nobody has told the decrypted sum"
     asked = [name for name in network.names if network.clients[name].phase is ClientPhase.STOPPED]

@@ -29,7 +29,6 @@ from kumiai.secagg.messages import (
     Kind,
     MaskedInput,
     Opening,
-    Survivors,
 )
 from kumiai.secagg.paillier_client import dealer_among, seen_with_key
 from kumiai.secagg.paillier_vectors import CipherLayout, CiphertextSum
@@ -182,7 +181,7 @@ class PaillierServerRound(ServerRound):
         """
         knowledge = self._knowledge
         asked = self._openers()
-        if self._phase is ServerPhase.OPENING and not knowledge.opened and len(asked) > 1:
+        if not knowledge.opened and len(asked) > 1:
             knowledge.skipped.add(asked[0])
             name = self._conversation.name(asked[0]).encode()
             return Persist(ServerRecord(ServerEvent.SKIP, name).encode()), *self.announce()
@@ -190,12 +189,7 @@ class PaillierServerRound(ServerRound):
 
     def announce(self) -> tuple[Action, ...]:
         """Return what this phase began with, to be sent again after a restart."""
-        knowledge = self._knowledge
         match self._phase:
-            case ServerPhase.COLLECTING:
-                return tuple(self._deliver(holder) for holder in self._present(knowledge.sharers))
-            case ServerPhase.AGREEING:
-                return (self._to_all(Survivors(knowledge.entries), knowledge.uploaded),)
             case ServerPhase.CONFIRMING:
                 return () if self._lacks_uploads() else (self._encrypted_sum(),)
             case ServerPhase.OPENING:
