@@ -32,9 +32,11 @@ from kumiai.secagg.messages import (
     encode_body,
 )
 from kumiai.secagg.paillier_client import dealer_among, seen_with_key
+from kumiai.secagg.paillier_server import PaillierServerRound
 from kumiai.secagg.quantizing import signed
 from kumiai.secagg.receipts import verify_receipt
-from kumiai.secagg.server_records import ServerEvent, ServerRecord
+from kumiai.secagg.server import ServerRound
+from kumiai.secagg.server_records import ServerEvent, ServerPhase, ServerRecord
 from tests.secagg.rounds import (
     COORDINATOR,
     VERIFIER,
@@ -735,6 +737,33 @@ def test_a_restarted_coordinator_knows_whom_it_has_asked_in_vain() -> None:
     network.restart_server()
 
     assert network.server.awaited == (network.names[1],)
+
+
+def restored_without_uploads(network: Network) -> ServerRound:
+    return PaillierServerRound.restore(
+        network.descriptor,
+        COORDINATOR,
+        network.records[COORDINATOR],
+        signer=network.signers[COORDINATOR],
+        verifier=VERIFIER,
+    )
+
+
+def test_uploads_are_needed_again_for_the_encrypted_sum_alone() -> None:
+    agreeing, opening = paillier_network(3), paillier_network(3)
+    asked = agreeing.run_until(Kind.SURVIVORS)
+    (teller, told), *_ = opening.run_until(Kind.CONFIRMATIONS).items()
+    waiting, ending = restored_without_uploads(agreeing), restored_without_uploads(opening)
+
+    for name, send in asked.items():
+        agreeing.from_client(name, agreeing.clients[name].receive(send.message))
+        waiting.receive(name, sent_by(agreeing, name, Kind.AGREEMENT).message)
+    opening.from_client(teller, opening.clients[teller].receive(told.message))
+    opened = sent_by(opening, teller, Kind.OPENING)
+    ending.receive(teller, opened.message, opened.attachment)
+
+    assert waiting.phase is ServerPhase.AGREEING
+    assert ending.phase is ServerPhase.PUBLISHED
 
 
 def test_records_of_one_who_was_asked_before_there_was_a_sum_are_not_taken_up() -> None:

@@ -244,14 +244,6 @@ class PaillierServerRound(ServerRound):
         match self._phase:
             case ServerPhase.SHARING:
                 return None if knowledge.deal else "the client that deals the key has not dealt it"
-            case ServerPhase.CONFIRMING:
-                least, count = (
-                    self._conversation.descriptor.quorum,
-                    len(self._right_confirmations()),
-                )
-                if count < least:
-                    return f"confirming needs {least} clients, got {count}"
-                return None
             case ServerPhase.OPENING:
                 return None if knowledge.opened else "nobody has told the decrypted sum"
             case _:
