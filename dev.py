@@ -390,7 +390,7 @@ def run_group(group: str, arguments: list[str], *, covered: bool) -> tuple[str, 
     say(f"{group} tests")
     # The tests with servers and processes wait as much as they compute.
     cores = min(os.cpu_count() or 1, 4)
-    workers = str(cores if group == "unit" else cores + 1)
+    workers = str(cores if group == "unit" else cores + 2)
     command = [in_venv("pytest"), "-m", f"{group} and not chaos", "-n", workers]
     command += ["--reruns=1", "-rR"]  # what fails on a busy machine gets a second try, named
     if group != "unit":
