@@ -112,7 +112,7 @@ def tried(name: str) -> int:
         return 1
     measure(trial)
     session = Session(trial, mutants)
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         os.environ["HYPOTHESIS_STORAGE_DIRECTORY"] = folder
         options = [*QUIET, "-s", "--hypothesis-seed=0", f"--basetemp={folder}/t"]
         pytest.main([*options, *trial.files], plugins=[session, Haste()])
@@ -156,7 +156,7 @@ def named_tests() -> dict[str, list[str]]:
 
 def measure(trial: Trial) -> None:
     """Run the tests on the true text: they pass, and we learn which of them run which line."""
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         data = Path(folder) / "coverage"
         command = [sys.executable, "-m", "pytest", *QUIET, *trial.files, f"--basetemp={folder}/t"]
         # The folder, not the name: to find a module by its name, coverage imports its package, and

@@ -16,7 +16,7 @@ from kumiai.crypto.paillier import (
 )
 from kumiai.crypto.paillier.bulk import decrypt_all, encrypt_all
 from kumiai.crypto.paillier.randomisers import new_source
-from tests.crypto.paillier.some_keys import SMALL_KEY, real_key
+from tests.crypto.paillier.some_keys import SMALL_KEY, SmallPublicKey, real_key
 
 LAYOUT = SlotLayout(value_bits=8, summand_count_max=2)
 
@@ -115,6 +115,20 @@ def test_few_chunks_wait_and_all_come_in_order() -> None:
     found = [SMALL_KEY.raw_decrypt(each) for each in ciphertexts]
     assert found == list(range(1, 5000))
     assert executor.waiting_max == 32
+
+
+def test_workers_draw_with_the_exponents_that_they_are_told() -> None:
+    # Only full ones are sound with a key that is not known to be a Blum key.
+    public_key = SmallPublicKey(SMALL_KEY.public_key.n)
+    source = new_source(public_key, Exponents.FULL)
+
+    def encrypted(exponents: Exponents) -> list[int]:
+        executor = CountingExecutor()
+        return [*encrypt_all(public_key, [7], source, exponents=exponents, executor=executor)]
+
+    assert [SMALL_KEY.raw_decrypt(each) for each in encrypted(Exponents.FULL)] == [7]
+    with pytest.raises(CryptoError, match="exponents must be 'full'"):
+        encrypted(Exponents.HALF)
 
 
 def test_nothing_is_encrypted_and_decrypted_to_nothing() -> None:

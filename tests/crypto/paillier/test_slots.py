@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from kumiai.core.errors import CryptoError
 from kumiai.crypto.paillier import SlotLayout
-from kumiai.crypto.paillier.slots import packed, unpacked
+from kumiai.crypto.paillier.slots import packed, unpacked, values_of
 from tests.crypto.paillier.some_keys import SMALL_KEY, real_key
 
 KEY = SMALL_KEY.public_key
@@ -142,6 +142,18 @@ def test_integers_of_every_kind_are_taken(dtype: type[np.integer]) -> None:
     values = np.array([0, 1, 100], dtype=dtype)
 
     assert SlotLayout().units(values).tolist() == [0, 1, 100]
+
+
+def test_sums_are_whole_numbers_without_a_step_and_else_multiples_of_it() -> None:
+    whole, stepped = SlotLayout(value_bits=8), SlotLayout(value_bits=8, step=0.5)
+    plaintexts = [each % N for each in packed(whole, KEY, [3, -7, 100])]
+
+    sums, values = (values_of(each, KEY, plaintexts, 3) for each in (whole, stepped))
+
+    assert sums.dtype == np.int64
+    assert sums.tolist() == [3, -7, 100]
+    assert values.dtype == np.float64
+    assert values.tolist() == [1.5, -3.5, 50.0]
 
 
 def test_floats_are_refused_by_a_layout_without_step() -> None:

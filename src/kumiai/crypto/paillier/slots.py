@@ -177,7 +177,7 @@ def unpacked(
             )
         row = gmpy2.unpack(gmpy2.mpz(raised), width)
         sums[index, : len(row)] = row
-    return sums.reshape(-1)[:count] - half
+    return sums.ravel()[:count] - half
 
 
 def values_of(
