@@ -5,10 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kumiai.secagg.actions import Send
 from kumiai.secagg.messages import Kind, Unmasking, decode_body, read_envelope
 from kumiai.secagg.parameters import Adversary
-from tests.secagg.rounds import COORDINATOR, Network, names_of
+from tests.secagg.rounds import COORDINATOR, Network, assert_plain_sum, lose, names_of
 
 ANSWERS = [
     Kind.ADVERTISEMENT,
@@ -18,26 +17,6 @@ ANSWERS = [
     Kind.UNMASKING,
     Kind.CONFIRMATION,
 ]
-
-
-def lose(network: Network, losses: dict[str, Kind]) -> None:
-    """Let clients vanish instead of sending a message of some kind."""
-
-    def change(name: str, send: Send) -> Send | None:
-        kind = read_envelope(send.message, network.descriptor).kind
-        if losses.get(name) is kind:
-            network.lost.add(name)
-            return None
-        return send
-
-    network.to_server = change
-
-
-def assert_plain_sum(network: Network) -> None:
-    assert network.outcome is not None, network.stopped
-    total, weight = network.plain_sum(network.outcome.survivors)
-    assert np.array_equal(network.outcome.total, total)
-    assert network.outcome.weight == weight
 
 
 def survivors_of(losses: dict[str, Kind], count: int) -> tuple[str, ...]:
