@@ -205,6 +205,29 @@ def test_people_read_the_noise_in_a_sentence() -> None:
     outcome = invoke("privacy", "calibrate", "--epsilon", "3", "--rounds", "10")
 
     assert "for epsilon 3 at delta 1e-05 after 10 rounds" in outcome.out
+    assert "(rdp; unit unstated, adjacency zero-out, sampling none)" in outcome.out
+
+
+def test_the_noise_that_people_read_is_enough_for_what_they_asked_for() -> None:
+    found = invoke("privacy", "calibrate", "--epsilon", "2", "--rounds", "50")  # 15.19650582
+    noise = found.out.removeprefix("noise multiplier ").partition(":")[0]
+
+    outcome = invoke(
+        "privacy", "simulate", "--noise-multiplier", noise, "--rounds", "50", "--epsilon", "2",
+    )  # fmt: skip
+
+    assert noise == "15.1966"
+    assert "enough for 50 rounds" in outcome.out
+
+
+def test_what_is_simulated_names_what_its_epsilon_is_about() -> None:
+    asked = ("privacy", "simulate", "--noise-multiplier", "1.1", "--rounds", "10")
+    sampled = invoke(*asked, "--sampling-rate", "0.01", "--adjacency", "add-or-remove")
+    of_job = invoke("privacy", "simulate", JOB, "--app", STUDY)
+
+    assert "(rdp; unit unstated, adjacency add-or-remove, sampling poisson)" in sampled.out
+    assert "(rdp; unit record, adjacency zero-out, sampling none)" in of_job.out
+    assert invoke(*asked, "-o", "json").data["unit"] == "unstated"
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """``kumiai privacy``: report, budget, history, calibrate, simulate."""
 
+from decimal import ROUND_CEILING, Context
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -124,8 +125,9 @@ def calibrate(
     )
     told = {"noise_multiplier": multiplier, **plan.told()}
     note = (
-        f"noise multiplier {multiplier:.6g}: standard deviation of the noise over the clipping "
-        f"norm, for epsilon {told['epsilon']:.4g} at delta {delta:g} after {rounds} rounds"
+        f"noise multiplier {_enough(multiplier)}: standard deviation of the noise over the "
+        f"clipping norm, for epsilon {told['epsilon']:.4g} at delta {delta:g} after {rounds} "
+        f"rounds {plan.claims()}"
     )
     emit(invocation_of(ctx).output, told, Table((), (), note=note))
 
@@ -333,6 +335,12 @@ def _assumed(text: str) -> tuple[str, int]:
     if not separator or not rounds.isdecimal():
         raise ConfigError(f"--assume must be SCOPE=ROUNDS, got {text!r}")
     return scope, int(rounds)
+
+
+def _enough(noise_multiplier: float) -> str:
+    # Upwards: who types in what was shown would else have less noise than they asked for.
+    shown = Context(prec=6, rounding=ROUND_CEILING).create_decimal(noise_multiplier)
+    return f"{float(shown):.6g}"
 
 
 def _emit_budgets(invocation: Invocation, scopes: list[dict[str, Any]], frozen: str | None) -> None:

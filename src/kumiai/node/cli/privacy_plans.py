@@ -14,6 +14,7 @@ from kumiai.privacy import (
     Adjacency,
     Event,
     GaussianEvent,
+    Method,
     PoissonGaussianEvent,
     PrivacyUnit,
     event_to_json,
@@ -36,6 +37,7 @@ class PrivacyPlan:
         rounds: how many.
         delta: at which epsilons are stated.
         releases: in how many of them anybody is after so many rounds.
+        unit: whose part is hidden; of noise that is named by hand nobody has said it.
         limit: a budget, if there is one.
         notes: what is said of it besides, in words.
     """
@@ -44,6 +46,7 @@ class PrivacyPlan:
     rounds: int
     delta: float
     releases: Callable[[int], int]
+    unit: PrivacyUnit = PrivacyUnit.UNSTATED
     limit: float | None = None
     notes: Sequence[str] = ()
 
@@ -65,11 +68,17 @@ class PrivacyPlan:
         return {
             "rounds": self.rounds,
             "delta": self.delta,
+            "unit": self.unit.value,
             "sampling": self.event.sampling.value,
             "adjacency": self.event.adjacency.value,
             "epsilon": points[-1]["epsilon"],
             "points": points,
         }
+
+    def claims(self) -> str:
+        """Return what the epsilon is about, for people."""
+        told = f"unit {self.unit}, adjacency {self.event.adjacency}, sampling {self.event.sampling}"
+        return f"({Method.RDP}; {told})"
 
     def tight(self) -> float:
         """Return the tighter epsilon that holds if the plan was fixed beforehand."""
@@ -99,6 +108,7 @@ class PrivacyPlan:
         """
         points = [(each["rounds"], each["epsilon"]) for each in told["points"]]
         head = f"epsilon at delta {self.delta:g}: {told['epsilon']:.4g} after {self.rounds} rounds"
+        head += f" {self.claims()}"
         if told["epsilon_tight"] is not None:
             head += f"; {told['epsilon_tight']:.4g} if the plan was fixed beforehand"
         legend = "* epsilon"
@@ -129,7 +139,12 @@ def plan_of_job(
         prepared.job, privacy, sum(array.size for array in prepared.arrays.values())
     )
     return PrivacyPlan(
-        plan.event(), plan.rounds, plan.delta, plan.releases, notes=prepared.outlook()
+        plan.event(),
+        plan.rounds,
+        plan.delta,
+        plan.releases,
+        PrivacyUnit(privacy.unit),
+        notes=prepared.outlook(),
     )
 
 
@@ -148,7 +163,7 @@ def plan_by_hand(
         ConfigError: a number is out of its range.
     """
     event = event_by_hand(noise_multiplier, sampling_rate, adjacency)
-    return PrivacyPlan(event, rounds, delta, lambda after: after, limit)
+    return PrivacyPlan(event, rounds, delta, lambda after: after, limit=limit)
 
 
 def event_by_hand(noise_multiplier: float, sampling_rate: float | None, adjacency: str) -> Event:
