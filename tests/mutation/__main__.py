@@ -41,12 +41,12 @@ from coverage import CoverageData
 
 from tests.alone import IN_ONE_PROCESS
 from tests.mutation.mutants import Mutant, mutants_of
+from tests.mutation.waiting import code_of
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "reference" / "mutants.md"
 CPU_LIMIT_FACTOR = 3
 CPU_LIMIT_SECONDS_MIN = 5
-WAIT_LIMIT_SECONDS = 60.0
 QUIET = ("-qq", "-p", "no:cacheprovider", "--tb=no")
 _ROW = re.compile(r"^\| `(kumiai[\w.]+)` \| `(.+?)` \| (.+) \|$", re.MULTILINE)
 
@@ -159,20 +159,27 @@ def measure(trial: Trial) -> None:
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         data = Path(folder) / "coverage"
         command = [sys.executable, "-m", "pytest", *QUIET, *trial.files, f"--basetemp={folder}/t"]
+        command += ["--hypothesis-seed=0", "--timeout=0"]  # the examples of the trial, and its time
         # The folder, not the name: to find a module by its name, coverage imports its package, and
         # numpy cannot be imported a second time.
         command += [f"--cov={trial.path.parent}", "--cov-context=test", "--cov-report="]
         command += ["--cov-fail-under=0", "-W", "ignore::coverage.exceptions.CoverageWarning"]
         environment = {**os.environ, "COVERAGE_FILE": str(data)}
+        before = cpu_seconds_of_children()
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-        used = resource.getrusage(resource.RUSAGE_CHILDREN)
-        trial.cpu_seconds = used.ru_utime + used.ru_stime
+        trial.cpu_seconds = cpu_seconds_of_children() - before
         if done.returncode:
             sys.exit(f"the tests of {trial.name} must pass first:\n{done.stdout}{done.stderr}")
         found = CoverageData(str(data))
         found.read()
         for line, contexts in found.contexts_by_lineno(str(trial.path)).items():
             trial.tests[line] = sorted({context.rpartition("|")[0] for context in contexts})
+
+
+def cpu_seconds_of_children() -> float:
+    """Return the processor time of all processes so far that this one has waited for."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def dependents_of(name: str) -> set[str]:
@@ -331,29 +338,28 @@ def code_named(name: str, within: CodeType) -> CodeType | None:
     return found[0] if len(found) == 1 else None
 
 
-def code_of(pid: int) -> int | None:
-    """Return how a child ended; ``None``: it did not, and was killed with all that it started."""
-    deadline = time.monotonic() + WAIT_LIMIT_SECONDS
-    while time.monotonic() < deadline:
-        ended, status = os.waitpid(pid, os.WNOHANG)
-        if ended:
-            return os.waitstatus_to_exitcode(status)
-        time.sleep(0.005)
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(pid, signal.SIGKILL)
-    os.waitpid(pid, 0)
-    return None
-
-
 class Haste:
-    """Lets a property test end with its first failure: a smaller example is of no use here."""
+    """Lets a property test end with its first failure, and none fail because time has passed.
+
+    A smaller example is of no use here; and on a busy machine a test that is only slow would
+    count as a killer.
+    """
 
     def pytest_configure(self) -> None:
-        from hypothesis import Phase, settings
+        from hypothesis import HealthCheck, Phase, settings
 
-        phases = (Phase.explicit, Phase.generate)
-        settings.register_profile("mutation", deadline=None, phases=phases)
+        settings.register_profile(
+            "mutation",
+            deadline=None,
+            phases=(Phase.explicit, Phase.generate),
+            suppress_health_check=[HealthCheck.too_slow],
+        )
         settings.load_profile("mutation")
+
+    @pytest.hookimpl(tryfirst=True, optionalhook=True)
+    def pytest_timeout_set_timer(self) -> bool:
+        """Let no clock end a test."""
+        return True
 
 
 class Reporter:

@@ -3,6 +3,7 @@
 import functools
 import subprocess
 import sys
+from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -119,6 +120,70 @@ def test_every_named_test_file_is_there() -> None:
     ]
 
     assert missing == []
+
+
+IMPATIENT = """
+import time
+
+import pytest
+from hypothesis import given, strategies
+
+
+def work(seconds):
+    until = time.process_time() + seconds
+    while time.process_time() < until:
+        pass
+
+
+@pytest.mark.timeout(0.05)
+def test_by_the_clock():
+    work(0.2)
+
+
+@strategies.composite
+def slow(draw):
+    work(0.4)
+    return draw(strategies.integers(0, 3))
+
+
+@given(slow())
+def test_by_the_clock_of_examples(number):
+    pass
+"""
+
+
+@pytest.mark.parametrize(("plugins", "shown"), [("", "2 failed"), ("Haste()", "2 passed")])
+def test_no_test_fails_because_time_has_passed(tmp_path: Path, plugins: str, shown: str) -> None:
+    path = tmp_path / "test_impatient.py"
+    path.write_text(IMPATIENT)
+    options = ["-q", "-p", "no:cacheprovider", f"--rootdir={tmp_path}"]
+    call = f"pytest.main({[*options, str(path)]}, plugins=[{plugins}])"
+    program = f"import pytest; from tests.mutation.__main__ import Haste; {call}"
+
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=running.ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert shown in done.stdout, done.stdout + done.stderr
+
+
+@pytest.mark.slow
+def test_what_other_children_used_is_not_counted() -> None:
+    subprocess.run([sys.executable, "-c", "import numpy"], check=True)
+    trial = running.Trial(
+        "kumiai.identity.denials",
+        running.all_modules()["kumiai.identity.denials"],
+        running.test_files("kumiai.identity.denials"),
+    )
+    before = running.cpu_seconds_of_children()
+
+    running.measure(trial)
+
+    assert 0 < trial.cpu_seconds <= running.cpu_seconds_of_children() - before
 
 
 @pytest.mark.slow
