@@ -14,7 +14,7 @@ from kumiai.node.http import access
 from kumiai.node.http.access import ROUTES, GuardedRoute
 from kumiai.storage import DatabaseManager
 from kumiai.testing.databases import SQLiteTemplate
-from tests.node.http.api import Certificates, RunningApi, error_of, running_api
+from tests.node.http.api import COORDINATOR, Certificates, RunningApi, error_of, running_api
 
 RUN = "run-aaaaaaaaaaaaaaaa"
 
@@ -60,6 +60,17 @@ async def test_no_route_came_in_beside_the_guard(api: RunningApi) -> None:
 
     assert len(found) == len(ROUTES)
     assert [route for route in found if not isinstance(route, GuardedRoute)] == []
+
+
+async def test_two_coordinators_share_their_routes_and_each_serves_its_own(
+    api: RunningApi, certificates: Certificates, database: DatabaseManager, tmp_path: Path
+) -> None:
+    folder = tmp_path / "second"
+    async with running_api(certificates, database, folder, coordinator_id="second") as second:
+        answers = [await each.operator.get("/api/v1/info") for each in (api, second)]
+
+    assert [answer.json()["coordinator_id"] for answer in answers] == [COORDINATOR, "second"]
+    assert [*map(id, second.app.routes)] == [*map(id, api.app.routes)]
 
 
 def test_a_route_that_the_table_does_not_name_can_not_be_made() -> None:

@@ -12,15 +12,16 @@ from typing import Annotated, Any, Final, cast
 import structlog
 from fastapi import Depends, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.routing import APIRoute
+from fastapi.routing import APIRoute, APIRouter
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from kumiai.core.errors import DeniedError, KumiaiError
 from kumiai.identity import Permission, Principal, Requirement
 from kumiai.node.http.errors import internal_error
+from kumiai.node.http.views import ErrorView
 
-__all__ = ["ROUTES", "Caller", "GuardedRoute", "methods_of", "requirement_of"]
+__all__ = ["ROUTES", "Caller", "GuardedRoute", "GuardedRouter", "methods_of", "requirement_of"]
 
 ROUTES: Final[Mapping[tuple[str, str], Permission | None]] = {
     ("GET", "/healthz"): None,
@@ -130,6 +131,21 @@ class GuardedRoute(APIRoute):
                 return internal_error()
 
         return guarded
+
+
+class GuardedRouter(APIRouter):
+    """The routes of one subject.
+
+    Args:
+        tag: the subject, as the OpenAPI document names it.
+    """
+
+    def __init__(self, tag: str) -> None:
+        super().__init__(
+            route_class=GuardedRoute,
+            tags=[tag],
+            responses={"default": {"model": ErrorView, "description": "Why it failed"}},
+        )
 
 
 async def _caller(request: Request) -> Principal:

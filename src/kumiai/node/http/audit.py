@@ -27,7 +27,7 @@ from kumiai.node.auditing.actors import actor_of
 from kumiai.node.auditing.evidence import AuditEvidence
 from kumiai.node.auditing.export import exported_lines
 from kumiai.node.auditing.kept import KeptCheckpoint
-from kumiai.node.http.access import Caller, GuardedRoute
+from kumiai.node.http.access import Caller, GuardedRouter
 from kumiai.node.http.dependencies import ApiDependencies, Parts
 from kumiai.storage import AuditQuery, AuditRecord
 
@@ -86,7 +86,7 @@ class RedactedView(BaseModel):
 
 def new_router() -> APIRouter:
     """Return the routes."""
-    router = APIRouter(route_class=GuardedRoute, tags=["audit"])
+    router = GuardedRouter("audit")
     router.get("/api/v1/audit")(entries)
     router.get(
         "/api/v1/audit/checkpoint",

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from kumiai.core.errors import ConfigError, IntegrityError, NotFoundError
 from kumiai.identity.audit import Act, Detail, NewEntry
 from kumiai.node.auditing.actors import actor_of, subject_of
-from kumiai.node.http.access import Caller, GuardedRoute
+from kumiai.node.http.access import Caller, GuardedRouter
 from kumiai.node.http.dependencies import Parts
 from kumiai.privacy import event_from_json
 from kumiai.privacy.budget import (
@@ -196,7 +196,7 @@ class ReconciledView(_View):
 
 def new_router() -> APIRouter:
     """Return the routes."""
-    router = APIRouter(route_class=GuardedRoute, tags=["budgets"])
+    router = GuardedRouter("budgets")
     router.get("/api/v1/budgets")(list_budgets)
     router.put("/api/v1/budgets")(set_budget)
     router.delete("/api/v1/budgets")(drop_budget)

@@ -11,7 +11,7 @@ from fastapi import APIRouter
 from kumiai.core.errors import StorageError
 from kumiai.identity.audit import Act, NewEntry
 from kumiai.node.auditing.actors import actor_of, subject_of
-from kumiai.node.http.access import Caller, GuardedRoute
+from kumiai.node.http.access import Caller, GuardedRouter
 from kumiai.node.http.dependencies import Parts
 from kumiai.node.http.views import DeletedRunView
 from kumiai.storage import GRACE_SECONDS_MIN, BlobSweeper
@@ -21,7 +21,7 @@ __all__ = ["new_router"]
 
 def new_router() -> APIRouter:
     """Return the route."""
-    router = APIRouter(route_class=GuardedRoute, tags=["runs"])
+    router = GuardedRouter("runs")
     router.delete("/api/v1/runs/{run_id}")(delete)
     return router
 

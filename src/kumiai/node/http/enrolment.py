@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from kumiai.identity.requests import REQUEST_SIZE_BYTES_MAX
 from kumiai.node.auditing.actors import actor_of
-from kumiai.node.http.access import Caller, GuardedRoute
+from kumiai.node.http.access import Caller, GuardedRouter
 from kumiai.node.http.dependencies import Parts
 from kumiai.storage import EnrolmentState, SiteRecord, SiteState
 
@@ -97,7 +97,7 @@ class SiteActView(BaseModel):
 
 def new_router() -> APIRouter:
     """Return the routes."""
-    router = APIRouter(route_class=GuardedRoute, tags=["sites"])
+    router = GuardedRouter("sites")
     router.get("/api/v1/trust")(trust)
     router.post("/api/v1/join", responses={_WAITING: {"model": JoinedView}})(join)
     router.get("/api/v1/sites")(list_sites)

@@ -10,7 +10,7 @@ from typing import Final
 
 from fastapi import APIRouter
 
-from kumiai.node.http.access import GuardedRoute
+from kumiai.node.http.access import GuardedRouter
 from kumiai.node.http.dependencies import ApiDependencies, Parts
 from kumiai.node.http.hidden_rounds import HiddenRound, find_hidden_round, hidden_lines
 from kumiai.node.http.runs import find_run
@@ -71,7 +71,7 @@ class RunFacts:
 
 def new_router() -> APIRouter:
     """Return the route."""
-    router = APIRouter(route_class=GuardedRoute, tags=["runs"])
+    router = GuardedRouter("runs")
     router.get("/api/v1/runs/{ref}/explain")(explain_run)
     return router
 

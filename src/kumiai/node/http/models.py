@@ -20,7 +20,7 @@ from kumiai.identity.audit import Act, NewEntry
 from kumiai.learning import nonfinite_count
 from kumiai.node.auditing.actors import actor_of, subject_of
 from kumiai.node.coordinator.namespaces import model_namespace
-from kumiai.node.http.access import Caller, GuardedRoute
+from kumiai.node.http.access import Caller, GuardedRouter
 from kumiai.node.http.dependencies import ApiDependencies, Parts
 from kumiai.node.http.lists import Filters, Limit
 from kumiai.node.http.runs import find_run, verify_run_id
@@ -53,7 +53,7 @@ class ModelUploads:
 
 def new_router() -> APIRouter:
     """Return the routes."""
-    router = APIRouter(route_class=GuardedRoute, tags=["models"])
+    router = GuardedRouter("models")
     router.put("/api/v1/runs/{run_id}/model", openapi_extra=_BODY)(upload)
     router.get("/api/v1/models")(list_models)
     router.patch("/api/v1/models/{model_id}")(describe)

@@ -12,7 +12,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from kumiai import __version__
 from kumiai.core.errors import KumiaiError
 from kumiai.node.coordinator.sessions import ClientSession
-from kumiai.node.http.access import GuardedRoute
+from kumiai.node.http.access import GuardedRouter
 from kumiai.node.http.dependencies import ApiDependencies, Parts
 from kumiai.node.http.metrics import ApiMetrics, RunObserver
 from kumiai.node.http.views import (
@@ -53,7 +53,7 @@ _Kept = Annotated[Operations, Depends(_operations)]
 
 def new_router() -> APIRouter:
     """Return the routes."""
-    router = APIRouter(route_class=GuardedRoute, tags=["operations"])
+    router = GuardedRouter("operations")
     router.get("/healthz")(health)
     router.get("/readyz", responses={503: {"model": ReadyView}})(readiness)
     router.get(

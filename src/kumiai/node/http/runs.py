@@ -11,7 +11,7 @@ from kumiai.core.ids import verify_name
 from kumiai.identity.audit import Act, NewEntry
 from kumiai.node.auditing.actors import actor_of
 from kumiai.node.coordinator.namespaces import model_namespace
-from kumiai.node.http.access import Caller, GuardedRoute
+from kumiai.node.http.access import Caller, GuardedRouter
 from kumiai.node.http.dependencies import ApiDependencies, Parts
 from kumiai.node.http.lists import Filters, Limit
 from kumiai.node.http.views import (
@@ -61,7 +61,7 @@ async def find_run(parts: ApiDependencies, reference: str) -> RunRecord:
 
 def new_router() -> APIRouter:
     """Return the routes."""
-    router = APIRouter(route_class=GuardedRoute, tags=["runs"])
+    router = GuardedRouter("runs")
     router.put("/api/v1/runs/{run_id}", status_code=_CREATED, responses={200: {"model": RunView}})(
         submit
     )

@@ -19,7 +19,7 @@ from pydantic import BaseModel
 
 from kumiai.core.errors import ConfigError, ConflictError, KumiaiError
 from kumiai.identity import Principal
-from kumiai.node.http.access import Caller, GuardedRoute
+from kumiai.node.http.access import Caller, GuardedRouter
 from kumiai.node.http.dependencies import ApiDependencies, Parts
 from kumiai.node.http.runs import find_run
 from kumiai.node.http.views import CountsView, EventView
@@ -62,7 +62,7 @@ class _EndMessage(BaseModel):
 
 def new_router() -> APIRouter:
     """Return the routes."""
-    router = APIRouter(route_class=GuardedRoute, tags=["runs"])
+    router = GuardedRouter("runs")
     router.get(
         "/api/v1/runs/{ref}/stream",
         response_class=StreamingResponse,

@@ -13,7 +13,7 @@ from kumiai.core.errors import ConfigError, DeniedError, NotFoundError
 from kumiai.identity import Permission, Principal, Role, new_api_token, verify_permission
 from kumiai.identity.audit import Act, Detail, NewEntry
 from kumiai.node.auditing.actors import actor_of, subject_of
-from kumiai.node.http.access import Caller, GuardedRoute
+from kumiai.node.http.access import Caller, GuardedRouter
 from kumiai.node.http.dependencies import Parts
 from kumiai.storage import APITokenRecord, NewAPIToken
 
@@ -76,7 +76,7 @@ class TokensView(BaseModel):
 
 def new_router() -> APIRouter:
     """Return the routes."""
-    router = APIRouter(route_class=GuardedRoute, tags=["tokens"])
+    router = GuardedRouter("tokens")
     router.post("/api/v1/tokens", status_code=201)(create)
     router.get("/api/v1/tokens")(list_tokens)
     router.delete("/api/v1/tokens")(revoke_all)
