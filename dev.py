@@ -397,7 +397,9 @@ def run_group(group: str, arguments: list[str], *, covered: bool) -> tuple[str, 
         command.append("--dist=loadgroup")  # tests that share a federation run on one worker
     command += arguments
     data = coverage_file(group)
-    environment = {}
+    # Tests start hundreds of processes: where nothing keeps what it has compiled, as in many a
+    # container, each compiles Kumiai anew, and each worker all tests.
+    environment = {"PYTHONDONTWRITEBYTECODE": ""}
     if covered:
         for old in ROOT.glob(f"{data.name}*"):
             old.unlink()

@@ -191,3 +191,17 @@ def test_a_step_may_close_its_output_before_it_ends(dev: ModuleType) -> None:
     program = "import os, time; os.close(1); os.close(2); time.sleep(0.5); os._exit(4)"
 
     assert dev.tee([sys.executable, "-c", program], {}) == (4, "")
+
+
+def test_tests_keep_what_they_compile_wherever_programs_are_told_not_to(
+    dev: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+    pytest_program = Path(dev.in_venv("pytest"))
+    pytest_program.parent.mkdir()
+    pytest_program.write_text("#!/bin/sh\necho bytecode is ${PYTHONDONTWRITEBYTECODE:-kept}")
+    pytest_program.chmod(0o755)
+
+    result = dev.run_group("unit", [], covered=False)
+
+    assert result == ("unit tests", True, "bytecode is kept")
