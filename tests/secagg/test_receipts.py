@@ -46,6 +46,7 @@ def test_it_says_whose_update_counted_how_much_among_whom(network: Network) -> N
     assert facts.survivors == tuple(network.names[:4])
     assert len(facts.signers) == network.descriptor.quorum
     assert set(facts.signers) <= set(facts.survivors)
+    assert facts.proofs is Proofs.SUM
 
 
 def test_no_byte_of_it_can_be_changed(network: Network) -> None:

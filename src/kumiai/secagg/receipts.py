@@ -11,7 +11,7 @@ from typing import Final
 
 from kumiai.core.errors import SecureAggregationError
 from kumiai.secagg.conversation import Conversation
-from kumiai.secagg.descriptor import CLIENT_COUNT_MAX, RoundDescriptor
+from kumiai.secagg.descriptor import CLIENT_COUNT_MAX, Proofs, RoundDescriptor
 from kumiai.secagg.messages import (
     SURVIVOR,
     Confirmation,
@@ -99,6 +99,7 @@ class ReceiptFacts:
         weight: how much it counted.
         survivors: all clients in the sum, by name.
         signers: who has confirmed the sum.
+        proofs: what they could check of it; with `Proofs.OFF` nothing but the sum of the weights.
         sum_digest: of the sum, BLAKE3.
         agreement: digest of what the survivors agreed to.
     """
@@ -110,6 +111,7 @@ class ReceiptFacts:
     weight: int
     survivors: tuple[str, ...]
     signers: tuple[str, ...]
+    proofs: Proofs
     sum_digest: bytes
     agreement: bytes
 
@@ -165,6 +167,7 @@ def verify_receipt(data: bytes, roster: Mapping[str, bytes], *, verifier: Verifi
         weight=decode_body(said.envelope, MaskedInput).weight,
         survivors=tuple(conversation.name(entry.index) for entry in evidence.survivors),
         signers=tuple(conversation.name(index) for index in signers),
+        proofs=descriptor.proofs,
         sum_digest=evidence.sum_digest,
         agreement=agreement,
     )

@@ -7,8 +7,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from kumiai.crypto.pedersen import PedersenRows
 from kumiai.crypto.signatures import Ed25519Signer, Ed25519Verifier
-from kumiai.secagg import Adversary, Member, Proofs, RoundDescriptor, SecureAggregationProtocol
+from kumiai.secagg import (
+    Adversary,
+    Member,
+    PedersenProofs,
+    Proofs,
+    RoundDescriptor,
+    SecureAggregationProtocol,
+)
 from tests.node.cli.program import invoke
 
 NAMES = ("site-1", "site-2", "site-3")
@@ -22,6 +30,10 @@ def signers() -> Mapping[str, Ed25519Signer]:
 
 @pytest.fixture(scope="module")
 def receipts(signers: Mapping[str, Ed25519Signer]) -> Mapping[str, bytes]:
+    return receipts_of(signers, Proofs.OFF)
+
+
+def receipts_of(signers: Mapping[str, Ed25519Signer], proofs: Proofs) -> Mapping[str, bytes]:
     descriptor = RoundDescriptor(
         run_id="run-a",
         round_number=3,
@@ -39,12 +51,14 @@ def receipts(signers: Mapping[str, Ed25519Signer]) -> Mapping[str, bytes]:
         value_bits=16,
         weight_bound=100,
         norm_bound=1.0,
-        proofs=Proofs.OFF,
+        proofs=proofs,
     )
     updates = {
         name: (np.full(4, 0.5, np.float32), 10 * number) for number, name in enumerate(NAMES, 1)
     }
-    return SecureAggregationProtocol(Ed25519Verifier()).run(descriptor, signers, updates).receipts
+    checks = None if proofs is Proofs.OFF else PedersenProofs(PedersenRows(16))
+    protocol = SecureAggregationProtocol(Ed25519Verifier(), proofs=checks)
+    return protocol.run(descriptor, signers, updates).receipts
 
 
 @pytest.fixture
@@ -75,6 +89,21 @@ def test_a_receipt_tells_what_it_proves(site: Path) -> None:
     )
     assert told["survivors"] == list(NAMES)
     assert len(told["signers"]) >= 2
+
+
+def test_a_receipt_tells_whether_the_sum_was_checked(
+    site: Path, signers: Mapping[str, Ed25519Signer]
+) -> None:
+    unchecked = invoke(*SETTINGS, "receipt", "verify", site)
+    told = invoke(*SETTINGS, "receipt", "verify", site, "-o", "json").data
+    site.write_bytes(receipts_of(signers, Proofs.SUM)["site-2"])
+    checked = invoke(*SETTINGS, "receipt", "verify", site)
+
+    assert told["verification"] == "off"
+    assert "the sum was signed by: site-1, " in unchecked.out
+    assert "nobody could check it" in unchecked.out
+    assert "the sum was checked and signed by: site-1, " in checked.out
+    assert "nobody" not in checked.out
 
 
 def test_all_receipts_of_a_site_are_listed(site: Path) -> None:

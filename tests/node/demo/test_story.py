@@ -103,9 +103,9 @@ def explanation(state: str, *, kind: str = "train", number: int = 1, total: int 
 
 
 def new_story(
-    federation: StandInFederation, out: Path, *, kill: bool = True
+    federation: StandInFederation, out: Path, *, clients: int = 3, kill: bool = True
 ) -> tuple[DemoStory, io.StringIO]:
-    plan = new_plan(DemoOptions(clients=3, rounds=3, kill=kill, out=out))
+    plan = new_plan(DemoOptions(clients=clients, rounds=3, kill=kill, out=out))
     told = io.StringIO()
     return DemoStory(plan, federation, PlainScreen(told), SystemClock()), told  # type: ignore[arg-type]
 
@@ -127,6 +127,22 @@ async def test_a_round_may_go_on_without_the_killed_client(tmp_path: Path) -> No
     assert federation.killed == ["site-2"]
     assert "closed with 1 of 2 reports, without site-2" in told.getvalue()
     assert (tmp_path / "m").read_bytes() == b"model"
+
+
+@pytest.mark.parametrize(
+    ("clients", "told_as"),
+    [
+        (3, "updates hidden by masks, their sum checked and signed by the sites"),
+        (2, "updates in the open: to hide them takes three sites"),
+    ],
+)
+async def test_it_says_who_sees_the_updates(tmp_path: Path, clients: int, told_as: str) -> None:
+    federation = StandInFederation(StandInApi([ENDED]))
+    story, told = new_story(federation, tmp_path / "m", clients=clients, kill=False)
+
+    await story.tell()
+
+    assert f"run run-1 submitted: 3 rounds; {told_as}" in told.getvalue()
 
 
 async def test_a_client_is_killed_only_while_it_is_waited_for(tmp_path: Path) -> None:

@@ -43,12 +43,13 @@ def verify(
         "survivors": list(facts.survivors),
         "signers": list(facts.signers),
         "sum": facts.sum_digest.hex(),
+        "verification": facts.proofs.value,
     }
     note = (
         f"right: the update of {facts.client} was counted once, with the weight {facts.weight}, in "
         f"round {facts.round_number} of {facts.run_id}\n"
         f"in the sum with it: {', '.join(facts.survivors)}\n"
-        f"the sum was checked and signed by: {', '.join(facts.signers)}"
+        f"the sum was {_how_signed(facts)}"
     )
     emit(invocation.output, told, Table((), (), note=note))
 
@@ -82,6 +83,13 @@ def list_receipts(ctx: typer.Context, *, peers: Peers = None) -> None:
             note="" if rows else "no receipts yet",
         ),
     )
+
+
+def _how_signed(facts: "ReceiptFacts") -> str:
+    signers = ", ".join(facts.signers)
+    if facts.proofs.value == "off":
+        return f"signed by: {signers}; nobody could check it, as the run's verification was off"
+    return f"checked and signed by: {signers}"
 
 
 def _folder(invocation: Invocation) -> Path:

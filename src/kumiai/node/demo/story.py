@@ -116,7 +116,7 @@ class DemoStory:
         if plan.victim is not None and plan.kill_after_round == 0:
             self._federation.clients[plan.victim].send(signal.SIGSTOP)
         run_id = await self._federation.api.submit(plan.job, model)
-        self._screen.step(f"run {run_id} submitted: {plan.job.run.rounds} rounds")
+        self._screen.step(f"run {run_id} submitted: {plan.job.run.rounds} rounds; {_seen_by(plan)}")
         following = asyncio.ensure_future(self._follow(run_id))
         killing = asyncio.ensure_future(self._kill(run_id))
         await self._all_of(following, killing)
@@ -246,6 +246,12 @@ class DemoStory:
             raise StorageError(f"model can not be written to {out}: {error.strerror}") from error
         self._screen.step(f"model written to {out.name}, {len(content):,} bytes")
         return content
+
+
+def _seen_by(plan: DemoPlan) -> str:
+    if plan.job.secure_aggregation.mode == "none":
+        return "updates in the open: to hide them takes three sites"
+    return "updates hidden by masks, their sum checked and signed by the sites"
 
 
 def _in_daemon_thread(function: Callable[[], _T]) -> asyncio.Future[_T]:
