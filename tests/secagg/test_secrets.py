@@ -5,7 +5,9 @@ import copy
 import pytest
 
 from kumiai.core.errors import CryptoError
+from kumiai.secagg.actions import Persist
 from kumiai.secagg.client_records import ClientEvent, ClientRecord
+from kumiai.secagg.client_steps import Step
 from kumiai.secagg.messages import RevealedShare, SecretKind
 from kumiai.secagg.round_keys import RoundKeys
 from kumiai.secagg.sharing import SharePair
@@ -18,8 +20,9 @@ def test_nothing_that_holds_a_secret_shows_it_or_lets_itself_be_copied() -> None
     client = network.clients["site-0000"]
     pair = client._knowledge.own_pair
     record = ClientRecord(1, ClientEvent.BEGIN, secret=b"very secret")
+    step = Step(secret=b"very secret")
 
-    for each in (client._knowledge.keys, pair, record):
+    for each in (client._knowledge.keys, pair, record, step, Persist(record.encode())):
         assert str(pair.mask_key.value) not in repr(each)
         assert "secret" not in repr(each).replace("mask_secret", "")
         with pytest.raises(TypeError, match="cannot be pickled"):

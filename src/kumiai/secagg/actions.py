@@ -1,6 +1,7 @@
 """What a state machine asks of whoever runs it, to be done in the order given."""
 
 from dataclasses import dataclass, field
+from typing import NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +29,10 @@ class Persist:
     """
 
     record: bytes = field(repr=False)
+
+    def __reduce__(self) -> NoReturn:
+        """Refuse to be pickled or copied: what is to be sealed goes nowhere else before."""
+        raise TypeError("a Persist cannot be pickled")
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ again from a record gets what was drawn for it then, and draws nothing.
 import hashlib
 import secrets
 from dataclasses import dataclass, field
-from typing import Final, Literal
+from typing import Final, Literal, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -77,6 +77,10 @@ class Step:
     body: Body | None = None
     attachment: bytes = field(default=b"", repr=False)
     secret: bytes = field(default=b"", repr=False)
+
+    def __reduce__(self) -> NoReturn:
+        """Refuse to be pickled or copied."""
+        raise TypeError("a Step cannot be pickled")
 
 
 class ClientKnowledge:
