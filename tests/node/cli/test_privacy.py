@@ -13,7 +13,7 @@ from kumiai.privacy.ledger import ChargeKey
 from tests.node.cli.program import invoke
 from tests.node.cli.test_token import as_operator
 from tests.node.http.api import RunningApi
-from tests.node.http.test_budgets import BUDGET, spend
+from tests.node.http.test_budgets import BUDGET, spend, spend_more
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
 JOB, STUDY = str(EXAMPLES / "private_patients.toml"), str(EXAMPLES / "heart_hospitals.py")
@@ -50,6 +50,20 @@ async def test_a_report_tells_what_is_spent_and_left(api: RunningApi) -> None:
     assert "spent after 6 more releases like the last" in history.out
     assert history.out.count("*") == 5
     assert history.out.count(".\n") >= 1
+
+
+async def test_a_history_of_a_budget_of_days_says_so_and_when_nothing_is_left(
+    api: RunningApi,
+) -> None:
+    await api.operator.put("/api/v1/budgets", json={**BUDGET, "window_days": 30})
+    lease = await spend(api, 4)
+    some = await as_operator(api, "privacy", "history", "dataset/site-1/heart")
+    await spend_more(api, lease, range(5, 11))
+    none = await as_operator(api, "privacy", "history", "dataset/site-1/heart")
+
+    assert "over its releases of the last 30 days\n" in some.out
+    assert "spent after 6 more releases like the last" in some.out
+    assert "of which not one more release like the last is left" in none.out
 
 
 async def test_a_history_without_a_budget_has_no_forecast(api: RunningApi) -> None:

@@ -1,9 +1,11 @@
 """Privacy budgets over HTTP, with the real server and database."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import text
 
 from kumiai.identity.audit import AuditScribe
 from kumiai.privacy import GaussianEvent, PrivacyUnit, event_to_json
@@ -39,10 +41,15 @@ async def led(api: RunningApi) -> Lease:
     return lease
 
 
-async def spend(api: RunningApi, count: int) -> None:
+async def spend(api: RunningApi, count: int) -> Lease:
     lease = await led(api)
+    await spend_more(api, lease, range(1, count + 1))
+    return lease
+
+
+async def spend_more(api: RunningApi, lease: Lease, rounds: Iterable[int]) -> None:
     charge = Charge.alike(CLIENT_LEVEL, map(BudgetScope.parse, SCOPES), {EVENT: 1})
-    for round_ in range(1, count + 1):
+    for round_ in rounds:
         await api.parts.budgets.charge(lease, round=round_, attempt=1, charge=charge)
 
 
@@ -89,6 +96,59 @@ async def test_the_history_goes_on_until_the_budget_is_spent(api: RunningApi) ->
     assert [point["rounds"] for point in history["forecast"]] == [5, 6, 7, 8, 9, 10]
     assert history["forecast"][-1]["epsilon"] == history["limit"] == BUDGET["epsilon"]
     assert (unlimited["limit"], unlimited["forecast"], unlimited["delta"]) == (None, [], 1e-6)
+
+
+async def test_a_history_goes_on_until_a_budget_of_so_many_days_is_spent(api: RunningApi) -> None:
+    await told(api, "PUT", "", json={**BUDGET, "window_days": 400})
+    await told(api, "PUT", "", json={**BUDGET, "window_days": 30})
+    lease = await spend(api, 3)
+    async with api.parts.database.transaction() as connection:
+        await connection.execute(text("UPDATE budget_counts SET day = day - 31"))
+    await spend_more(api, lease, range(4, 6))
+
+    history = await told(api, "GET", "/history", params={"scope": BUDGET["scope"]})
+
+    # Of both the one that is spent first, and of that what counts in its days alone.
+    assert history["window_days"] == 400
+    assert [point["round"] for point in history["points"]] == [1, 2, 3, 4, 5]
+    assert [point["rounds"] for point in history["forecast"]] == [6, 7, 8, 9, 10]
+    await told(api, "DELETE", "", params={"scope": BUDGET["scope"], "window_days": 400})
+    history = await told(api, "GET", "/history", params={"scope": BUDGET["scope"]})
+    assert (history["window_days"], history["limit"]) == (30, BUDGET["epsilon"])
+    assert [point["round"] for point in history["points"]] == [4, 5]
+    assert [point["rounds"] for point in history["points"]] == [1, 2]
+    assert history["forecast"][-1]["rounds"] == 10
+    assert history["rounds_left"] == 8
+
+
+async def test_a_lifetimes_budget_is_shown_before_those_of_days(api: RunningApi) -> None:
+    await told(api, "PUT", "", json=BUDGET)
+    await spend(api, 4)
+    await told(api, "PUT", "", json={**BUDGET, "window_days": 30, "epsilon": 0.1})
+
+    history = await told(api, "GET", "/history", params={"scope": BUDGET["scope"]})
+
+    assert (history["window_days"], history["rounds_left"]) == (0, 6)
+
+
+async def test_what_was_spent_is_told_at_the_delta_of_its_budget_unless_asked_otherwise(
+    api: RunningApi,
+) -> None:
+    await told(api, "PUT", "", json={**BUDGET, "delta": 1e-4})
+    await spend(api, 1)
+
+    by_itself = await told(api, "GET", "")
+    asked = await told(api, "GET", "", params={"delta": 1e-6})
+
+    deltas = [
+        {each["scope"]: each["spent"][0]["delta"] for each in answer["scopes"]}
+        for answer in (by_itself, asked)
+    ]
+    assert deltas == [
+        {scope: 1e-4 if scope == BUDGET["scope"] else 1e-5 for scope in SCOPES},
+        dict.fromkeys(SCOPES, 1e-6),
+    ]
+    assert by_itself["scopes"][1]["spent"][0]["epsilon"] == epsilon_spent({EVENT: 1}, 1e-4)
 
 
 async def test_a_history_of_nothing_is_not_found(api: RunningApi) -> None:

@@ -28,6 +28,13 @@ Scope = Annotated[
     str, typer.Argument(help="client/NAME, dataset/CLIENT/STUDY, model/NAME or model/NAME/RUN.")
 ]
 Delta = Annotated[float, typer.Option(help="Epsilons are stated at this delta.")]
+OwnDelta = Annotated[
+    float | None,
+    typer.Option(
+        "--delta",
+        help="Epsilons are stated at this delta; left out: at that of the budget, else 1e-5.",
+    ),
+]
 Days = Annotated[
     int, typer.Option("--window-days", min=0, help="Of the last so many days; 0: of all time.")
 ]
@@ -48,7 +55,7 @@ def report(
     ctx: typer.Context,
     scope: Annotated[str | None, typer.Argument(help="Only this one.")] = None,
     *,
-    delta: Delta = _DELTA,
+    delta: OwnDelta = None,
 ) -> None:
     """Tell what every client, data set and model has spent in its life, and what is left."""
     invocation = invocation_of(ctx)
@@ -75,7 +82,15 @@ def report(
 
 
 @app.command()
-def history(ctx: typer.Context, scope: Scope, *, delta: Delta = _DELTA) -> None:
+def history(
+    ctx: typer.Context,
+    scope: Scope,
+    *,
+    delta: Annotated[
+        float | None,
+        typer.Option(help="Epsilons are stated at this delta where there is no budget that says."),
+    ] = None,
+) -> None:
     """Plot the epsilon over the rounds, and where it goes until the budget is spent."""
     invocation = invocation_of(ctx)
     with _client(invocation) as client:
@@ -88,12 +103,16 @@ def history(ctx: typer.Context, scope: Scope, *, delta: Delta = _DELTA) -> None:
         limit=told["limit"],
     )
     head = f"epsilon of {scope} at delta {told['delta']:g}, {told['guarantee']}, over its releases"
+    if told["window_days"]:
+        head += f" of the last {told['window_days']} days"
     legend = "* charged"
     if told["limit"] is not None:
         legend += f"   . forecast   - the budget of {told['limit']:g}"
         if told["forecast"]:
             left = told["forecast"][-1]["rounds"] - _count(told["points"])
             legend += f", spent after {left} more releases like the last"
+        elif told["rounds_left"] == 0:
+            legend += ", of which not one more release like the last is left"
     emit(invocation.output, told, Table((), (), note=f"{head}\n\n{plot}\n\n{legend}"))
 
 

@@ -32,7 +32,9 @@ _POINTS_MAX: Final = 200
 _FORECAST_POINTS: Final = 20
 
 Scope = Annotated[str, Query(min_length=3, max_length=200)]
-Delta = Annotated[float, Query(gt=0, lt=1)]
+Delta = Annotated[float | None, Query(gt=0, lt=1)]
+_DELTA: Final = 1e-5
+"""At which epsilons are stated where neither a budget nor anybody who asks names another."""
 
 
 class _Body(BaseModel):
@@ -140,12 +142,14 @@ class ScopeView(_View):
     budgets: list[StandingView]
 
     @classmethod
-    def of(cls, record: ScopeRecord, delta: float) -> Self:
-        """Return the view of a record."""
+    def of(cls, record: ScopeRecord, delta: float | None = None) -> Self:
+        """Return the view of a record, at its budget's delta if none is given."""
         guarantees = sorted({paid.guarantee for paid in record.paid})
+        budget = _shown_budget(record)
+        own = _DELTA if budget is None else budget.limit.delta
         return cls(
             scope=str(record.scope),
-            spent=[_spent(record.paid, guarantee, delta) for guarantee in guarantees],
+            spent=[_spent(record.paid, guarantee, delta or own) for guarantee in guarantees],
             budgets=[StandingView.of(now, record.paid) for now in record.standings],
         )
 
@@ -170,12 +174,20 @@ class PointView(_View):
 
 
 class HistoryView(_View):
-    """How the epsilon of a scope has grown, and how it would go on until its budget is spent."""
+    """How the epsilon of a scope has grown, and how it would go on until its budget is spent.
+
+    Attributes:
+        window_days: of how many days; 0: of the scope's whole life.
+        limit: the budget; ``null``: there is none.
+        rounds_left: how many more releases like the last it allows.
+    """
 
     scope: str
     guarantee: str
     delta: float
+    window_days: int
     limit: float | None
+    rounds_left: int | None
     points: list[PointView]
     forecast: list[PointView]
 
@@ -208,7 +220,7 @@ def new_router() -> APIRouter:
 
 
 async def list_budgets(
-    parts: Parts, scope: Scope | None = None, delta: Delta = 1e-5
+    parts: Parts, scope: Scope | None = None, delta: Delta = None
 ) -> BudgetsView:
     """Return how a scope stands, or all that have paid or have a budget."""
     ledger = parts.budgets.ledger
@@ -241,7 +253,7 @@ async def set_budget(body: BudgetBody, parts: Parts, caller: Caller) -> ScopeVie
     entry = NewEntry(Act.BUDGET_SET, actor_of(caller), _subject(scope), detail=detail)
     await parts.budgets.ledger.set_limit(limit, by=caller.name, entry=entry)
     (record,) = await parts.budgets.ledger.scopes([scope])
-    return ScopeView.of(record, limit.delta)
+    return ScopeView.of(record)
 
 
 async def drop_budget(
@@ -256,13 +268,14 @@ async def drop_budget(
     entry = NewEntry(Act.BUDGET_SET, actor_of(caller), _subject(found), detail=detail)
     await parts.budgets.ledger.drop_limit(found, window_days, by=caller.name, entry=entry)
     (record,) = await parts.budgets.ledger.scopes([found])
-    return ScopeView.of(record, 1e-5)
+    return ScopeView.of(record)
 
 
-async def history(parts: Parts, scope: Scope, delta: Delta = 1e-5) -> HistoryView:
-    """Return how a scope's epsilon grew over its life, and how it would go on.
+async def history(parts: Parts, scope: Scope, delta: Delta = None) -> HistoryView:
+    """Return how a scope's epsilon grew, and how it would go on until its budget is spent.
 
-    With a budget for its lifetime it is stated as that says, and goes on until that is spent.
+    With a budget it is stated as that says: the one of its lifetime, or else of those of so many
+    days the one that is spent first; of what was paid, only what falls into those days is shown.
     """
     found = BudgetScope.parse(scope)
     (record,) = await parts.budgets.ledger.scopes([found])
@@ -321,24 +334,54 @@ def _last_of(paid: Sequence[Paid]) -> Mapping[str, int]:
     return {} if last is None else {last.event: 1}
 
 
-def _history(record: ScopeRecord, entries: Sequence[LedgerEntry], delta: float) -> HistoryView:
+def _history(
+    record: ScopeRecord, entries: Sequence[LedgerEntry], delta: float | None
+) -> HistoryView:
     charges = [(entry, Charge.from_content(entry.content)) for entry in entries]
-    now = next((each for each in record.standings if not each.limit.window_days), None)
+    now, last = _shown_budget(record), _last_of(record.paid)
     if now is not None:
-        guarantee, delta = now.limit.guarantee, now.limit.delta
+        guarantee, stated_at = now.limit.guarantee, now.limit.delta
+        charges = _in_its_days(now, charges)
     elif charges:
-        guarantee = charges[-1][1].guarantee
+        guarantee, stated_at = charges[-1][1].guarantee, delta or _DELTA
     else:
         raise NotFoundError(f"scope must have paid or have a budget, got {record.scope}")
     covering = [(entry, charge) for entry, charge in charges if charge.guarantee.covers(guarantee)]
     return HistoryView(
         scope=str(record.scope),
         guarantee=str(guarantee),
-        delta=delta,
+        delta=stated_at,
+        window_days=0 if now is None else now.limit.window_days,
         limit=None if now is None else now.limit.epsilon,
-        points=_points(record.scope, covering, delta),
-        forecast=[] if now is None else _forecast(now, _last_of(record.paid), len(covering)),
+        rounds_left=releases_left(now, last) if now is not None and last else None,
+        points=_points(record.scope, covering, stated_at),
+        forecast=[] if now is None else _forecast(now, last, len(covering)),
     )
+
+
+def _shown_budget(record: ScopeRecord) -> Standing | None:
+    """Return the budget of a scope's lifetime, or of its others the one that is spent first."""
+    last = _last_of(record.paid)
+
+    def place(now: Standing) -> tuple[bool, int, int]:
+        days = now.limit.window_days
+        return days > 0, releases_left(now, last) if last else 0, days
+
+    return min(record.standings, key=place, default=None)
+
+
+def _in_its_days(
+    now: Standing, charges: Sequence[tuple[LedgerEntry, Charge]]
+) -> list[tuple[LedgerEntry, Charge]]:
+    """Return the newest charges, as many as count for a budget."""
+    left = sum(now.events.values())
+    counted = []
+    for entry, charge in reversed(charges):
+        if left <= 0:
+            break
+        counted.append((entry, charge))
+        left -= sum(charge.events_of()[now.limit.scope].values())
+    return counted[::-1]
 
 
 def _points(

@@ -253,9 +253,10 @@ class OperatorClient:
         body = {"kind": kind, "name": name, "reason": reason}
         return self._json("POST", "/api/v1/audit/redact", body=body)
 
-    def budgets(self, *, scope: str | None = None, delta: float = 1e-5) -> Json:
+    def budgets(self, *, scope: str | None = None, delta: float | None = None) -> Json:
         """Return how privacy budgets stand: the answer of ``GET /api/v1/budgets``."""
-        query = {"delta": delta} | ({} if scope is None else {"scope": scope})
+        asked = {"scope": scope, "delta": delta}
+        query = {name: value for name, value in asked.items() if value is not None}
         return self._json("GET", "/api/v1/budgets", query=query)
 
     def set_budget(self, budget: Json) -> Json:
@@ -267,9 +268,9 @@ class OperatorClient:
         query = {"scope": scope, "window_days": window_days}
         return self._json("DELETE", "/api/v1/budgets", query=query)
 
-    def budget_history(self, scope: str, *, delta: float = 1e-5) -> Json:
+    def budget_history(self, scope: str, *, delta: float | None = None) -> Json:
         """Return how a scope's epsilon grew, and the forecast."""
-        query = {"scope": scope, "delta": delta}
+        query: dict[str, Any] = {"scope": scope} | ({} if delta is None else {"delta": delta})
         return self._json("GET", "/api/v1/budgets/history", query=query)
 
     def check_budgets(self) -> Json:
