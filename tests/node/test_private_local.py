@@ -164,9 +164,12 @@ def test_what_no_noise_can_keep_is_refused() -> None:
             {"unit": "client", "records": None, "records_per_site": None},
             'unit must be "record" with noise = "local"',
         ),
-        ({"steps": None}, 'steps must be given with noise = "local"'),
-        ({"sampling_rate": None}, 'sampling_rate must be given with noise = "local"'),
-        ({"records_per_site": None}, 'records_per_site must be given with noise = "local"'),
+        ({"steps": None}, 'steps must be given with noise = "local", got nothing'),
+        ({"sampling_rate": None}, 'sampling_rate must be given with noise = "local", got nothing'),
+        (
+            {"records_per_site": None},
+            'records_per_site must be given with noise = "local", got nothing',
+        ),
         ({"noise": "distributed"}, 'steps must be left out with noise = "distributed", got 4'),
         (
             {"noise": "distributed", "steps": None, "sampling_rate": None},

@@ -205,19 +205,27 @@ def test_what_no_noise_can_keep_is_refused() -> None:
         ({"privacy": {"clip": 1.0, "delta": 1e-5, "epsilon": 1.0}}, "privacy.unit must be given"),
         (
             {"privacy": {"unit": "client", "clip": 1.0, "delta": 1e-5}},
-            "epsilon must be given or else noise_multiplier, got None and None",
+            "epsilon must be given or else noise_multiplier, got nothing",
+        ),
+        (
+            {"privacy": {**CLIENT, "clip": 1.0, "delta": 1e-5, "epsilon": 1.0}},
+            "epsilon must be given or else noise_multiplier, got both",
         ),
         (
             {"privacy": {**RECORD, "clip": 1.0, "delta": 1e-5, "records": None}},
-            'records must be given with unit = "record"',
+            "and with no other, got nothing with 'record'",
         ),
         (
             {"privacy": {**CLIENT, "clip": 1.0, "delta": 1e-5, "records": 5}},
-            'records must be given with unit = "record" and with no other',
+            "and with no other, got 5 with 'client'",
+        ),
+        (
+            {"privacy": {**CLIENT, "clip": 1.0, "delta": 1e-5, "records_per_site": 5}},
+            "records_per_site must be left out without records, got 5",
         ),
         (
             {"privacy": {**RECORD, "clip": 1.0, "delta": 1e-5, "records_per_site": 201}},
-            "records_per_site must be at most records",
+            "records_per_site must be at most records (200), got 201",
         ),
         ({"secure_aggregation": {"mode": "none"}}, 'mode must be "masking" with privacy'),
         (

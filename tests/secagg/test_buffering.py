@@ -134,7 +134,7 @@ def test_a_member_refuses_a_round_in_which_its_update_is_too_old() -> None:
 
 
 def test_a_member_refuses_a_round_that_it_is_not_in() -> None:
-    with pytest.raises(SecureAggregationError, match=r"'other' must be 16 .* got None"):
+    with pytest.raises(SecureAggregationError, match=r"'other' must be 16 .* got nothing"):
         verify_scales(described(), "other", TrainedAhead(9, POLICY))
 
 

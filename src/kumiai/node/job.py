@@ -199,7 +199,7 @@ class SecureAggregationSpec(_Table):
         if (self.verification == "norm") is not (self.norm_bound is not None):
             raise ValueError(
                 'norm_bound must be given with verification = "norm", and with no other, '
-                f"got {self.norm_bound} with {self.verification!r}"
+                f"got {_shown(self.norm_bound)} with {self.verification!r}"
             )
         return self
 
@@ -279,19 +279,19 @@ class PrivacySpec(_Table):
     def _is_one_promise(self) -> Self:
         if (self.epsilon is None) is (self.noise_multiplier is None):
             raise ValueError(
-                f"epsilon must be given or else noise_multiplier, got {self.epsilon} and "
-                f"{self.noise_multiplier}"
+                "epsilon must be given or else noise_multiplier, got "
+                + ("nothing" if self.epsilon is None else "both")
             )
         if (self.unit == "record") is (self.records is None):
             raise ValueError(
                 f'records must be given with unit = "record" and with no other, got '
-                f"{self.records} with {self.unit!r}"
+                f"{_shown(self.records)} with {self.unit!r}"
             )
         if self.records_per_site is not None and self.records_per_site > (self.records or 0):
-            raise ValueError(
-                f"records_per_site must be at most records ({self.records}), got "
-                f"{self.records_per_site}"
+            rule = (
+                f"at most records ({self.records})" if self.records else "left out without records"
             )
+            raise ValueError(f"records_per_site must be {rule}, got {self.records_per_site}")
         return self
 
     @model_validator(mode="after")
@@ -348,7 +348,7 @@ class PrivacySpec(_Table):
             )
         for name in ("steps", "sampling_rate", "records_per_site"):
             if getattr(self, name) is None:
-                raise ValueError(f'{name} must be given with noise = "local"')
+                raise ValueError(f'{name} must be given with noise = "local", got nothing')
 
 
 class JobSpec(_Table):
@@ -516,6 +516,10 @@ def _with_key(key: str, message: str) -> str:
         return message
     _, _, rest = message.partition(" ")
     return f"{key}.{message}" if rest.startswith("must ") else f"{key}: {message}"
+
+
+def _shown(value: object) -> object:
+    return "nothing" if value is None else value
 
 
 def _name(value: str) -> str:

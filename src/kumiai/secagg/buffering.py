@@ -128,7 +128,8 @@ def verify_scales(descriptor: RoundDescriptor, name: str, ahead: TrainedAhead | 
     if scales.get(name) != own:
         raise SecureAggregationError(
             f"scale of {name!r} must be {own} for an update from version {ahead.version} in round "
-            f"{descriptor.round_number}, got {scales.get(name)}; this client takes no part in it"
+            f"{descriptor.round_number}, got {scales.get(name, 'nothing')}; this client "
+            "takes no part in it"
         )
     if max(scales.values()) > FRESH_SCALE:
         raise SecureAggregationError(

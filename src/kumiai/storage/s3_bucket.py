@@ -135,8 +135,8 @@ class S3Bucket:
             # Without its cause: it may quote a key.
             raise ConfigError(
                 f"object store {place} must be a place that can be used, got endpoint "
-                f"{place.endpoint!r} and region {place.region!r}; see that they and the file of "
-                "trusted certificates are right"
+                f"{place.endpoint or 'AWS'!r} and region {place.region!r}; see that they and the "
+                "file of trusted certificates are right"
             ) from None
 
     def find(self, key: str) -> S3Object | None:
