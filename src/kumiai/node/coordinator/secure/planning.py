@@ -65,42 +65,53 @@ def new_descriptor(
     """
     spec, count = job.secure_aggregation, len(roster)
     _verify_time(spec, dimension)
-    colluders = _colluders(spec, count)
-    if rerun_of is not None:
-        # A group is summed whole or not at all: less would tell single updates.
-        colluders, min_reports = rerun_of.colluders, count
     try:
-        degree, threshold = _graph(spec, count, colluders, min_reports)
-        threshold = threshold if rerun_of is None else min(threshold, count)
         descriptor = RoundDescriptor(
             run_id=names.run_id,
             round_number=names.round,
             round_id=names.round_id,
             coordinators=(coordinator,),
             roster=tuple(sorted(roster, key=lambda member: member.name.encode())),
-            threshold=threshold,
-            minimum_survivors=min(
-                count, max(survivors_least(spec, count), 0 if degree else threshold, min_reports)
-            ),
-            colluders=colluders,
-            degree=degree,
             dimension=dimension,
-            ring_bits=spec.ring_bits,
-            clip=spec.clip,
-            value_bits=spec.value_bits,
             weight_bound=1,
-            norm_bound=_NO_NORM_BOUND if spec.norm_bound is None else spec.norm_bound,
-            proofs=Proofs(spec.verification),
-            rerun_size=_rerun_size(job, colluders) if rerun_of is None else rerun_of.rerun_size,
+            **_numbers(spec),
             **_scheme(spec),
+            **_parts(job, count, min_reports, rerun_of),
         )
-        if job.privacy is not None and job.privacy.noise == "local":
-            return descriptor
-        if job.privacy is not None:
-            return _noised(plan_of(job, job.privacy, dimension), descriptor)
-        return replace(descriptor, weight_bound=_weight_bound(job, descriptor))
+        return _with_what_is_summed(job, descriptor)
     except (SecureAggregationError, ValueError) as error:
         raise ConfigError(f"secure_aggregation must fit {count} clients: {error}") from error
+
+
+def _parts(
+    job: JobSpec, count: int, min_reports: int, rerun_of: RoundDescriptor | None
+) -> dict[str, Any]:
+    """Return how many of the clients are needed, and how many may be lost or lie."""
+    spec = job.secure_aggregation
+    colluders = _colluders(spec, count)
+    if rerun_of is not None:
+        # A group is summed whole or not at all: less would tell single updates.
+        colluders, min_reports = rerun_of.colluders, count
+    degree, threshold = _graph(spec, count, colluders, min_reports)
+    threshold = threshold if rerun_of is None else min(threshold, count)
+    return {
+        "colluders": colluders,
+        "degree": degree,
+        "threshold": threshold,
+        "minimum_survivors": min(
+            count, max(survivors_least(spec, count), 0 if degree else threshold, min_reports)
+        ),
+        "rerun_size": _rerun_size(job, colluders) if rerun_of is None else rerun_of.rerun_size,
+    }
+
+
+def _with_what_is_summed(job: JobSpec, descriptor: RoundDescriptor) -> RoundDescriptor:
+    """Return the round with its noise, or with the weights that updates may have."""
+    if job.privacy is None:
+        return replace(descriptor, weight_bound=_weight_bound(job, descriptor))
+    if job.privacy.noise == "local":
+        return descriptor
+    return _noised(plan_of(job, job.privacy, descriptor.dimension), descriptor)
 
 
 def _noised(plan: NoisePlan, descriptor: RoundDescriptor) -> RoundDescriptor:
@@ -120,6 +131,16 @@ def _noised(plan: NoisePlan, descriptor: RoundDescriptor) -> RoundDescriptor:
 def survivors_least(spec: SecureAggregationSpec, count: int) -> int:
     """Return how many updates a sum of so many clients has at least."""
     return max(_SURVIVORS_LEAST, _colluders(spec, count) + 2)
+
+
+def _numbers(spec: SecureAggregationSpec) -> dict[str, Any]:
+    return {
+        "ring_bits": spec.ring_bits,
+        "clip": spec.clip,
+        "value_bits": spec.value_bits,
+        "norm_bound": _NO_NORM_BOUND if spec.norm_bound is None else spec.norm_bound,
+        "proofs": Proofs(spec.verification),
+    }
 
 
 def _scheme(spec: SecureAggregationSpec) -> dict[str, Any]:
