@@ -147,8 +147,9 @@ async def test_a_coordinator_of_another_protocol_version_gives_no_tasks(
     channel: Any = EndedChannel(call)
     heard: Any = Heard()
 
-    with pytest.raises(ConfigError, match=f"must be {PROTOCOL_VERSION}, got {other}"):
-        await agent._session(channel, heard)
+    async with asyncio.timeout(30):
+        with pytest.raises(ConfigError, match=f"must be {PROTOCOL_VERSION}, got {other}"):
+            await agent._session(channel, heard)
 
     assert heard.told == []
     assert call.cancelled
