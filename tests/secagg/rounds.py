@@ -49,6 +49,15 @@ PAILLIER: dict[str, Any] = {
     "adversary": Adversary.SEMI_HONEST,
     "colluders": 0,
 }
+SPARSE: dict[str, Any] = {
+    "degree": 10,
+    "threshold": 4,
+    "minimum_survivors": 13,
+    "adversary": Adversary.SEMI_HONEST,
+    "colluders": 1,
+    "dimension": 3,
+}
+"""Of a round in which each of 16 clients masks towards ten others."""
 T = TypeVar("T")
 
 
@@ -193,6 +202,25 @@ class Network:
             self.deliver()
         self.to_client = lambda _, send: send
         return held
+
+    def body_for(self, name: str, kind: Kind, expected: type[T]) -> T:
+        """Run until clients would get a message of a kind; return what one would be told."""
+        return self.body_of(self.run_until(kind)[name], expected)
+
+    def kept_back(self, kind: Kind, name: str | None = None) -> Send:
+        """Run until a client, or that one, would send a message of some kind, and return it."""
+        held: list[Send] = []
+
+        def hold(sender: str, send: Send) -> Send | None:
+            if name in {None, sender} and self.kind_of(send) is kind:
+                held.append(send)
+                return None
+            return send
+
+        self.to_server = hold
+        self.begin()
+        self.deliver()
+        return held[0]
 
     def kind_of(self, send: Send) -> Kind:
         return read_envelope(send.message, self.descriptor).kind

@@ -22,20 +22,11 @@ from kumiai.secagg.messages import (
     Result,
     Survivors,
 )
-from kumiai.secagg.parameters import Adversary
 from kumiai.secagg.vectors import vector_digest
-from tests.secagg.rounds import VERIFIER, Network
+from tests.secagg.rounds import SPARSE, VERIFIER, Network
 
 VICTIM, LATE = "site-0000", "site-0003"
 STRICT: dict[str, Any] = {"threshold": 4, "minimum_survivors": 5}
-SPARSE: dict[str, Any] = {
-    "degree": 10,
-    "threshold": 4,
-    "minimum_survivors": 13,
-    "adversary": Adversary.SEMI_HONEST,
-    "colluders": 1,
-    "dimension": 3,
-}
 
 
 def test_what_a_step_holds_stands_in_no_repr() -> None:
@@ -45,16 +36,14 @@ def test_what_a_step_holds_stands_in_no_repr() -> None:
 
 def test_too_few_advertisements_or_sharers_are_refused() -> None:
     network = Network(5, **STRICT)
-    held = network.run_until(Kind.ADVERTISEMENTS)
-    listed = network.body_of(held[VICTIM], Advertisements).envelopes
+    listed = network.body_for(VICTIM, Kind.ADVERTISEMENTS, Advertisements).envelopes
     with pytest.raises(
         SecureAggregationError, match=r"^advertisements must be of at least 5 clients, got 4"
     ):
         network.tell(VICTIM, Advertisements(listed[:4]))
 
     later = Network(5, **STRICT)
-    held = later.run_until(Kind.DELIVERIES)
-    body = later.body_of(held[VICTIM], Deliveries)
+    body = later.body_for(VICTIM, Kind.DELIVERIES, Deliveries)
     with pytest.raises(
         SecureAggregationError, match=r"^sharers must be of at least 5 clients, got 4"
     ):
@@ -63,16 +52,14 @@ def test_too_few_advertisements_or_sharers_are_refused() -> None:
 
 def test_too_few_nonces_or_survivors_are_refused() -> None:
     network = Network(16, **SPARSE)
-    held = network.run_until(Kind.NONCE_REVEALS)
-    listed = network.body_of(held[VICTIM], NonceReveals).envelopes
+    listed = network.body_for(VICTIM, Kind.NONCE_REVEALS, NonceReveals).envelopes
     with pytest.raises(
         SecureAggregationError, match=r"^nonces must be of at least 13 clients, got 12"
     ):
         network.tell(VICTIM, NonceReveals(listed[:12]))
 
     later = Network(5, **STRICT)
-    held = later.run_until(Kind.SURVIVORS)
-    entries = later.body_of(held[VICTIM], Survivors).entries
+    entries = later.body_for(VICTIM, Kind.SURVIVORS, Survivors).entries
     with pytest.raises(
         SecureAggregationError, match=r"^survivors must be of at least 5 clients, got 4"
     ):
@@ -82,8 +69,7 @@ def test_too_few_nonces_or_survivors_are_refused() -> None:
 def test_the_nonce_of_somebody_who_has_not_advertised_is_refused() -> None:
     network = Network(16, **SPARSE)
     network.lost.add(LATE)
-    held = network.run_until(Kind.NONCE_REVEALS)
-    listed = network.body_of(held[VICTIM], NonceReveals).envelopes
+    listed = network.body_for(VICTIM, Kind.NONCE_REVEALS, NonceReveals).envelopes
     stray = network.lie(NonceReveal(bytes(32), network.clients[VICTIM]._knowledge.seen), LATE)
 
     with pytest.raises(
@@ -95,8 +81,7 @@ def test_the_nonce_of_somebody_who_has_not_advertised_is_refused() -> None:
 @pytest.mark.parametrize("field", ["mask_key", "channel_key"])
 def test_another_key_in_place_of_ones_own_is_refused(field: str) -> None:
     network = Network(4)
-    held = network.run_until(Kind.ADVERTISEMENTS)
-    listed = network.body_of(held[VICTIM], Advertisements).envelopes
+    listed = network.body_for(VICTIM, Kind.ADVERTISEMENTS, Advertisements).envelopes
     own = network.body_of(network.sent[VICTIM][0], Advertisement)
     other = network.lie(replace(own, **{field: b"\x07" * 32}), VICTIM)
 
@@ -169,8 +154,7 @@ def test_what_names_a_proof_and_what_it_is_good_for_are_these() -> None:
 @pytest.mark.parametrize("key", ["another's", "of low order"])
 def test_a_key_that_is_anothers_or_of_low_order_is_refused(field: str, key: str) -> None:
     network = Network(4)
-    held = network.run_until(Kind.ADVERTISEMENTS)
-    listed = network.body_of(held[VICTIM], Advertisements).envelopes
+    listed = network.body_for(VICTIM, Kind.ADVERTISEMENTS, Advertisements).envelopes
     own, other = (network.body_of(network.sent[name][0], Advertisement) for name in (LATE, VICTIM))
     content = getattr(other, field) if key == "another's" else bytes(32)
     forged = network.lie(replace(own, **{field: content}), LATE)

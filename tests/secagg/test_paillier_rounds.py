@@ -453,22 +453,12 @@ def test_a_dealer_that_leaves_out_a_client_is_named() -> None:
 
 def test_only_the_dealer_deals() -> None:
     network = paillier_network(4)
-    held: list[Send] = []
-
-    def hold(_: str, send: Send) -> Send | None:
-        if network.kind_of(send) is Kind.KEY_DEAL:
-            held.append(send)
-            return None
-        return send
-
-    network.to_server = hold
-    network.begin()
-    network.deliver()
+    held = network.kept_back(Kind.KEY_DEAL)
     other = next(name for name in network.names if name != dealer_of(network))
-    body = network.body_of(held[0], KeyDeal)
+    body = network.body_of(held, KeyDeal)
 
     with pytest.raises(SecureAggregationError, match="one of the dealers of the key"):
-        network.server.receive(other, network.lie(body, other), held[0].attachment)
+        network.server.receive(other, network.lie(body, other), held.attachment)
 
 
 def test_whoever_tells_another_sum_than_it_confirmed_is_named_and_the_next_is_asked() -> None:

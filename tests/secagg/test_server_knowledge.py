@@ -31,6 +31,7 @@ from kumiai.secagg.receipts import verify_receipt
 from kumiai.secagg.schemes import server_machine
 from tests.secagg.rounds import (
     COORDINATOR,
+    SPARSE,
     VERIFIER,
     Network,
     names_of,
@@ -40,14 +41,6 @@ from tests.secagg.rounds import (
 )
 
 CHEAT, LATE = "site-0002", "site-0003"
-SPARSE: dict[str, Any] = {
-    "degree": 10,
-    "threshold": 4,
-    "minimum_survivors": 13,
-    "adversary": Adversary.SEMI_HONEST,
-    "colluders": 1,
-    "dimension": 3,
-}
 
 
 class LastFirst(deque[tuple[str, Send]]):
@@ -63,24 +56,8 @@ def excluded(network: Network, body: Body, attachment: bytes = b"") -> dict[str,
     return {each.client: each.reason for each in actions if isinstance(each, Exclude)}
 
 
-def kept_back(network: Network, kind: Kind) -> Send:
-    """Run a round until one client would send a message of some kind; return this message."""
-    held: list[Send] = []
-
-    def hold(name: str, send: Send) -> Send | None:
-        if name == CHEAT and network.kind_of(send) is kind:
-            held.append(send)
-            return None
-        return send
-
-    network.to_server = hold
-    network.begin()
-    network.deliver()
-    return held[0]
-
-
 def own_input(network: Network) -> MaskedInput:
-    return network.body_of(kept_back(network, Kind.MASKED_INPUT), MaskedInput)
+    return network.body_of(network.kept_back(Kind.MASKED_INPUT, CHEAT), MaskedInput)
 
 
 @pytest.mark.parametrize("changes", [{}, SPARSE])
@@ -150,7 +127,7 @@ def test_whoever_has_not_advertised_takes_no_part_in_a_sparse_round(
 
 def test_one_key_for_masks_and_shares_names_its_client() -> None:
     network = Network(4)
-    sent = kept_back(network, Kind.ADVERTISEMENT)
+    sent = network.kept_back(Kind.ADVERTISEMENT, CHEAT)
     key = network.body_of(sent, Advertisement).mask_key
 
     assert excluded(network, Advertisement(key, key, b"")) == {
@@ -180,7 +157,7 @@ def test_who_deals_the_key_does_not_depend_on_who_came_first() -> None:
 @pytest.mark.parametrize("count", [0, 3])
 def test_other_shares_than_those_under_the_signed_root_are_refused(count: int) -> None:
     network = Network(4)
-    sent = kept_back(network, Kind.KEY_SHARES)
+    sent = network.kept_back(Kind.KEY_SHARES, CHEAT)
     entries = SHARE_ENTRIES.decode(sent.attachment)[:count]
     body = replace(network.body_of(sent, KeyShares), root=bytes(32))
 

@@ -7,16 +7,7 @@ from kumiai.core.errors import SecureAggregationError
 from kumiai.secagg.actions import Send
 from kumiai.secagg.messages import Kind, NonceReveal, NonceReveals
 from kumiai.secagg.parameters import Adversary
-from tests.secagg.rounds import Network
-
-SPARSE: dict[str, object] = {
-    "degree": 10,
-    "threshold": 4,
-    "minimum_survivors": 13,
-    "adversary": Adversary.SEMI_HONEST,
-    "colluders": 1,
-    "dimension": 5,
-}
+from tests.secagg.rounds import SPARSE, Network
 
 
 def sparse(count: int = 16) -> Network:
