@@ -4,7 +4,8 @@ The revisions stand in ``migrations/versions``. Everything here runs on a connec
 already in a transaction, so a migration that fails leaves the schema as it was.
 """
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -47,8 +48,14 @@ def head() -> str:
 
 def revisions() -> list[str]:
     """Return the revisions that this version knows, the oldest first."""
-    scripts = ScriptDirectory(str(_MIGRATIONS)).walk_revisions()
-    return [script.revision for script in scripts][::-1]
+    return list(_known())
+
+
+@functools.cache
+def _known() -> Mapping[str, str]:
+    """Return what each revision is about, the oldest first; read once: Alembic runs every file."""
+    scripts = [*ScriptDirectory(str(_MIGRATIONS)).walk_revisions()][::-1]
+    return {script.revision: (script.doc or "").rstrip(".") for script in scripts}
 
 
 def migrate(connection: Connection, to: str | None = None) -> list[MigrationStep]:
@@ -132,11 +139,7 @@ def revision_of(connection: Connection) -> str | None:
 
 
 def _steps(numbers: Sequence[str], direction: Literal["up", "down"]) -> list[MigrationStep]:
-    scripts = ScriptDirectory(str(_MIGRATIONS))
-    return [
-        MigrationStep(number, direction, (scripts.get_revision(number).doc or "").rstrip("."))
-        for number in numbers
-    ]
+    return [MigrationStep(number, direction, _known()[number]) for number in numbers]
 
 
 def _verify_known(revision: str | None) -> None:
