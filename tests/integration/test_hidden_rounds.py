@@ -13,6 +13,7 @@ import pytest
 
 from kumiai.core.digest import digest_of
 from kumiai.crypto.signatures import Ed25519Verifier
+from kumiai.identity import Role
 from kumiai.node.client.secure.known_peers import PEERS_FILE, KnownPeers, clients_of
 from kumiai.node.client.secure.site import MaskedUpload
 from kumiai.secagg import CommittedUpdate, verify_receipt
@@ -270,6 +271,37 @@ async def test_a_coordinator_that_starts_again_goes_on_with_the_parts(
     assert len(counted) == 4
     mean = sum(counted) / len(counted)
     np.testing.assert_allclose((await federation.model(run_id))["w"], mean, atol=1e-4)
+
+
+async def test_a_coordinator_with_another_key_begins_the_round_anew(federation: Federation) -> None:
+    study.hold["site-2"] = threading.Event()
+    await federation.start_clients(4)
+    run_id = await federation.submit(
+        hidden_job(run={"rounds": 2}, cohort={"size": 4, "min_reports": 4}), study.app
+    )
+    async with federation.http() as http:
+
+        async def reported() -> int:
+            told = (await http.get(f"/api/v1/runs/{run_id}/explain")).json()
+            return int((told["counts"] or {"reported": 0})["reported"])
+
+        await eventually(reported, lambda count: count == 3, seconds=60)
+    assert federation.server is not None
+    await federation.server.stop()
+    (key,) = (federation.folder / "data").rglob("signing.key")
+    key.unlink()
+    federation.certificates["coordinator"] = federation.issue(Role.COORDINATOR, "coordinator-2")
+    await federation.start()
+    study.hold["site-2"].set()
+
+    await federation.wait_for(run_id, seconds=120)
+
+    async with federation.http() as http:
+        events = (await http.get(f"/api/v1/runs/{run_id}/events")).json()["events"]
+    restarted = [each for each in events if each["kind"] == "round_restarted"]
+    assert [each["round"] for each in restarted] == [1]
+    assert "must be led on with the key that began it" in str(restarted[0])
+    np.testing.assert_allclose((await federation.model(run_id))["w"], np.full(8, 5.0), atol=3e-5)
 
 
 async def test_a_site_that_lies_in_round_after_round_is_named_and_left_out_of_the_run(
