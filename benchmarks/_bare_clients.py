@@ -105,7 +105,13 @@ class BareClient:
 
     async def send_update(self, upload: DeltaUpload) -> None:
         key = self._task.key
-        report = PutReport(run_id=key.run_id, round=key.round, examples=1, metrics={})
+        report = PutReport(
+            run_id=key.run_id,
+            round=key.round,
+            attempt=self._task.attempt,
+            examples=1,
+            metrics={},
+        )
         until = _patience()
         result = await self._transfer.send_update(
             upload, report, chunk_bytes=self._task.chunk_bytes, until=until
@@ -115,7 +121,11 @@ class BareClient:
 
     async def fail(self) -> None:
         """Answer that there will be no update, so that a round that waits for it may close."""
-        failure = pb.TaskFailure(key=self._task.key, reason="held the round open, as it should")
+        failure = pb.TaskFailure(
+            key=self._task.key,
+            attempt=self._task.attempt,
+            reason="held the round open, as it should",
+        )
         await self._send(pb.ClientMessage(failure=failure))
 
     async def _send(self, message: pb.ClientMessage) -> None:

@@ -236,7 +236,7 @@ async def accepted_per_second(database: DatabaseManager, clients: int) -> float:
     inbox = UpdateInbox(database)
     await inbox.start()
     requests = [
-        AcceptRequest(RUN, 1, f"site-{number:05}", f"digest-{number}", 100, 7, {"loss": 0.5})
+        AcceptRequest(RUN, 1, 1, f"site-{number:05}", f"digest-{number}", 100, 7, {"loss": 0.5})
         for number in range(clients)
     ]
     start = time.perf_counter()

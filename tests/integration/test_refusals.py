@@ -84,7 +84,8 @@ def update(values: float = 1.0, **changes: Any) -> tuple[bytes, dict[str, Any]]:
     arrays: dict[str, Any] = {"w": np.full(8, values, np.float32), "steps": np.ones((), np.int64)}
     arrays.update(changes)
     body = b"".join(encode(arrays))
-    return body, {"digest": digest_of([body]), "size_bytes": len(body), "examples": 10}
+    told = {"digest": digest_of([body]), "size_bytes": len(body), "examples": 10}
+    return body, {"attempt": 1, **told}
 
 
 # --- identities ---
@@ -352,7 +353,12 @@ async def test_bytes_that_are_no_arrays_are_refused(federation: Federation) -> N
     run_id = await held_run(federation)
     body = b"no arrays at all"
     header = pb.PutHeader(
-        run_id=run_id, round=1, digest=digest_of([body]), size_bytes=len(body), examples=1
+        run_id=run_id,
+        round=1,
+        attempt=1,
+        digest=digest_of([body]),
+        size_bytes=len(body),
+        examples=1,
     )
 
     result = await put(federation, federation.certificates["site-1"], header, body)

@@ -6,11 +6,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from sqlalchemy import text
 
 import kumiai as km
 from kumiai.core.errors import ConfigError, DivergedError, QuorumLostError
+from kumiai.node.coordinator.intake import FinishedUpdate, IntakeResult, UpdateIntake
 from kumiai.node.job import StrategySpec, parse_job
 from kumiai.node.simulation import simulate
+from kumiai.storage import AcceptOutcome
+from tests.integration.eventually import eventually
 
 
 def diverging_app(times: int) -> km.App:
@@ -54,6 +58,42 @@ def test_a_site_that_is_always_refused_fails_the_run_without_waiting_for_its_dea
 
     assert "are in, 1 failed or were refused" in str(caught.value)
     assert "NaN" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "secure", [{"mode": "none"}, {"mode": "masking", "value_bits": 5, "clip": 15.0}]
+)
+def test_an_update_that_its_round_has_overtaken_goes_into_the_next_attempt(
+    monkeypatch: pytest.MonkeyPatch, secure: Mapping[str, Any]
+) -> None:
+    counted, became = UpdateIntake.finish, list[AcceptOutcome | None]()
+
+    async def overtaken(self: UpdateIntake, update: FinishedUpdate) -> IntakeResult:
+        if update.attempt > 1:
+            return await counted(self, update)
+        async with self._runs._database.transaction() as connection:
+            await connection.execute(text("UPDATE rounds SET deadline_at = 0 WHERE attempt = 1"))
+        await eventually(
+            lambda: self._runs.round(update.run_id, update.round), lambda now: now.attempt == 2
+        )
+        result = await counted(self, update)
+        became.append(result.outcome)
+        return result
+
+    monkeypatch.setattr(UpdateIntake, "finish", overtaken)
+    asked = parse_job(
+        {
+            "run": {"app": "diverging", "rounds": 1},
+            "cohort": {"size": 3, "min_reports": 3, "max_attempts": 2},
+            "evaluation": {"every": 0},
+            "secure_aggregation": secure,
+        }
+    )
+
+    result = simulate(diverging_app(times=0), asked, sites=3)
+
+    assert set(became) == {AcceptOutcome.OVERTAKEN}
+    np.testing.assert_array_equal(result.weights["w"], np.ones(4))
 
 
 def test_a_model_that_overflows_is_not_told_as_a_lost_quorum() -> None:

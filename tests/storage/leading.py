@@ -26,10 +26,15 @@ def new_run(run_id: str = "run-a", **changes: object) -> NewRun:
 
 
 def request_of(
-    client_id: str, *, run_id: str = "run-a", round_: int = 1, digest: str | None = None
+    client_id: str,
+    *,
+    run_id: str = "run-a",
+    round_: int = 1,
+    attempt: int = 1,
+    digest: str | None = None,
 ) -> AcceptRequest:
     digest = f"update-{client_id}" if digest is None else digest
-    return AcceptRequest(run_id, round_, client_id, digest, 100, 7, {"loss": 0.5})
+    return AcceptRequest(run_id, round_, attempt, client_id, digest, 100, 7, {"loss": 0.5})
 
 
 @dataclass

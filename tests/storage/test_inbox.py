@@ -1,4 +1,5 @@
 import asyncio
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
 import numpy as np
@@ -101,6 +102,75 @@ async def test_a_client_that_failed_and_came_back_is_counted(
 
     first = (await leading.runs.assignments("run-a", 1))[0]
     assert (first.state, first.reason) == ("reported", None)
+
+
+async def extend(leading: Leading, *clients: str) -> None:
+    await leading.runs.extend_round(
+        leading.lease, round=1, deadline_seconds=60.0, clients=[(each, 1) for each in clients]
+    )
+
+
+async def restart(leading: Leading, *clients: str) -> None:
+    await leading.runs.restart_round(
+        leading.lease,
+        round=1,
+        deadline_seconds=60.0,
+        clients=[(each, 1) for each in clients],
+        reason="no sum",
+    )
+
+
+@pytest.mark.parametrize("ask_again", [extend, restart])
+async def test_an_update_for_another_attempt_is_overtaken_and_the_client_is_still_asked(
+    leading: Leading, inbox: UpdateInbox, ask_again: Callable[..., Awaitable[None]]
+) -> None:
+    await leading.open()
+    await ask_again(leading, "a", "b")
+
+    for attempt in (0, 1, 3):
+        assert await inbox.accept(request_of("a", attempt=attempt)) is AcceptOutcome.OVERTAKEN
+    assert await leading.runs.updates("run-a", 1) == []
+    assert (await leading.runs.assignments("run-a", 1))[0].state == "assigned"
+    assert await inbox.accept(request_of("a", attempt=2)) is ACCEPTED
+    # What stands is told whatever it is asked with: its sender may not have heard.
+    assert await inbox.accept(request_of("a", attempt=1)) is DUPLICATE
+    assert await inbox.accept(request_of("a", attempt=1, digest="other")) is CONFLICT
+
+
+async def test_who_was_not_asked_anew_by_an_extension_is_counted_as_before(
+    leading: Leading, inbox: UpdateInbox
+) -> None:
+    await leading.open()
+    await extend(leading, "b")
+
+    assert await inbox.accept(request_of("a", attempt=1)) is ACCEPTED
+
+
+async def test_who_was_left_out_when_the_round_began_anew_is_not_counted(
+    leading: Leading, inbox: UpdateInbox
+) -> None:
+    await leading.open()
+    await restart(leading, "b", "c")
+
+    assert await inbox.accept(request_of("a", attempt=1)) is AcceptOutcome.NOT_ASSIGNED
+    assert await leading.runs.updates("run-a", 1) == []
+
+
+@pytest.mark.parametrize("ask_again", [extend, restart])
+async def test_a_failure_of_another_attempt_ends_nothing(
+    leading: Leading, ask_again: Callable[..., Awaitable[None]]
+) -> None:
+    await leading.open()
+    await ask_again(leading, "a", "b")
+
+    async def fail(attempt: int | None) -> bool:
+        return await leading.runs.fail_assignment(
+            "run-a", 1, "a", "train", state="failed", reason="oom", attempt=attempt
+        )
+
+    assert [await fail(attempt) for attempt in (0, 1, 3)] == [False] * 3
+    assert (await leading.runs.assignments("run-a", 1))[0].state == "assigned"
+    assert await fail(2)
 
 
 async def test_find_train_task_tells_task_round_and_update(

@@ -486,6 +486,12 @@ class _Done:
     contribution: Contribution | None = None
     """What is to be hidden; then there are no buffers."""
 
+    @property
+    def is_for_one_attempt(self) -> bool:
+        """Whether it says nothing for another attempt of its order: hidden, or a failure."""
+        is_hidden = self.contribution is not None and self.order.key.kind == "train"
+        return self.failure is not None or is_hidden
+
 
 class _VirtualClients:
     """The engine's `ClientDirectory` without a network: orders go straight to worker threads."""
@@ -516,7 +522,7 @@ class _VirtualClients:
         self._parallel = parallel
         self._signals = signals
         self._orders: asyncio.Queue[TaskOrder] = asyncio.Queue()
-        self._taken: set[TaskKey] = set()
+        self._taken: dict[TaskKey, TaskOrder] = {}
         self._held: dict[tuple[str, str], _Done] = {}
         self._task_seconds = 1.0  # of the last batch
 
@@ -526,8 +532,8 @@ class _VirtualClients:
     def deliver(self, orders: Sequence[TaskOrder]) -> None:
         for order in orders:
             if order.key not in self._taken:
-                self._taken.add(order.key)
                 self._orders.put_nowait(order)
+            self._taken[order.key] = order  # the newest attempt that is asked for
 
     def cancel(
         self,
@@ -621,11 +627,17 @@ class _VirtualClients:
         return replace(held, order=order)
 
     async def _settle(self, done: _Done) -> None:
+        key, attempt = done.order.key, done.order.attempt
         try:
-            await self._answer(await self._hidden(done))
+            hidden = await self._hidden(done)
+            if not done.is_for_one_attempt:
+                attempt = self._taken[key].attempt
+            await self._answer(hidden, attempt)
         finally:
             # Answered or refused: the same order, should it come again, is a new attempt.
-            self._taken.discard(done.order.key)
+            newest = self._taken.pop(key)
+            if newest.attempt > attempt:
+                self.deliver([newest])
 
     async def _hidden(self, done: _Done) -> _Done:
         """Return the update masked, if it is to be."""
@@ -644,11 +656,17 @@ class _VirtualClients:
             return replace(done, failure=str(error), contribution=None)
         return replace(done, buffers=[masked.data], contribution=None)
 
-    async def _answer(self, done: _Done) -> None:
+    async def _answer(self, done: _Done, attempt: int) -> None:
         key = done.order.key
         if done.failure is not None:
             await self._runs.fail_assignment(
-                key.run_id, key.round, key.client_id, key.kind, state="failed", reason=done.failure
+                key.run_id,
+                key.round,
+                key.client_id,
+                key.kind,
+                state="failed",
+                reason=done.failure,
+                attempt=attempt,
             )
             self._signals.wake(key.run_id)
         elif key.kind == "evaluate":
@@ -664,6 +682,7 @@ class _VirtualClients:
                 FinishedUpdate(
                     run_id=key.run_id,
                     round=key.round,
+                    attempt=attempt,
                     client_id=key.client_id,
                     digest=digest,
                     size_bytes=sum(buffer.nbytes for buffer in done.buffers),

@@ -4,7 +4,8 @@ Any replica may run them, for one report or for many in one transaction. Strateg
 taken in one order everywhere (run, round, assignments by client), so no two can wait for each
 other. The shared lock on the round's row makes an acceptance and the closing of the round
 follow one another: what is accepted before is in the sum, what comes after is told so. The lock
-on the assignment makes two deliveries of one client follow one another.
+on the assignment makes two deliveries of one client follow one another. It holds the attempt, too:
+an update that was on its way while the round began anew is not counted in what it was not made for.
 """
 
 import itertools
@@ -50,7 +51,7 @@ async def accept_updates(
     for (run_id, number), group in _by_round(requests):
         stage = await _shared_stage(connection, run_id, number)
         clients = sorted({requests[index].client_id for index in group})
-        assigned = await _locked_states(connection, run_id, number, clients, kind="train")
+        assigned = await _locked(connection, run_id, number, clients, kind="train")
         standing = await _digests(connection, run_id, number, clients)
         new: list[AcceptRequest] = []
         for index in group:
@@ -60,12 +61,11 @@ async def accept_updates(
             if request.client_id in standing:
                 same = standing[request.client_id] == request.digest
                 outcomes[index] = AcceptOutcome.DUPLICATE if same else AcceptOutcome.CONFLICT
-            elif request.client_id in assigned and stage != "collecting":
-                outcomes[index] = AcceptOutcome.LATE
-            elif request.client_id in assigned:
-                outcomes[index] = AcceptOutcome.ACCEPTED
-                standing[request.client_id] = request.digest
-                new.append(request)
+            elif task := assigned.get(request.client_id):
+                outcomes[index] = _outcome(request, stage, task)
+                if outcomes[index] is AcceptOutcome.ACCEPTED:
+                    standing[request.client_id] = request.digest
+                    new.append(request)
         if new:
             await _insert_updates(connection, new)
             await _mark_reported(connection, run_id, number, new, kind="train")
@@ -84,7 +84,8 @@ async def accept_evaluations(
     stands = [False] * len(requests)
     for (run_id, number), group in _by_round(requests):
         clients = sorted({requests[index].client_id for index in group})
-        states = await _locked_states(connection, run_id, number, clients, kind="evaluate")
+        tasks = await _locked(connection, run_id, number, clients, kind="evaluate")
+        states = {client_id: task.state for client_id, task in tasks.items()}
         new: list[EvaluationRequest] = []
         for index in group:
             client_id = requests[index].client_id
@@ -96,6 +97,16 @@ async def accept_evaluations(
             await _insert_evaluations(connection, new)
             await _mark_reported(connection, run_id, number, new, kind="evaluate")
     return stands
+
+
+def _outcome(request: AcceptRequest, stage: str | None, task: Any) -> AcceptOutcome:
+    """Return what becomes of an update beside which no other of its client stands."""
+    if stage != "collecting":
+        return AcceptOutcome.LATE
+    if task.attempt != request.attempt:
+        return AcceptOutcome.OVERTAKEN
+    # Who has failed may have come back; who was left out when the round began anew may not.
+    return AcceptOutcome.NOT_ASSIGNED if task.state == "cancelled" else AcceptOutcome.ACCEPTED
 
 
 def _by_round(
@@ -120,16 +131,17 @@ async def _shared_stage(connection: AsyncConnection, run_id: str, number: int) -
     return stage
 
 
-async def _locked_states(
+async def _locked(
     connection: AsyncConnection,
     run_id: str,
     number: int,
     clients: Sequence[str],
     *,
     kind: AssignmentKind,
-) -> dict[str, str]:
+) -> dict[str, Any]:
+    """Return how the assignments of these clients stand, by client, and lock them."""
     statement = (
-        select(_ASSIGNMENTS.c.client_id, _ASSIGNMENTS.c.state)
+        select(_ASSIGNMENTS.c.client_id, _ASSIGNMENTS.c.state, _ASSIGNMENTS.c.attempt)
         .where(
             _ASSIGNMENTS.c.run_id == run_id,
             _ASSIGNMENTS.c.round == number,
@@ -139,7 +151,7 @@ async def _locked_states(
         .order_by(_ASSIGNMENTS.c.client_id)
         .with_for_update(key_share=True)
     )
-    return {row.client_id: row.state for row in await connection.execute(statement)}
+    return {row.client_id: row for row in await connection.execute(statement)}
 
 
 async def _digests(

@@ -405,10 +405,15 @@ class TrainTask:
 
 @dataclass(frozen=True, slots=True)
 class AcceptRequest:
-    """An update whose blob is verified and durable, asking to be counted."""
+    """An update whose blob is verified and durable, asking to be counted.
+
+    Attributes:
+        attempt: of the round, for which the client was asked when it sent the update.
+    """
 
     run_id: str
     round: int
+    attempt: int
     client_id: str
     digest: str
     size_bytes: int
@@ -438,5 +443,7 @@ class AcceptOutcome(enum.Enum):
     """Another digest of this client was accepted before; that one stands."""
     LATE = "late"
     """The round collects no more."""
+    OVERTAKEN = "overtaken"
+    """It was sent for another attempt of the round than the client is asked for now."""
     NOT_ASSIGNED = "not_assigned"
-    """This client has no train assignment in this round."""
+    """This client has no train assignment in this round, or has none any more."""

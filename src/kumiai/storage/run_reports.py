@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from sqlalchemy import select, update
+from sqlalchemy import select, true, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from kumiai.core.errors import ConflictError, NotFoundError
@@ -145,8 +145,19 @@ class RunReports(RunQueries):
         *,
         state: Literal["failed", "refused"],
         reason: str,
+        attempt: int | None = None,
     ) -> bool:
         """End an assignment without a report, and tell it in an event.
+
+        Args:
+            run_id: the run.
+            round: of the assignment.
+            client_id: whose it is.
+            kind: what was asked.
+            state: how it ends.
+            reason: why, in words.
+            attempt: that came to nothing; if another one is asked for by now, it goes on.
+                ``None``: whichever is.
 
         Returns:
             Whether it was still open; else nothing changed.
@@ -162,6 +173,7 @@ class RunReports(RunQueries):
                     _ASSIGNMENTS.c.client_id == client_id,
                     _ASSIGNMENTS.c.kind == kind,
                     _ASSIGNMENTS.c.state == "assigned",
+                    true() if attempt is None else _ASSIGNMENTS.c.attempt == attempt,
                 )
                 .values(state=state, reason=clean(reason), ended_at=clock_sql())
             )

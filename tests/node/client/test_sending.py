@@ -54,7 +54,7 @@ async def test_chunks_are_as_large_as_the_coordinator_wishes_within_reason(
         )
         await transfer.send_update(
             upload,
-            PutReport(run_id="run-a", round=1, examples=1, metrics={}),
+            PutReport(run_id="run-a", round=1, attempt=1, examples=1, metrics={}),
             chunk_bytes=wish,
             until=lambda: float("inf"),
         )

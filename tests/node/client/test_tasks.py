@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from kumiai.core.clock import SystemClock
 from kumiai.core.codec import encode
 from kumiai.core.errors import DeadlineError
 from kumiai.node.client.budget import SiteLedger, limits_of, read_copy
-from kumiai.node.client.deltas import DeltaUpload
+from kumiai.node.client.deltas import ArraysUpload, DeltaUpload
 from kumiai.node.client.tasks import TaskRunner
 from kumiai.node.client.transfer import ModelFile, PutReport
 from kumiai.node.settings import ClientSettings
@@ -27,6 +28,14 @@ TRAIN, EVALUATE = pb.TASK_KIND_TRAIN, pb.TASK_KIND_EVALUATE
 def task(number: int, kind: pb.TaskKind, run_id: str = "run-a") -> pb.Task:
     key = pb.TaskKey(run_id=run_id, round=number, kind=kind)
     return pb.Task(key=key, app="heart", deadline_seconds=60, attempt=1, config_json="{}")
+
+
+def anew(asked: pb.Task, attempt: int = 2) -> pb.Task:
+    """Return the same task as it is asked again."""
+    message = pb.Task()
+    message.CopyFrom(asked)
+    message.attempt = attempt
+    return message
 
 
 class Answers:
@@ -95,8 +104,7 @@ async def test_a_failure_that_was_overtaken_by_a_new_attempt_is_tried_again(
         send=sent.append,
     )
     transfer.on_call = lambda: runner.take(again)
-    first, again = task(1, TRAIN), task(1, TRAIN)
-    again.attempt = 2
+    first, again = task(1, TRAIN), anew(task(1, TRAIN))
     runner.take(first)
 
     serving = asyncio.create_task(runner.serve())
@@ -107,8 +115,8 @@ async def test_a_failure_that_was_overtaken_by_a_new_attempt_is_tried_again(
     await asyncio.wait({serving})
 
     assert transfer.calls == 2
-    failures = [each.failure.reason for each in sent if each.HasField("failure")]
-    assert failures == ["attempt 2 broke"]
+    failures = [each.failure for each in sent if each.HasField("failure")]
+    assert [(each.reason, each.attempt) for each in failures] == [("attempt 2 broke", 2)]
 
 
 class BreaksTwice:
@@ -130,6 +138,10 @@ class OneModel:
     def __init__(self, folder: Path, outcome: pb.PutOutcome = pb.PUT_OUTCOME_ACCEPTED) -> None:
         self._outcome = outcome
         self.reports: list[PutReport] = []
+        self.first: list[pb.PutResult] = []
+        """What is answered before that."""
+        self.amid: list[Callable[[], None]] = []
+        """What happens while an update moves."""
         arrays = {"w": np.zeros(2, np.float32)}
         self._file = ModelFile(folder / "models" / "m.safetensors", "digest")
         self._file.path.parent.mkdir()
@@ -140,12 +152,18 @@ class OneModel:
 
     async def send_update(self, _: DeltaUpload, report: PutReport, **__: Any) -> pb.PutResult:
         self.reports.append(report)
+        if self.amid:
+            self.amid.pop(0)()
+        if self.first:
+            return self.first.pop(0)
         return pb.PutResult(outcome=self._outcome, reason="the round is closed")
 
 
-@pytest.mark.parametrize(("heeds", "blamed"), [(True, []), (False, ["heart"])])
+@pytest.mark.parametrize(
+    ("heeds", "heed_seconds", "blamed"), [(True, 20.0, []), (False, 0.05, ["heart"])]
+)
 async def test_a_study_that_does_not_heed_a_withdrawal_is_named_in_the_log(
-    tmp_path: Path, heeds: bool, blamed: list[str]
+    tmp_path: Path, heeds: bool, heed_seconds: float, blamed: list[str]
 ) -> None:
     app, begun, end = App("heart"), threading.Event(), threading.Event()
 
@@ -163,7 +181,7 @@ async def test_a_study_that_does_not_heed_a_withdrawal_is_named_in_the_log(
         transfer=OneModel(tmp_path),  # type: ignore[arg-type]
         state_dir=tmp_path,
         send=lambda _: None,
-        heed_seconds=0.05,
+        heed_seconds=heed_seconds,
     )
     with capture_logs() as logged:
         serving = asyncio.create_task(runner.serve())
@@ -179,7 +197,90 @@ async def test_a_study_that_does_not_heed_a_withdrawal_is_named_in_the_log(
         serving.cancel()
         await asyncio.wait({serving})
 
-    assert [each["app"] for each in warnings(logged)] == blamed
+    assert [(each["app"], each["task"]) for each in warnings(logged)][:1] == [
+        (name, "evaluate") for name in blamed
+    ]
+
+
+@pytest.mark.parametrize("is_withdrawn", [True, False])
+async def test_a_study_that_never_ends_is_named_again_and_again_with_its_age(
+    tmp_path: Path, is_withdrawn: bool
+) -> None:
+    app, begun, end = App("heart"), threading.Event(), threading.Event()
+
+    @app.train
+    def train(weights: Any, _context: Context) -> Update:
+        begun.set()
+        end.wait(30)
+        return Update(dict(weights), examples=1)
+
+    runner = TaskRunner(
+        apps={"heart": app},
+        site=Site("site-1", {}),
+        transfer=OneModel(tmp_path),  # type: ignore[arg-type]
+        state_dir=tmp_path,
+        send=lambda _: None,
+        heed_seconds=0.05,
+    )
+    asked = task(3, TRAIN)
+    asked.deadline_seconds = 60.0 if is_withdrawn else 0.0
+    with capture_logs() as logged:
+        serving = asyncio.create_task(runner.serve())
+        runner.take(asked)
+        await asyncio.to_thread(begun.wait, 30)
+        if is_withdrawn:
+            runner.cancel(pb.Cancel(key=pb.TaskKey(run_id="run-a", round=3)))
+        async with asyncio.timeout(30):
+            while len(warnings(logged)) < 3:
+                await asyncio.sleep(0)
+            end.set()
+            while not runner.is_idle:
+                await asyncio.sleep(0)
+        serving.cancel()
+        await asyncio.wait({serving})
+
+    told = [each for each in warnings(logged) if each["event"].startswith("study goes on")]
+    word = "was withdrawn" if is_withdrawn else "deadline is over"
+    assert len(told) >= 3
+    assert all(word in each["event"] for each in told)
+    assert {(each["run"], each["round"], each["task"]) for each in told} == {("run-a", 3, "train")}
+    assert told[0]["age_seconds"] <= told[-1]["age_seconds"] < 30
+
+
+async def test_a_study_that_is_asked_anew_in_time_is_not_named(tmp_path: Path) -> None:
+    app, end = App("heart"), threading.Event()
+
+    @app.train
+    def train(weights: Any, _context: Context) -> Update:
+        end.wait(30)
+        return Update(dict(weights), examples=1)
+
+    runner = TaskRunner(
+        apps={"heart": app},
+        site=Site("site-1", {}),
+        transfer=OneModel(tmp_path),  # type: ignore[arg-type]
+        state_dir=tmp_path,
+        send=lambda _: None,
+        heed_seconds=0.1,
+    )
+    first = task(1, TRAIN)
+    first.deadline_seconds = 0.0
+    with capture_logs() as logged:
+        serving = asyncio.create_task(runner.serve())
+        runner.take(first)
+        async with asyncio.timeout(30):
+            while (looks_at := runner._blaming) is None:
+                await asyncio.sleep(0)
+            runner.take(anew(task(1, TRAIN)))  # no timer is heard before this
+            while runner._blaming is looks_at:
+                await asyncio.sleep(0)
+            end.set()
+            while not runner.is_idle:
+                await asyncio.sleep(0)
+        serving.cancel()
+        await asyncio.wait({serving})
+
+    assert [each for each in warnings(logged) if "study goes on" in each["event"]] == []
 
 
 def counting_app() -> App:
@@ -235,7 +336,7 @@ async def test_what_became_of_an_update_is_logged(
         await done(runner, task(1, TRAIN))
 
     assert told.items() <= logged[0].items()
-    assert transfer.reports == [PutReport("run-a", 1, 3, {"loss": 0.5})]
+    assert transfer.reports == [PutReport("run-a", 1, 1, 3, {"loss": 0.5})]
     fractions = [each.progress.fraction for each in sent if each.progress.text == "adding"]
     assert fractions[:2] == pytest.approx([0.05, 0.1])
     assert 15 <= len(fractions) <= 20  # of a hundred: each message costs the coordinator
@@ -262,6 +363,141 @@ async def test_a_study_that_fails_is_told_and_not_begun_again(tmp_path: Path) ->
     assert "evaluate of app 'heart' failed" in failures[0]
     assert [each["event"] for each in logged] == ["task failed"]
     assert runner.is_idle
+
+
+async def in_turn(runner: TaskRunner, *tasks: pb.Task) -> None:
+    """Have the runner do these tasks, each when the one before is done."""
+    serving = asyncio.create_task(runner.serve())
+    async with asyncio.timeout(30):
+        for each in tasks:
+            runner.take(each)
+            while not runner.is_idle:
+                await asyncio.sleep(0)
+    serving.cancel()
+    await asyncio.wait({serving})
+
+
+def overtaken(attempt: int) -> pb.PutResult:
+    return pb.PutResult(outcome=pb.PUT_OUTCOME_OVERTAKEN, attempt=attempt)
+
+
+class Trained:
+    """A client of a study that counts how often it trains, and of rounds that hide updates."""
+
+    def __init__(self, folder: Path) -> None:
+        self.count = 0
+        self.hidden: list[int] = []
+        self.sent: list[pb.ClientMessage] = []
+        self.transfer: Any = OneModel(folder)
+        app, secure = App("heart"), self
+        made: Any = secure
+
+        @app.train
+        def train(weights: Any, _context: Context) -> Update:
+            self.count += 1
+            return Update({"w": weights["w"] + 1}, examples=3)
+
+        self.runner = TaskRunner(
+            apps={"heart": app},
+            site=Site("site-1", {}),
+            transfer=self.transfer,
+            state_dir=folder,
+            send=self.sent.append,
+            secure=made,
+        )
+
+    async def has_hidden(self, _run_id: str) -> bool:
+        return False
+
+    async def mask(self, key: Any, update: Any, *_: Any, **__: Any) -> ArraysUpload:
+        """Stand for a round of secure aggregation: other bytes for each attempt."""
+        self.hidden.append(key[2])
+        return ArraysUpload.prepare({"w": update + key[2]})
+
+    @property
+    def attempts(self) -> list[int]:
+        """Which ones updates were sent for."""
+        return [each.attempt for each in self.transfer.reports]
+
+
+def hidden(asked: pb.Task) -> pb.Task:
+    asked.secure.SetInParent()
+    return asked
+
+
+async def test_an_open_update_that_was_overtaken_goes_into_the_attempt_that_is_asked_for(
+    tmp_path: Path,
+) -> None:
+    site = Trained(tmp_path)
+    site.transfer.first = [overtaken(2), overtaken(4)]
+
+    await in_turn(
+        site.runner, task(1, TRAIN), *(anew(task(1, TRAIN), attempt) for attempt in (2, 3, 4))
+    )
+
+    assert (site.attempts, site.count) == ([1, 2, 4], 1)
+    assert failures_of(site.sent) == []
+
+
+async def test_an_open_update_is_sent_for_the_newest_attempt_that_was_asked_for_meanwhile(
+    tmp_path: Path,
+) -> None:
+    site = Trained(tmp_path)
+    site.transfer.amid = [lambda: site.runner.take(anew(task(1, TRAIN)))]
+    site.transfer.first = [overtaken(2)]
+
+    await done(site.runner, task(1, TRAIN))
+
+    assert (site.attempts, site.count) == ([1, 2], 1)
+
+
+async def test_a_coordinator_that_asks_for_no_later_attempt_is_not_sent_an_update_for_ever(
+    tmp_path: Path,
+) -> None:
+    site = Trained(tmp_path)
+    site.transfer.first = [overtaken(1)]
+
+    await in_turn(site.runner, task(1, TRAIN), anew(task(1, TRAIN)))
+
+    assert (site.attempts, site.count) == ([1, 2], 2)
+
+
+async def test_an_update_for_whose_attempt_the_deadline_has_passed_has_time_for_the_next(
+    tmp_path: Path,
+) -> None:
+    site = Trained(tmp_path)
+    loop, left = asyncio.get_running_loop(), list[float]()
+    send = site.transfer.send_update
+
+    async def sent(upload: Any, report: PutReport, *, until: Any, **rest: Any) -> pb.PutResult:
+        left.append(until() - loop.time())
+        result: pb.PutResult = await send(upload, report, until=until, **rest)
+        return result
+
+    site.transfer.send_update = sent
+    site.transfer.first = [overtaken(2)]
+    late = task(1, TRAIN)
+    late.deadline_seconds = 0.0
+
+    await done(site.runner, late)
+
+    assert left[0] <= 0
+    assert 0 < left[1] <= 60
+
+
+@pytest.mark.parametrize("outcome", [pb.PUT_OUTCOME_OVERTAKEN, pb.PUT_OUTCOME_ACCEPTED])
+@pytest.mark.parametrize(("amid", "afterwards"), [([2], []), ([], [2])])
+async def test_what_was_hidden_for_an_attempt_answers_no_other(
+    tmp_path: Path, outcome: pb.PutOutcome, amid: list[int], afterwards: list[int]
+) -> None:
+    site, asked = Trained(tmp_path), hidden(task(1, TRAIN))
+    site.transfer.first = [pb.PutResult(outcome=outcome, attempt=2)]
+    site.transfer.amid = [lambda: site.runner.take(anew(asked, amid[0]))] * len(amid)
+
+    await in_turn(site.runner, asked, *(anew(asked, attempt) for attempt in afterwards))
+
+    assert (site.attempts, site.hidden, site.count) == ([1, 2], [1, 2], 2)
+    assert failures_of(site.sent) == []
 
 
 def private_task() -> pb.Task:

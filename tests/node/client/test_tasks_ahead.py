@@ -12,12 +12,13 @@ import pytest
 from kumiai.core.clock import SystemClock
 from kumiai.core.errors import DeadlineError
 from kumiai.node.client.budget import SiteLedger, limits_of
+from kumiai.node.client.deltas import ArraysUpload
 from kumiai.node.client.held import HeldUpdates
 from kumiai.node.client.tasks import TaskRunner
 from kumiai.node.settings import ClientSettings
 from kumiai.node.study import App, Context, Site, Update
 from kumiai.node.wire import kumiai_pb2 as pb
-from tests.node.client.test_tasks import Answers, OneModel, task
+from tests.node.client.test_tasks import Answers, OneModel, anew, hidden, overtaken, task
 
 TRAIN, EVALUATE, PREPARE = pb.TASK_KIND_TRAIN, pb.TASK_KIND_EVALUATE, pb.TASK_KIND_PREPARE
 
@@ -177,6 +178,43 @@ async def test_an_update_goes_into_the_next_attempt_that_begins_while_it_is_brou
     assert await life.do(ahead(6, TRAIN, version=2)) == []
 
     assert [each.round for each in life.transfer.reports] == [6]
+
+
+async def test_a_held_update_is_hidden_anew_for_the_attempt_that_begins_while_it_is_brought(
+    tmp_path: Path,
+) -> None:
+    attempts = list[int]()
+
+    class Rounds:
+        async def has_hidden(self, _run_id: str) -> bool:
+            return False
+
+        async def mask(self, key: tuple[str, int, int], *_: Any, **__: Any) -> ArraysUpload:
+            attempts.append(key[2])
+            return ArraysUpload.prepare({"masked": np.full(2, key[2])})
+
+    await Life(tmp_path).do(hidden(ahead(2, PREPARE, version=2)))
+    life, asked = Life(tmp_path, secure=Rounds()), hidden(ahead(6, TRAIN, version=2))
+    life.transfer.amid = [lambda: life.runner.take(anew(asked))]
+
+    assert await life.do(asked) == []
+
+    assert (attempts, [each.attempt for each in life.transfer.reports]) == ([1, 2], [2])
+    assert life.trained == []
+
+
+async def test_an_update_that_came_too_late_for_an_attempt_goes_into_the_next_one(
+    tmp_path: Path,
+) -> None:
+    await Life(tmp_path).do(ahead(2, PREPARE, version=2))
+    life = Life(tmp_path)
+    life.transfer.first = [overtaken(2)]
+
+    assert await life.do(ahead(6, TRAIN, version=2)) == []
+    assert await life.do(anew(ahead(6, TRAIN, version=2))) == []
+
+    assert [each.attempt for each in life.transfer.reports] == [1, 2]
+    assert life.trained == []
 
 
 async def test_nothing_is_sent_any_more_for_a_round_that_is_over(tmp_path: Path) -> None:

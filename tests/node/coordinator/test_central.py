@@ -133,6 +133,7 @@ class Led:
             AcceptRequest(
                 run_id="run-a",
                 round=1,
+                attempt=1,
                 client_id=client,
                 digest=update.digest,
                 size_bytes=update.size_bytes,

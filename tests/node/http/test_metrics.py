@@ -31,7 +31,7 @@ async def scraped(api: RunningApi) -> dict[str, Any]:
 async def accept(api: RunningApi, database: DatabaseManager, run_id: str, client: str) -> None:
     inbox = UpdateInbox(database)
     await inbox.start()
-    await inbox.accept(AcceptRequest(run_id, 1, client, "0" * 64, 10, 5, {}))
+    await inbox.accept(AcceptRequest(run_id, 1, 1, client, "0" * 64, 10, 5, {}))
     await inbox.close()
 
 

@@ -8,7 +8,7 @@ from kumiai.node.wire import kumiai_pb2 as pb
 from kumiai.node.wire.channel import PROTOCOL_VERSION
 
 FIELDS_OF_A_TASK = {
-    2: """
+    3: """
     Task.key=1 TaskKey.run_id=1 TaskKey.round=2 TaskKey.kind=3 TASK_KIND_UNSPECIFIED=0
     TASK_KIND_TRAIN=1 TASK_KIND_EVALUATE=2 TASK_KIND_PREPARE=3 Task.app=2 Task.rounds_total=3
     Task.model_digest=4 Task.model_size_bytes=5 Task.config_json=6 Task.seed=7
@@ -21,6 +21,18 @@ FIELDS_OF_A_TASK = {
     CentralTask.cohort_size=3 CentralTask.counts_unclipped=4 CentralTask.opening=5
     CentralTask.separation=6 Task.ahead=14 AheadTask.version=1 AheadTask.staleness_max=2
     AheadTask.staleness_exponent=3
+    """
+}
+FIELDS_OF_AN_ANSWER = {
+    3: """
+    PutHeader.run_id=1 PutHeader.round=2 PutHeader.digest=3 PutHeader.size_bytes=4
+    PutHeader.offset=5 PutHeader.examples=6 PutHeader.metrics=7 MetricsEntry.key=1
+    MetricsEntry.value=2 PutHeader.attempt=8 PutResult.outcome=1 PUT_OUTCOME_UNSPECIFIED=0
+    PUT_OUTCOME_ACCEPTED=1 PUT_OUTCOME_LATE=2 PUT_OUTCOME_REFUSED=3 PUT_OUTCOME_RESUME=4
+    PUT_OUTCOME_OVERTAKEN=5 PutResult.reason=2 PutResult.received_bytes=3 PutResult.attempt=4
+    TaskFailure.key=1 TaskKey.run_id=1 TaskKey.round=2 TaskKey.kind=3 TASK_KIND_UNSPECIFIED=0
+    TASK_KIND_TRAIN=1 TASK_KIND_EVALUATE=2 TASK_KIND_PREPARE=3 TaskFailure.reason=2
+    TaskFailure.attempt=3
     """
 }
 
@@ -38,3 +50,11 @@ def test_a_task_asks_for_nothing_new_without_another_protocol_version() -> None:
     assert " ".join(FIELDS_OF_A_TASK[PROTOCOL_VERSION].split()) == " ".join(
         fields_of(pb.Task.DESCRIPTOR)
     ), "a client that knows no such field ignores it: raise PROTOCOL_VERSION, then note it here"
+
+
+def test_an_answer_carries_nothing_new_without_another_protocol_version() -> None:
+    answers = (pb.PutHeader, pb.PutResult, pb.TaskFailure)
+    found = [each for answer in answers for each in fields_of(answer.DESCRIPTOR)]
+    assert " ".join(FIELDS_OF_AN_ANSWER[PROTOCOL_VERSION].split()) == " ".join(found), (
+        "an end that knows no such field leaves it out: raise PROTOCOL_VERSION, then note it here"
+    )

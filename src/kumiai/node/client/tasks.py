@@ -1,7 +1,8 @@
 """Does the tasks of one site, one after the other, on one worker thread.
 
 A task is known by its key: delivered again, it is not begun again, and an answer that may have
-been lost is sent again. Study code runs in the worker thread; the session stays alive beside it.
+been lost is sent again. A higher attempt asks again: what was answered for the one before is no
+answer to it. Study code runs in the worker thread; the session stays alive beside it.
 """
 
 import asyncio
@@ -70,6 +71,7 @@ _MODELS_KEPT = 2
 _TASKS_WAITING_MAX = 256
 _REASON_CHARACTERS_MAX = 2_000
 _PROGRESS_STEP = 0.05
+_TASK_COMES_SECONDS = 60.0
 _UNITS = {pb.PRIVACY_UNIT_RECORD: "record", pb.PRIVACY_UNIT_CLIENT: "client"}
 _KIND_NAMES = {
     pb.TASK_KIND_TRAIN: "train",
@@ -83,13 +85,21 @@ class _Task:
     message: pb.Task
     until: float
     attempt: int
+    """Which is asked for; it may rise while an earlier one is worked on."""
+    begun: int = 0
+    """Which is worked on, and will be answered."""
     cancelled: threading.Event = field(default_factory=threading.Event)
+    computing_since: float = 0.0
     fraction_told: float = 0.0
 
     @property
     def key(self) -> _Key:
         key = self.message.key
         return (key.run_id, key.round, key.kind)
+
+    @property
+    def kind_name(self) -> str:
+        return _KIND_NAMES.get(self.message.key.kind, "unknown")
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,8 +142,8 @@ class TaskRunner:
             state_dir: the models' cache lies below.
             send: gives a message to the session; called on the event loop, may drop it.
             counters_dir: where it is noted which update was summed; ``None``: in ``state_dir``.
-            heed_seconds: how long a study may go on with a task that was withdrawn before the log
-                says that it does.
+            heed_seconds: how long a study may go on with a task that nobody waits for any more,
+                withdrawn or over its deadline, before the log says so; then ever more rarely.
             secure: hides updates; ``None``: tasks that ask for it fail.
             requires_secure: refuse tasks whose update the coordinator would see.
             ledger: where private runs are paid for; ``None``: tasks of private runs fail.
@@ -154,6 +164,7 @@ class TaskRunner:
             None if ledger is None else PrivateUpdates(state_dir / "private-updates", ledger)
         )
         self._computing: _Task | None = None
+        self._blaming: asyncio.TimerHandle | None = None
         self._queue: asyncio.Queue[_Task] = asyncio.Queue()
         self._open: dict[_Key, _Task] = {}
         self._answers: OrderedDict[_Key, tuple[int, pb.ClientMessage | None]] = OrderedDict()
@@ -193,30 +204,47 @@ class TaskRunner:
         for key, task in self._open.items():
             if _is_over(key, cancel.key):
                 task.cancelled.set()
-                loop.call_later(self._heed_seconds, self._blame, task)
+                if task is self._computing:
+                    self._blame_at(loop.time() + self._heed_seconds, task)
         if cancel.key.round == 0 and cancel.key.kind != pb.TASK_KIND_PREPARE:
             loop.run_in_executor(None, self._held.forget, cancel.key.run_id)
+
+    def _blame_at(self, when: float, task: _Task) -> None:
+        if self._blaming is not None:
+            self._blaming.cancel()
+        self._blaming = asyncio.get_running_loop().call_at(when, self._blame, task)
 
     def _blame(self, task: _Task) -> None:
         # A thread can not be ended from outside, and a second one beside it would share the
         # study's data and its memory: the site's owner has to hear why nothing else begins.
-        if self._computing is task:
-            self._log.warning(
-                "study goes on with a task that was withdrawn; other tasks wait until it returns: "
-                "let it call context.check_cancelled() now and then",
-                app=task.message.app,
-                run=task.message.key.run_id,
-                round=task.message.key.round,
-            )
+        now = asyncio.get_running_loop().time()
+        if task.cancelled.is_set():
+            fault = "goes on with a task that was withdrawn"
+            remedy = "let it call context.check_cancelled() now and then"
+        elif now >= task.until + self._heed_seconds:
+            fault = "goes on with a task whose deadline is over"
+            remedy = "let it do less, or the job give it more time"
+        else:  # it was asked for anew
+            self._blame_at(task.until + self._heed_seconds, task)
+            return
+        age = now - task.computing_since
+        self._log.warning(
+            f"study {fault}; other tasks wait until it returns: {remedy}",
+            app=task.message.app,
+            run=task.message.key.run_id,
+            round=task.message.key.round,
+            task=task.kind_name,
+            age_seconds=round(age),
+        )
+        self._blame_at(now + max(age, self._heed_seconds), task)
 
     async def serve(self) -> None:
         """Do tasks until cancelled."""
         try:
             while True:
                 task = await self._queue.get()
-                began = task.attempt
                 answer = await self._do(task)
-                if task.attempt > began and answer is not None and answer.HasField("failure"):
+                if task.attempt > task.begun:
                     self._queue.put_nowait(task)  # asked again meanwhile: this answer is old
                     continue
                 if self._open.get(task.key) is not task:
@@ -231,9 +259,8 @@ class TaskRunner:
             self._worker.shutdown(wait=False, cancel_futures=True)
 
     async def _do(self, task: _Task) -> pb.ClientMessage | None:
-        message = task.message
-        kind = _KIND_NAMES.get(message.key.kind, "unknown")
-        log = self._log.bind(run=message.key.run_id, round=message.key.round, task=kind)
+        message, task.begun = task.message, task.attempt
+        log = self._log.bind(run=message.key.run_id, round=message.key.round, task=task.kind_name)
         failpoints.reach("client.task.begun")
         try:
             if task.cancelled.is_set():
@@ -320,13 +347,14 @@ class TaskRunner:
         Whoever says that it failed has to train anew, and what it has trained is lost. So what is
         late is not a failure here: the round has its own deadline, and asks again.
         """
-        attempt = -1
-        while attempt < task.attempt and not task.cancelled.is_set():
-            attempt = task.attempt
+        while not task.cancelled.is_set():
+            task.begun = task.attempt
             try:
-                await self._bring(task, attempt, update, log)
+                await self._bring(task, update, log)
             except DeadlineError as error:
-                log.warning("update not brought in time", attempt=attempt, error=str(error))
+                log.warning("update not brought in time", attempt=task.begun, error=str(error))
+            if task.begun >= task.attempt:
+                return
 
     async def _refusal_of(self, message: pb.Task) -> str | None:
         """Return why this site does no such task; ``None``: it does."""
@@ -351,7 +379,7 @@ class TaskRunner:
     async def _train(
         self, task: _Task, app: App, model: ModelFile, log: Any
     ) -> pb.ClientMessage | None:
-        loop, attempt = asyncio.get_running_loop(), task.attempt
+        loop = asyncio.get_running_loop()
 
         def compute() -> Contribution | _OpenUpdate:
             base, context = _open_model(model), self._context(task, app, loop)
@@ -375,7 +403,7 @@ class TaskRunner:
 
         update = await self._compute(task, compute)
         if not task.cancelled.is_set():
-            await self._bring(task, attempt, update, log)
+            await self._bring(task, update, log)
         return None
 
     def _trained_privately(
@@ -397,21 +425,47 @@ class TaskRunner:
             return Contribution(vector, 1, {})
         return _OpenUpdate(DeltaUpload.prepare(weights, base, chunk_bytes=CHUNK_BYTES), 1, {})
 
-    async def _bring(
-        self, task: _Task, attempt: int, update: Contribution | _OpenUpdate, log: Any
-    ) -> None:
-        """Bring an update into its round, hidden if that is asked."""
+    async def _bring(self, task: _Task, update: Contribution | _OpenUpdate, log: Any) -> None:
+        """Bring an update into the attempt of its round that was begun, hidden if that is asked.
+
+        One that goes as it is goes into a later attempt that is asked for by then, too.
+        """
         if isinstance(update, Contribution):
-            upload: Upload = await self._masked(task, attempt, update)
+            upload: Upload = await self._masked(task, task.begun, update)
         else:
             upload = update.upload
+            task.begun = task.attempt
             if update.terms is not None:
-                await asyncio.to_thread(self._pay_for_opening, task, attempt, update.terms)
+                await asyncio.to_thread(self._pay_for_opening, task, task.begun, update.terms)
                 failpoints.reach("client.central.paid")
         self._tell(task, pb.TASK_PHASE_UPLOADING)
+        result = await self._sent(task, upload, update)
+        while (
+            isinstance(update, _OpenUpdate)
+            and result.outcome == pb.PUT_OUTCOME_OVERTAKEN
+            and result.attempt > task.begun
+        ):
+            # The task that says so, and how long there is, comes on another stream: soon.
+            task.begun = result.attempt
+            task.until = max(task.until, asyncio.get_running_loop().time() + _TASK_COMES_SECONDS)
+            result = await self._sent(task, upload, update)
+        failpoints.reach("client.update.acknowledged")
+        if result.outcome == pb.PUT_OUTCOME_ACCEPTED:
+            log.info("update accepted", size_bytes=upload.size_bytes, **update.metrics)
+        elif result.outcome == pb.PUT_OUTCOME_OVERTAKEN:
+            log.info("update came too late for this attempt", attempt=task.begun)
+        else:
+            log.warning("update not accepted", reason=result.reason)
+
+    async def _sent(
+        self, task: _Task, upload: Upload, update: Contribution | _OpenUpdate
+    ) -> pb.PutResult:
+        """Send an update for the attempt that was begun, and return what became of it."""
+        attempt = task.begun
         report = PutReport(
             run_id=task.message.key.run_id,
             round=task.message.key.round,
+            attempt=attempt,
             examples=update.examples,
             metrics=dict(update.metrics),
         )
@@ -421,14 +475,9 @@ class TaskRunner:
             is_over = isinstance(update, Contribution) and task.attempt > attempt
             return 0.0 if is_over or task.cancelled.is_set() else task.until
 
-        result = await self._transfer.send_update(
+        return await self._transfer.send_update(
             upload, report, chunk_bytes=task.message.chunk_bytes, until=until
         )
-        failpoints.reach("client.update.acknowledged")
-        if result.outcome == pb.PUT_OUTCOME_ACCEPTED:
-            log.info("update accepted", size_bytes=upload.size_bytes, **update.metrics)
-        else:
-            log.warning("update not accepted", reason=result.reason)
 
     async def _masked(self, task: _Task, attempt: int, contribution: Contribution) -> Upload:
         """Return the update hidden; its round asks for it when all keys are there."""
@@ -498,11 +547,16 @@ class TaskRunner:
         return pb.ClientMessage(evaluation=report)
 
     async def _compute(self, task: _Task, function: Callable[[], _T]) -> _T:
-        self._computing = task
+        loop = asyncio.get_running_loop()
+        self._computing, task.computing_since = task, loop.time()
+        over_at = loop.time() if task.cancelled.is_set() else task.until
+        self._blame_at(over_at + self._heed_seconds, task)
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._worker, function)
+            return await loop.run_in_executor(self._worker, function)
         finally:
             self._computing = None
+            if self._blaming is not None:
+                self._blaming.cancel()
 
     def _context(self, task: _Task, app: App, loop: asyncio.AbstractEventLoop) -> Context:
         def report(fraction: float, text: str) -> None:
@@ -529,7 +583,7 @@ class TaskRunner:
         self._send(pb.ClientMessage(progress=progress))
 
     def _remember(self, task: _Task, answer: pb.ClientMessage | None) -> None:
-        self._answers[task.key] = (task.attempt, answer)
+        self._answers[task.key] = (task.begun, answer)
         if len(self._answers) > _ANSWERS_REMEMBERED:
             self._answers.popitem(last=False)
 
@@ -656,5 +710,7 @@ def _open_model(model: ModelFile) -> Mapping[str, Any]:
 
 def _failure(task: _Task, reason: str) -> pb.ClientMessage:
     return pb.ClientMessage(
-        failure=pb.TaskFailure(key=task.message.key, reason=reason[:_REASON_CHARACTERS_MAX])
+        failure=pb.TaskFailure(
+            key=task.message.key, attempt=task.begun, reason=reason[:_REASON_CHARACTERS_MAX]
+        )
     )

@@ -57,6 +57,7 @@ class PutReport:
 
     run_id: str
     round: int
+    attempt: int
     examples: int
     metrics: dict[str, float]
 
@@ -192,7 +193,7 @@ class BlobTransfer:
         chunk_bytes: int = 0,
         until: Callable[[], float],
     ) -> pb.PutResult:
-        """Send an update and return the coordinator's answer: accepted, late or refused.
+        """Send an update and return the coordinator's answer: accepted, late, refused or overtaken.
 
         Args:
             upload: the update's bytes.
@@ -327,6 +328,7 @@ class BlobTransfer:
         header = pb.PutHeader(
             run_id=report.run_id,
             round=report.round,
+            attempt=report.attempt,
             digest=upload.digest,
             size_bytes=upload.size_bytes,
             offset=offset,

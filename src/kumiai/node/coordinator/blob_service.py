@@ -80,7 +80,7 @@ class BlobService:
         self._stall_seconds = stall_seconds
         self._puts: Counter[str] = Counter()
         self._gets: Counter[str] = Counter()
-        self._begun: OrderedDict[tuple[str, int, str], set[str]] = OrderedDict()
+        self._begun: OrderedDict[tuple[str, int, int, str], set[str]] = OrderedDict()
         self._readers: OrderedDict[tuple[str, str], None] = OrderedDict()
         self._log = structlog.get_logger("kumiai.transfer")
 
@@ -181,10 +181,12 @@ class BlobService:
             raise IntegrityError(
                 f"update must be 1 to {size_max} bytes for this model, got {header.size_bytes}"
             )
-        if not self._may_begin((header.run_id, header.round, client_id), header.digest):
+        task = (header.run_id, header.round, header.attempt, client_id)
+        if not self._may_begin(task, header.digest):
             return pb.PutResult(
                 outcome=pb.PUT_OUTCOME_REFUSED,
-                reason=f"a client may begin at most {_DIGESTS_PER_TASK_MAX} updates of a round",
+                reason=f"a client may begin at most {_DIGESTS_PER_TASK_MAX} updates of a round's "
+                "attempt",
             )
         writer = await self._blobs.begin(namespace, header.digest, header.size_bytes)
         if header.offset != writer.offset:
@@ -206,6 +208,7 @@ class BlobService:
             FinishedUpdate(
                 run_id=header.run_id,
                 round=header.round,
+                attempt=header.attempt,
                 client_id=client_id,
                 digest=header.digest,
                 size_bytes=header.size_bytes,
@@ -215,11 +218,15 @@ class BlobService:
         )
         failpoints.reach("coordinator.update.before_ack")
         self._log_result(header, client_id, result)
+        if result.outcome is AcceptOutcome.OVERTAKEN and (
+            overtaken := await self._known_result(header, client_id)
+        ):
+            return overtaken
         return pb.PutResult(
             outcome=_outcome(result), reason=result.reason, received_bytes=header.size_bytes
         )
 
-    def _may_begin(self, task: tuple[str, int, str], digest: str) -> bool:
+    def _may_begin(self, task: tuple[str, int, int, str], digest: str) -> bool:
         """Tell whether one more file may be spooled for this task.
 
         A client that trains again after a restart may send other bytes; one that sends ever
@@ -248,6 +255,12 @@ class BlobService:
             )
         if task.stage != "collecting":
             return pb.PutResult(outcome=pb.PUT_OUTCOME_LATE, reason="the round is closed")
+        if task.attempt != header.attempt:
+            return pb.PutResult(
+                outcome=pb.PUT_OUTCOME_OVERTAKEN,
+                reason=f"attempt must be {task.attempt}, got {header.attempt}",
+                attempt=task.attempt,
+            )
         if task.state != "assigned":
             return pb.PutResult(
                 outcome=pb.PUT_OUTCOME_REFUSED, reason=f"this task is {task.state}: {task.reason}"
@@ -319,6 +332,8 @@ class BlobService:
         log = self._log.bind(run=header.run_id, round=header.round, client=client_id)
         if result.is_accepted:
             log.debug("update accepted", size_bytes=header.size_bytes)
+        elif result.outcome is AcceptOutcome.OVERTAKEN:
+            log.info("update overtaken by another attempt", attempt=header.attempt)
         else:
             log.warning("update not accepted", reason=result.reason)
 
@@ -347,7 +362,7 @@ async def _header(requests: AsyncIterator[bytes]) -> pb.PutHeader:
         raise IntegrityError(f"a put's header must be at most {CONTROL_BYTES_MAX} bytes")
     header = pb.PutHeader.FromString(first)
     verify_digest_text(header.digest)
-    verify_named_task(header.run_id, header.round)
+    verify_named_task(header.run_id, header.round, header.attempt)
     return header
 
 
@@ -365,4 +380,6 @@ def _outcome(result: IntakeResult) -> pb.PutOutcome:
         return pb.PUT_OUTCOME_ACCEPTED
     if result.outcome is AcceptOutcome.LATE:
         return pb.PUT_OUTCOME_LATE
+    if result.outcome is AcceptOutcome.OVERTAKEN:
+        return pb.PUT_OUTCOME_OVERTAKEN
     return pb.PUT_OUTCOME_REFUSED

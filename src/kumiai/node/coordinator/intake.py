@@ -37,10 +37,11 @@ _HEADER_SLACK_BYTES = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class FinishedUpdate:
-    """An update whose bytes are all there."""
+    """An update whose bytes are all there, sent for an attempt of its round."""
 
     run_id: str
     round: int
+    attempt: int
     client_id: str
     digest: str
     size_bytes: int
@@ -147,6 +148,7 @@ class UpdateIntake:
             AcceptRequest(
                 run_id=update.run_id,
                 round=update.round,
+                attempt=update.attempt,
                 client_id=update.client_id,
                 digest=update.digest,
                 size_bytes=update.size_bytes,
@@ -155,7 +157,9 @@ class UpdateIntake:
             )
         )
         failpoints.reach("coordinator.update.accepted")
-        if outcome in {AcceptOutcome.LATE, AcceptOutcome.NOT_ASSIGNED}:
+        # What was hidden for an attempt is of no use in another; what was not comes again.
+        is_hidden = facts.job.secure_aggregation.is_on
+        if outcome in _USELESS or (outcome is AcceptOutcome.OVERTAKEN and is_hidden):
             await self._drop(update)
         self._signals.report(update.run_id)
         return IntakeResult(outcome, _REASONS[outcome])
@@ -168,6 +172,7 @@ class UpdateIntake:
             "train",
             state="refused",
             reason=reason,
+            attempt=update.attempt,
         )
         if was_open:  # else the same bytes, told of otherwise, may stand in the sum already
             await self._drop(update)
@@ -233,10 +238,12 @@ def masked_size_limit(facts: RunFacts) -> int:
     return 4 * masked if facts.job.secure_aggregation.mode == "paillier" else masked
 
 
+_USELESS = {AcceptOutcome.LATE, AcceptOutcome.NOT_ASSIGNED}
 _REASONS = {
     AcceptOutcome.ACCEPTED: "",
     AcceptOutcome.DUPLICATE: "",
     AcceptOutcome.CONFLICT: "another update of this client already stands for this round",
     AcceptOutcome.LATE: "the round is closed",
-    AcceptOutcome.NOT_ASSIGNED: "the client was not asked for this round",
+    AcceptOutcome.OVERTAKEN: "another attempt of the round is asked for",
+    AcceptOutcome.NOT_ASSIGNED: "the client is not asked for this round",
 }

@@ -19,9 +19,10 @@ from kumiai.storage import AssignmentKind
 __all__ = ["ClientDirectory", "TaskKey", "TaskOrder", "verify_named_task"]
 
 _ROUND_MAX = 1_000_000  # the most that a job may ask for
+_ATTEMPT_MAX = 1_000_000  # more than any job allows, and one row of a database holds
 
 
-def verify_named_task(run_id: str, round_number: int) -> None:
+def verify_named_task(run_id: str, round_number: int, attempt: int = 1) -> None:
     """Check that a client's message names what could be a task, before a row is looked for.
 
     What no run could be called must not look like a failure of the database.
@@ -35,6 +36,10 @@ def verify_named_task(run_id: str, round_number: int) -> None:
         raise NotFoundError(str(error)) from None
     if round_number > _ROUND_MAX:
         raise NotFoundError(f"round of run {run_id} must exist, got {round_number}")
+    if not 1 <= attempt <= _ATTEMPT_MAX:
+        raise NotFoundError(
+            f"attempt of round {round_number} of run {run_id} must exist, got {attempt}"
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -354,7 +354,7 @@ class SessionService:
         reason = failure.reason[:_REASON_CHARACTERS_MAX]
         session.phase = "idle"
         try:
-            verify_named_task(failure.key.run_id, failure.key.round)
+            verify_named_task(failure.key.run_id, failure.key.round, failure.attempt)
         except NotFoundError as error:
             _answer(session, failure.key, accepted=False, reason=str(error))
             return
@@ -365,6 +365,7 @@ class SessionService:
             kind,
             state="failed",
             reason=reason,
+            attempt=failure.attempt,
         )
         _answer(session, failure.key, accepted=True)
         self._signals.wake(failure.key.run_id)

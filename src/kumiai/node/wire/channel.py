@@ -32,8 +32,8 @@ __all__ = [
     "verify_only_tls_1_3",
 ]
 
-PROTOCOL_VERSION = 2
-"""Raised with each field that a client must heed; see the head of `kumiai.proto`."""
+PROTOCOL_VERSION = 3
+"""Raised with each field that the other end must heed; see the head of `kumiai.proto`."""
 SESSION_SERVICE = "kumiai.v1.Session"
 BLOB_SERVICE = "kumiai.v1.Blob"
 ATTACH = f"/{SESSION_SERVICE}/Attach"

@@ -33,6 +33,7 @@ class PutOutcome(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     PUT_OUTCOME_LATE: _ClassVar[PutOutcome]
     PUT_OUTCOME_REFUSED: _ClassVar[PutOutcome]
     PUT_OUTCOME_RESUME: _ClassVar[PutOutcome]
+    PUT_OUTCOME_OVERTAKEN: _ClassVar[PutOutcome]
 TASK_KIND_UNSPECIFIED: TaskKind
 TASK_KIND_TRAIN: TaskKind
 TASK_KIND_EVALUATE: TaskKind
@@ -49,6 +50,7 @@ PUT_OUTCOME_ACCEPTED: PutOutcome
 PUT_OUTCOME_LATE: PutOutcome
 PUT_OUTCOME_REFUSED: PutOutcome
 PUT_OUTCOME_RESUME: PutOutcome
+PUT_OUTCOME_OVERTAKEN: PutOutcome
 
 class ClientMessage(_message.Message):
     __slots__ = ("hello", "heartbeat", "progress", "failure", "evaluation", "renewal", "trust", "secure", "prepared")
@@ -349,12 +351,14 @@ class TaskProgress(_message.Message):
     def __init__(self, key: _Optional[_Union[TaskKey, _Mapping]] = ..., phase: _Optional[_Union[TaskPhase, str]] = ..., fraction: _Optional[float] = ..., text: _Optional[str] = ...) -> None: ...
 
 class TaskFailure(_message.Message):
-    __slots__ = ("key", "reason")
+    __slots__ = ("key", "reason", "attempt")
     KEY_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPT_FIELD_NUMBER: _ClassVar[int]
     key: TaskKey
     reason: str
-    def __init__(self, key: _Optional[_Union[TaskKey, _Mapping]] = ..., reason: _Optional[str] = ...) -> None: ...
+    attempt: int
+    def __init__(self, key: _Optional[_Union[TaskKey, _Mapping]] = ..., reason: _Optional[str] = ..., attempt: _Optional[int] = ...) -> None: ...
 
 class EvaluationReport(_message.Message):
     __slots__ = ("key", "examples", "metrics")
@@ -390,7 +394,7 @@ class Receipt(_message.Message):
     def __init__(self, key: _Optional[_Union[TaskKey, _Mapping]] = ..., accepted: bool = ..., reason: _Optional[str] = ...) -> None: ...
 
 class PutHeader(_message.Message):
-    __slots__ = ("run_id", "round", "digest", "size_bytes", "offset", "examples", "metrics")
+    __slots__ = ("run_id", "round", "digest", "size_bytes", "offset", "examples", "metrics", "attempt")
     class MetricsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -405,6 +409,7 @@ class PutHeader(_message.Message):
     OFFSET_FIELD_NUMBER: _ClassVar[int]
     EXAMPLES_FIELD_NUMBER: _ClassVar[int]
     METRICS_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPT_FIELD_NUMBER: _ClassVar[int]
     run_id: str
     round: int
     digest: str
@@ -412,17 +417,20 @@ class PutHeader(_message.Message):
     offset: int
     examples: int
     metrics: _containers.ScalarMap[str, float]
-    def __init__(self, run_id: _Optional[str] = ..., round: _Optional[int] = ..., digest: _Optional[str] = ..., size_bytes: _Optional[int] = ..., offset: _Optional[int] = ..., examples: _Optional[int] = ..., metrics: _Optional[_Mapping[str, float]] = ...) -> None: ...
+    attempt: int
+    def __init__(self, run_id: _Optional[str] = ..., round: _Optional[int] = ..., digest: _Optional[str] = ..., size_bytes: _Optional[int] = ..., offset: _Optional[int] = ..., examples: _Optional[int] = ..., metrics: _Optional[_Mapping[str, float]] = ..., attempt: _Optional[int] = ...) -> None: ...
 
 class PutResult(_message.Message):
-    __slots__ = ("outcome", "reason", "received_bytes")
+    __slots__ = ("outcome", "reason", "received_bytes", "attempt")
     OUTCOME_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
     RECEIVED_BYTES_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPT_FIELD_NUMBER: _ClassVar[int]
     outcome: PutOutcome
     reason: str
     received_bytes: int
-    def __init__(self, outcome: _Optional[_Union[PutOutcome, str]] = ..., reason: _Optional[str] = ..., received_bytes: _Optional[int] = ...) -> None: ...
+    attempt: int
+    def __init__(self, outcome: _Optional[_Union[PutOutcome, str]] = ..., reason: _Optional[str] = ..., received_bytes: _Optional[int] = ..., attempt: _Optional[int] = ...) -> None: ...
 
 class StatRequest(_message.Message):
     __slots__ = ("run_id", "round", "digest")
