@@ -8,12 +8,11 @@ forty-five images each. The settings were chosen once, for all epsilons alike.
 
 import argparse
 import statistics
-import time
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 from _measuring import Goal, at_most, load_line, print_goals, print_table
+from _noise_overhead import overhead
 
 import kumiai as km
 from kumiai.node.job import parse_job
@@ -23,9 +22,6 @@ from kumiai.node.study import Site
 DELTA = 1e-4
 EPSILONS = (0.5, 1.0, 1.7, 4.0, 8.0, None)
 NO_NOISE = {"noise_multiplier": 1e-6}
-OVERHEAD_GOAL = 1.10
-OVERHEAD_DEVIATION, OVERHEAD_DEVIATIONS = 1e-3, 4
-OVERHEAD_NUMBERS, OVERHEAD_SITES, OVERHEAD_ROUNDS = 100_000, 4, 6
 
 HEART = {"records": 920, "records_per_site": 303, "clip": 1.0}
 RAND = {"records": 20_190, "records_per_site": 4_500, "clip": 1.0}
@@ -92,63 +88,18 @@ def accuracy_tables(runs: int) -> list[Goal]:
     return goals
 
 
-def wide_app() -> km.App:
-    app = km.App("wide")
-    app.model(lambda _config: {"w": np.zeros(OVERHEAD_NUMBERS, np.float32)})
-
-    @app.train
-    def train(weights: dict[str, Any], context: km.Context) -> km.Update:
-        moved = context.rng.normal(0, OVERHEAD_DEVIATION, OVERHEAD_NUMBERS)
-        weights["w"] += moved.astype(np.float32)
-        return km.Update(weights, examples=1)
-
-    return app
-
-
-def overhead() -> list[Goal]:
-    """Time rounds with noise and without, by turns: the same clients, masks and checks.
-
-    Commitments cost by the size of what is committed to. So rounds without noise are timed twice:
-    with updates of a few steps, as they are with the clip that a job has by itself, and with ones
-    that use all of their bits, as noised ones do.
-    """
-    app = wide_app()
-    whole = job(
-        "wide", OVERHEAD_ROUNDS, OVERHEAD_SITES, {"unit": "client", "clip": 1.0, **NO_NOISE}
-    )
-    secure = whole.secure_aggregation.model_copy(update={"verification": "sum"})
-    noised = whole.model_copy(update={"secure_aggregation": secure})
-    plain = noised.model_copy(update={"privacy": None})
-    loud = noised.model_copy(
-        update={"privacy": noised.privacy.model_copy(update={"noise_multiplier": 1.0})}
-    )
-    tight = secure.model_copy(update={"clip": OVERHEAD_DEVIATIONS * OVERHEAD_DEVIATION})
-    full = plain.model_copy(update={"secure_aggregation": tight})
-    jobs = {"without": plain, "without, all bits used": full, "with": loud}
-    seconds: dict[str, list[float]] = {name: [] for name in jobs}
-    for _ in range(3):
-        for name, asked in jobs.items():
-            began = time.process_time()
-            km.simulate(app, asked, sites=OVERHEAD_SITES)
-            seconds[name].append((time.process_time() - began) / OVERHEAD_ROUNDS)
-    found = {name: min(each) for name, each in seconds.items()}
-    print_table(
-        f"a round of {OVERHEAD_SITES} sites with {OVERHEAD_NUMBERS:,} numbers, all of it",
-        ["", "CPU s"],
-        [[name, f"{value:.3f}"] for name, value in found.items()],
-    )
-    return [
-        at_most("CPU of a round with noise", OVERHEAD_GOAL, found["with"] / found["without"], "x")
-    ]
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else "")
     parser.add_argument("--runs", type=int, default=10, help="how often each is repeated")
     parser.add_argument("--short", action="store_true", help="time alone, no accuracy")
     chosen = parser.parse_args()
     print(load_line())
-    print_goals([*overhead(), *([] if chosen.short else accuracy_tables(chosen.runs))])
+    print_goals(
+        [
+            *overhead(repeats=2 if chosen.short else 7, rounds=6),
+            *([] if chosen.short else accuracy_tables(chosen.runs)),
+        ]
+    )
 
 
 if __name__ == "__main__":
