@@ -107,12 +107,7 @@ async def test_a_failure_that_was_overtaken_by_a_new_attempt_is_tried_again(
     first, again = task(1, TRAIN), anew(task(1, TRAIN))
     runner.take(first)
 
-    serving = asyncio.create_task(runner.serve())
-    async with asyncio.timeout(30):
-        while not runner.is_idle:
-            await asyncio.sleep(0)
-    serving.cancel()
-    await asyncio.wait({serving})
+    await done(runner)
 
     assert transfer.calls == 2
     failures = [each.failure for each in sent if each.HasField("failure")]
