@@ -13,7 +13,7 @@ from kumiai.core.errors import ConfigError, DivergedError, QuorumLostError
 from kumiai.node.coordinator.intake import FinishedUpdate, IntakeResult, UpdateIntake
 from kumiai.node.job import StrategySpec, parse_job
 from kumiai.node.simulation import simulate
-from kumiai.storage import AcceptOutcome
+from kumiai.storage import AcceptOutcome, DatabaseManager
 from tests.integration.eventually import eventually
 
 
@@ -44,6 +44,14 @@ def job(**cohort: Any) -> Any:
             "evaluation": {"every": 0},
         }
     )
+
+
+@pytest.mark.parametrize("mode", ["masking", "paillier"])
+def test_too_few_sites_to_hide_an_update_are_refused_at_once(mode: str) -> None:
+    hidden = parse_job({"run": {"app": "diverging"}, "secure_aggregation": {"mode": mode}})
+
+    with pytest.raises(ConfigError, match=f'sites must be at least 3 with .*"{mode}", got 2'):
+        simulate(diverging_app(times=0), hidden, sites=2)
 
 
 def test_a_refused_site_is_asked_again_when_the_round_is_extended() -> None:
@@ -124,3 +132,16 @@ def test_a_file_without_a_job_is_refused_by_name(tmp_path: Path) -> None:
         simulate(diverging_app(times=0), missing, sites=2)
     with pytest.raises(ConfigError, match=r"wrong\.toml: run\.app must be"):
         simulate(diverging_app(times=0), wrong, sites=2)
+
+
+def test_the_second_simulation_of_a_process_migrates_no_database_and_finds_none_of_the_firsts_rows(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    first = simulate(diverging_app(0), job(), sites=2)
+    migrated: list[object] = []
+    monkeypatch.setattr(DatabaseManager, "migrate", lambda *_: migrated.append(_))
+
+    second = simulate(diverging_app(0), job(), sites=2)
+
+    assert migrated == []
+    assert [each.round for each in second.history] == [each.round for each in first.history]

@@ -6,18 +6,19 @@ has its own data, seed and rows, and nothing else.
 """
 
 import asyncio
+import functools
 import json
 import logging
 import os
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import structlog
@@ -46,6 +47,7 @@ from kumiai.node.coordinator.namespaces import model_namespace, update_namespace
 from kumiai.node.coordinator.orders import TaskKey, TaskOrder
 from kumiai.node.coordinator.run_facts import RunFactsCache
 from kumiai.node.coordinator.secure.mailbox import SecureMailbox
+from kumiai.node.coordinator.secure.planning import survivors_least
 from kumiai.node.coordinator.secure.summing import SumParts
 from kumiai.node.coordinator.secure.sums import OwnKey, SecureSums, VouchedMember
 from kumiai.node.coordinator.signals import RunSignals
@@ -73,6 +75,9 @@ from kumiai.storage import (
 
 __all__ = ["RoundResult", "RunResult", "run", "simulate"]
 
+_Result = TypeVar("_Result")
+
+_DATABASE = "simulation.db"
 _SPOOL_IN_MEMORY_BYTES_MAX = 512 << 20
 _LOOK_SECONDS = 0.05
 _BATCH_SECONDS = 0.05
@@ -207,18 +212,40 @@ def simulate(
             f"cohort.size must be at most the number of sites ({len(virtual_sites)}), "
             f"got {job.cohort.size}"
         )
+    _verify_can_hide(job, len(virtual_sites))
     # The model may be large, and lives until the run's end: made here, outside the thread.
     weights = model or initial_model(app, job.train, seed=job.run.seed)
 
     if not structlog.is_configured():
         _log_errors_only()
+    database = _empty_database()
 
     async def main() -> RunResult:
         with tempfile.TemporaryDirectory(prefix="kumiai-simulation-") as folder:
+            (Path(folder) / _DATABASE).write_bytes(database)
             federation = _Federation(
                 app, job, virtual_sites, weights, folder=Path(folder), workers=workers
             )
             return await federation.run(on_round)
+
+    return _in_own_loop(main)
+
+
+@functools.cache
+def _empty_database() -> bytes:
+    """Return the file of a database with all tables and no row: made once, to migrate is slow."""
+
+    async def main() -> bytes:
+        with tempfile.TemporaryDirectory(prefix="kumiai-simulation-") as folder:
+            database = DatabaseManager(
+                f"sqlite:///{Path(folder) / _DATABASE}", sqlite_synchronous="OFF"
+            )
+            await database.connect()
+            try:
+                await database.migrate()
+            finally:
+                await database.close()
+            return (Path(folder) / _DATABASE).read_bytes()
 
     return _in_own_loop(main)
 
@@ -231,6 +258,16 @@ def _job_in(path: Path) -> JobSpec:
             f"job must be a TOML file that can be read, got {path}: {error}"
         ) from None
     return parse_job_toml(text, source=str(path))
+
+
+def _verify_can_hide(job: JobSpec, count: int) -> None:
+    """Refuse what would wait for sites that never come."""
+    least = survivors_least(job.secure_aggregation, count)
+    if job.secure_aggregation.mode != "none" and count < least:
+        raise ConfigError(
+            f"sites must be at least {least} with secure_aggregation.mode = "
+            f'"{job.secure_aggregation.mode}", got {count}; in a sum of fewer, one update shows'
+        )
 
 
 def _sites(
@@ -261,9 +298,9 @@ def _log_errors_only() -> None:
     )
 
 
-def _in_own_loop(main: Callable[[], Any]) -> RunResult:
+def _in_own_loop(main: Callable[[], Coroutine[Any, Any, _Result]]) -> _Result:
     """Run a coroutine in a thread of its own: a notebook has a running loop in this one."""
-    outcome: Future[RunResult] = Future()
+    outcome: Future[_Result] = Future()
 
     def work() -> None:
         try:
@@ -293,7 +330,7 @@ class _Federation:
         self._model = model
         self._run_id = new_id("run")
         self._database = DatabaseManager(
-            f"sqlite:///{folder / 'simulation.db'}", sqlite_synchronous="OFF"
+            f"sqlite:///{folder / _DATABASE}", sqlite_synchronous="OFF"
         )
         self._runs = RunRepository(self._database)
         self._budgets = BudgetRepository(self._database)
@@ -363,7 +400,6 @@ class _Federation:
     async def run(self, on_round: Callable[[RoundResult], None] | None) -> RunResult:
         clock = SystemClock()
         await self._database.connect()
-        await self._database.migrate()
         await self._inbox.start()
         working = asyncio.create_task(self._clients.serve())
         hearing = asyncio.create_task(self._rounds.serve())
