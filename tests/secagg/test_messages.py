@@ -1,5 +1,6 @@
 """The messages of a round: the bytes of each, its limits, and what their senders sign."""
 
+import hashlib
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from kumiai.secagg.messages import (
     Advertisements,
     Agreement,
     Agreements,
+    Body,
     Confirmation,
     Confirmations,
     Deliveries,
@@ -161,7 +163,7 @@ def test_a_body_travels_in_this_envelope_under_this_signature() -> None:
     signed = b"".join(
         [
             *(b"\x01\0", CONTEXT, size(3), b"run", bytes(range(16))),
-            *(size(4), b"site", b"\x09", size(32), A),
+            *(size(4), b"site", b"\x09", hashlib.sha256(A).digest()),
         ]
     )
 
@@ -197,6 +199,10 @@ def test_an_envelope_of_another_round_or_beyond_a_limit_is_refused(
 ) -> None:
     with pytest.raises(SecureAggregationError, match=f"^{problem}"):
         read_envelope(data, DESCRIPTOR)
+
+
+def delivering(entry: ShareEntry) -> Deliveries:
+    return Deliveries((1,), (Delivery(b"envelope", entry, 0, ()),))
 
 
 def changed(kind: Kind, place: int, content: bytes) -> bytes:
@@ -273,8 +279,16 @@ def cut(kind: Kind, count: int) -> bytes:
         (Kind.SURVIVORS, changed(Kind.SURVIVORS, 38, b"\x01"), "survivors must increase"),
         (Kind.UNMASKING, size(4097), "count of shares must be 0 to 4096, got 4097"),
         (Kind.UNMASKING, changed(Kind.UNMASKING, 6, b"\x03"), "secret must be 1 to 2, got 3"),
-        (Kind.UNMASKING, cut(Kind.UNMASKING, 40), "share must be 34 bytes, got the last 33"),
-        (Kind.UNMASKING, cut(Kind.UNMASKING, 72), "salt must be 32 bytes, got the last 31"),
+        (
+            Kind.UNMASKING,
+            cut(Kind.UNMASKING, 40),
+            "revealed share must be 69 bytes, got the last 36",
+        ),
+        (
+            Kind.UNMASKING,
+            cut(Kind.UNMASKING, 72),
+            "revealed share must be 69 bytes, got the last 68",
+        ),
         (Kind.UNMASKING, changed(Kind.UNMASKING, 73, b"\x01"), "shares must increase"),
         (Kind.CONFIRMATION, A + b"\x03", "is_right must be 1 to 2, got 3"),
         (
@@ -311,6 +325,27 @@ def test_attached_lists_beyond_a_limit_are_refused() -> None:
             codec.decode(data)
 
     assert ATTACHMENT_SIZE_MAX == 2**27
+
+
+@pytest.mark.parametrize(
+    ("body", "problem"),
+    [
+        (Unmasking((RevealedShare(1, SecretKind.SELF_MASK, SHARE[1:], SALT),)), "got 33 and 32"),
+        (Unmasking((RevealedShare(1, SecretKind.SELF_MASK, SHARE, SALT + b"s"),)), "got 34 and 33"),
+        (delivering(ShareEntry(1, A[1:], B, b"")), "got 31, 32 and 0"),
+        (delivering(ShareEntry(1, A, B + b"b", b"")), "got 32, 33 and 0"),
+        (delivering(ShareEntry(1, A, B, bytes(513))), "got 32, 32 and 513"),
+    ],
+)
+def test_shares_that_do_not_fit_their_form_are_not_written(body: Body, problem: str) -> None:
+    with pytest.raises(ValueError, match=problem):
+        encode_body(body)
+
+
+def test_the_longest_sealed_shares_are_written_and_read() -> None:
+    body = delivering(ShareEntry(4095, A, B, bytes(512)))
+
+    assert CODECS[Kind.DELIVERIES][1].decode(encode_body(body)) == body
 
 
 def test_a_body_is_read_as_the_kind_that_was_signed_and_as_no_other() -> None:

@@ -21,6 +21,7 @@ from kumiai.secagg.wire import (
     fixed,
     increasing,
     many,
+    many_fixed,
     number,
     real,
     record,
@@ -43,6 +44,7 @@ FORMS: list[tuple[Make, Any, bytes]] = [
     (lambda: real("r"), 0.5, bytes.fromhex("000000000000e03f")),
     (lambda: choice((True, False), "c"), False, b"\x02"),
     (lambda: many(number(1, "n"), 3, "m"), (3, 1, 1), b"\x03\0\0\0\x03\x01\x01"),
+    (lambda: many_fixed(2, 3, "p"), (b"ab", b"cd"), b"\x02\0\0\0abcd"),
     (lambda: increasing(number(1, "n"), 3, "i"), (1, 3, 4), b"\x03\0\0\0\x01\x03\x04"),
 ]
 
@@ -100,6 +102,16 @@ def test_bytes_too_few_or_too_many_are_refused(make: Make, value: Any, data: byt
             "count of m must be 0 to 3, got 4",
         ),
         (
+            lambda: many_fixed(2, 3, "p"),
+            b"\x04\0\0\0abcdefgh",
+            "count of p must be 0 to 3, got 4",
+        ),
+        (
+            lambda: many_fixed(2, 3, "p"),
+            b"\x02\0\0\0abc",
+            "p must be 4 bytes, got the last 3",
+        ),
+        (
             lambda: increasing(number(1, "n"), 3, "i"),
             b"\x02\0\0\0\x03\x03",
             "i must increase, got one",
@@ -132,6 +144,8 @@ def test_bytes_of_no_value_are_refused(make: Make, data: bytes, problem: str) ->
         (lambda: real("r"), float("inf"), "r must be a finite number above 0, got inf"),
         (lambda: choice((1, 2), "c"), 3, "not in tuple"),
         (lambda: many(number(1, "n"), 1, "m"), (1, 2), "count of m must be 0 to 1, got 2"),
+        (lambda: many_fixed(2, 1, "p"), (b"ab", b"cd"), "count of p must be 0 to 1, got 2"),
+        (lambda: many_fixed(2, 2, "p"), (b"abc", b"d"), "each of p must be 2 bytes, got {1, 3}"),
         (lambda: increasing(number(1, "n"), 3, "i"), (2, 1), "i must increase, got one"),
         (lambda: increasing(number(1, "n"), 3, "i"), (1, 3, 3), "i must increase, got one"),
         (lambda: increasing(number(1, "n"), 3, "i"), (1, 2, 3, 4), "count of i must be 0 to 3"),

@@ -244,7 +244,7 @@ def _barycentric(xs: Sequence[int], over: PrimeField) -> list[int]:
 
     Source: Berrut and Trefethen 2004, equation 3.2.
     """
-    differences = [math.prod(here - x for x in xs if x != here) % over.prime for here in xs]
+    differences = [math.prod([here - x for x in xs if x != here]) % over.prime for here in xs]
     return over.inverses(differences)
 
 
@@ -255,7 +255,7 @@ def _weights_at(
 
     Source: Berrut and Trefethen 2004, equations 3.1 and 3.3.
     """
-    node = math.prod(at - x for x in xs) % over.prime
+    node = math.prod([at - x for x in xs]) % over.prime
     return tuple(
         node * weight * inverse % over.prime
         for weight, inverse in zip(barycentric, over.inverses([at - x for x in xs]), strict=True)

@@ -269,8 +269,9 @@ class ClientKnowledge:
         made = self._committed(vector)
         masks = self._masks()
         add_masks(self.layout.words(vector), [vector_mask(key, sign) for key, sign in masks])
-        hidden = [blinding_mask(key, sign) for key, sign in masks]
-        self.layout.write_blindings(vector, add_blinding_masks(made.blindings, hidden))
+        if made.blindings:
+            hidden = [blinding_mask(key, sign) for key, sign in masks]
+            self.layout.write_blindings(vector, add_blinding_masks(made.blindings, hidden))
         self.input = MaskedInput(
             vector_digest(vector),
             vector.nbytes,

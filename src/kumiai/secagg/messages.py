@@ -21,17 +21,33 @@ With a Paillier key instead of masks, which one client deals to the others:
     Confirmation          signs the decrypted sum        -> Confirmations, to one of them
     Opening               the decrypted sum              -> ReceiptIssue
 
-Every body travels in an `Envelope`, whose signature covers protocol version, round, sender and
-kind besides. What is too long for a body is attached, and named in the body by its digest.
+Every body travels in an `Envelope`, whose signature covers the body's digest, and protocol
+version, round, sender and kind besides. What is too long for a body is attached, and named in the
+body by its digest.
 """
 
+import hashlib
+import struct
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any, Final, Protocol, TypeVar
 
 from kumiai.core.errors import SecureAggregationError
+from kumiai.crypto.shamir import SHARE_SALT_SIZE_BYTES, SHARE_SIZE_BYTES
 from kumiai.secagg.descriptor import CLIENT_COUNT_MAX, PROTOCOL_VERSION, RoundDescriptor
-from kumiai.secagg.wire import Codec, blob, choice, fixed, increasing, many, number, record, text
+from kumiai.secagg.wire import (
+    Codec,
+    Reader,
+    blob,
+    choice,
+    fixed,
+    increasing,
+    many,
+    many_fixed,
+    number,
+    record,
+    text,
+)
 
 __all__ = [
     "ATTACHMENT_SIZE_MAX",
@@ -85,6 +101,8 @@ _SIGNATURE_SIZE_MAX: Final = 256
 _SIGNATURE_LABEL: Final = "kumiai/secagg/message/v1"
 _NAME_SIZE_MAX: Final = 128
 _KEY_COPY_SIZE_MAX: Final = 1024
+_DIGEST_SIZE: Final = 32
+_SEALED_SIZE_MAX: Final = 512
 
 
 class Signer(Protocol):
@@ -453,15 +471,61 @@ Body = (
 )
 
 _index = number(2, "index", most=CLIENT_COUNT_MAX - 1)
-_digest = fixed(32, "digest")
+_digest = fixed(_DIGEST_SIZE, "digest")
 _envelopes = many(blob(_BODY_SIZE_MAX, "envelope"), CLIENT_COUNT_MAX, "envelopes")
-SHARE_ENTRY: Final[Codec[ShareEntry]] = record(
-    ShareEntry,
-    holder=_index,
-    mask_key_digest=_digest,
-    self_mask_digest=_digest,
-    sealed=blob(512, "sealed shares"),
-)
+
+
+# A round of 500 clients has 42 000 entries, and as many shares are revealed: their forms are
+# packed at once, not field by field, which would take the coordinator longer than to use them.
+_ENTRY_HEAD: Final = struct.Struct(f"<H{_DIGEST_SIZE}s{_DIGEST_SIZE}sI")
+_REVEALED_FORM: Final = struct.Struct(f"<HB{SHARE_SIZE_BYTES}s{SHARE_SALT_SIZE_BYTES}s")
+_SECRET_KINDS: Final = {int(kind): kind for kind in SecretKind}
+
+
+def _write_entry(entry: ShareEntry) -> bytes:
+    first, second, sealed = entry.mask_key_digest, entry.self_mask_digest, entry.sealed
+    if not len(first) == len(second) == _DIGEST_SIZE or len(sealed) > _SEALED_SIZE_MAX:
+        raise ValueError(
+            f"entry must have digests of {_DIGEST_SIZE} bytes and at most {_SEALED_SIZE_MAX} "
+            f"sealed, got {len(first)}, {len(second)} and {len(sealed)}"
+        )
+    return _ENTRY_HEAD.pack(entry.holder, first, second, len(sealed)) + sealed
+
+
+def _read_entry(reader: Reader) -> ShareEntry:
+    head = reader.take(_ENTRY_HEAD.size, "head of an entry")
+    holder, first, second, size = _ENTRY_HEAD.unpack(head)
+    if holder >= CLIENT_COUNT_MAX:
+        raise SecureAggregationError(f"holder must be 0 to {CLIENT_COUNT_MAX - 1}, got {holder}")
+    if size > _SEALED_SIZE_MAX:
+        raise SecureAggregationError(
+            f"length of sealed shares must be 0 to {_SEALED_SIZE_MAX}, got {size}"
+        )
+    return ShareEntry(holder, first, second, reader.take(size, "sealed shares"))
+
+
+def _write_revealed(revealed: RevealedShare) -> bytes:
+    share, salt = revealed.share, revealed.salt
+    if len(share) != SHARE_SIZE_BYTES or len(salt) != SHARE_SALT_SIZE_BYTES:
+        raise ValueError(
+            f"share and salt must be {SHARE_SIZE_BYTES} and {SHARE_SALT_SIZE_BYTES} bytes, "
+            f"got {len(share)} and {len(salt)}"
+        )
+    return _REVEALED_FORM.pack(revealed.author, revealed.secret, share, salt)
+
+
+def _read_revealed(reader: Reader) -> RevealedShare:
+    form = reader.take(_REVEALED_FORM.size, "revealed share")
+    author, secret, share, salt = _REVEALED_FORM.unpack(form)
+    if author >= CLIENT_COUNT_MAX:
+        raise SecureAggregationError(f"author must be 0 to {CLIENT_COUNT_MAX - 1}, got {author}")
+    kind = _SECRET_KINDS.get(secret)
+    if kind is None:
+        raise SecureAggregationError(f"secret must be 1 to {len(_SECRET_KINDS)}, got {secret}")
+    return RevealedShare(author, kind, share, salt)
+
+
+SHARE_ENTRY: Final = Codec(_write_entry, _read_entry)
 SHARE_ENTRIES: Final[Codec[tuple[ShareEntry, ...]]] = increasing(
     SHARE_ENTRY, CLIENT_COUNT_MAX, "entries", key=lambda entry: entry.holder
 )
@@ -470,7 +534,7 @@ _DELIVERY: Final[Codec[Delivery]] = record(
     envelope=blob(1024, "envelope"),
     entry=SHARE_ENTRY,
     position=_index,
-    path=many(_digest, 16, "path"),
+    path=many_fixed(_DIGEST_SIZE, 16, "path"),
 )
 _KEY_COPY: Final[Codec[KeyCopy]] = record(
     KeyCopy, holder=_index, sealed=blob(_KEY_COPY_SIZE_MAX, "sealed key")
@@ -479,13 +543,7 @@ KEY_COPIES: Final[Codec[tuple[KeyCopy, ...]]] = increasing(
     _KEY_COPY, CLIENT_COUNT_MAX, "key copies", key=lambda copy: copy.holder
 )
 SURVIVOR: Final[Codec[Survivor]] = record(Survivor, index=_index, input_digest=_digest)
-_REVEALED: Final[Codec[RevealedShare]] = record(
-    RevealedShare,
-    author=_index,
-    secret=choice(tuple(SecretKind), "secret"),
-    share=fixed(34, "share"),
-    salt=fixed(32, "salt"),
-)
+_REVEALED: Final = Codec(_write_revealed, _read_revealed)
 
 
 def _body(kind: type[T], /, **fields: Codec[Any]) -> tuple[type[T], Codec[T]]:
@@ -667,7 +725,8 @@ def _signed_bytes(
             descriptor.round_id,
             _sized(sender.encode()),
             bytes([kind]),
-            _sized(body),
+            # The digest for the body: signing reads its message twice, and a token slowly.
+            hashlib.sha256(body).digest(),
         ]
     )
 

@@ -38,7 +38,7 @@ class HashTree:
     def path(self, position: int) -> tuple[bytes, ...]:
         """Return what leads from a leaf to the root."""
         return tuple(
-            level[(position >> depth) ^ 1] for depth, level in enumerate(self._levels[:-1])
+            [level[(position >> depth) ^ 1] for depth, level in enumerate(self._levels[:-1])]
         )
 
 

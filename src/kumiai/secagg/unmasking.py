@@ -61,6 +61,7 @@ def masks_to_remove(what: Rebuilding) -> tuple[_Masks, tuple[int, ...]]:
     give the secret behind what it has published.
     """
     secrets_found = _rebuilt(what)
+    summed = set(what.survivors)
     masks: _Masks = []
     guilty = []
     for author in what.survivors:
@@ -74,7 +75,7 @@ def masks_to_remove(what: Rebuilding) -> tuple[_Masks, tuple[int, ...]]:
             guilty.append(author)
             continue
         for peer in what.graph.neighbours(author):
-            if peer in what.survivors:
+            if peer in summed:
                 key = pair_key(own, what.advertisements[peer].mask_key, what.context)
                 masks.append((key, pair_sign(peer, author)))
     return masks, tuple(guilty)

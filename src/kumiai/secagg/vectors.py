@@ -128,8 +128,9 @@ class VectorSum:
         for start in range(0, len(masks), _MASKS_AT_ONCE):
             some = masks[start : start + _MASKS_AT_ONCE]
             add_masks(words, [vector_mask(key, -1 if sign == 1 else 1) for key, sign in some])
-        hidden = [blinding_mask(key, -1 if sign == 1 else 1) for key, sign in masks]
-        self._blindings = add_blinding_masks(self._blindings, hidden)
+        if self._blindings:
+            hidden = [blinding_mask(key, -1 if sign == 1 else 1) for key, sign in masks]
+            self._blindings = add_blinding_masks(self._blindings, hidden)
 
     def vector(self) -> NDArray[np.uint8]:
         """Return the sum in the layout of a vector."""

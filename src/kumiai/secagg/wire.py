@@ -10,8 +10,7 @@ import math
 import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
-from operator import attrgetter
+from operator import attrgetter, ge
 from typing import Any, Generic, TypeVar
 
 from kumiai.core.errors import SecureAggregationError
@@ -24,6 +23,7 @@ __all__ = [
     "fixed",
     "increasing",
     "many",
+    "many_fixed",
     "number",
     "real",
     "record",
@@ -198,7 +198,24 @@ def many(item: Codec[T], most: int, what: str) -> Codec[tuple[T, ...]]:
         return count.write(len(values)) + b"".join([item.write(value) for value in values])
 
     def read(reader: Reader) -> tuple[T, ...]:
-        return tuple(item.read(reader) for _ in range(count.read(reader)))
+        return tuple([item.read(reader) for _ in range(count.read(reader))])
+
+    return Codec(write, read)
+
+
+def many_fixed(size_bytes: int, most: int, what: str) -> Codec[tuple[bytes, ...]]:
+    """Return the form of at most so many values of bytes, each as long as the others."""
+    count = number(_LENGTH_SIZE_BYTES, f"count of {what}", most=most)
+
+    def write(values: tuple[bytes, ...]) -> bytes:
+        lengths = {len(value) for value in values}
+        if lengths - {size_bytes}:
+            raise ValueError(f"each of {what} must be {size_bytes} bytes, got {lengths}")
+        return count.write(len(values)) + b"".join(values)
+
+    def read(reader: Reader) -> tuple[bytes, ...]:
+        data = reader.take(count.read(reader) * size_bytes, what)
+        return tuple([data[at : at + size_bytes] for at in range(0, len(data), size_bytes)])
 
     return Codec(write, read)
 
@@ -211,7 +228,7 @@ def increasing(
 
     def verify(values: tuple[T, ...], error: type[Exception]) -> tuple[T, ...]:
         keys = [key(value) for value in values]
-        if any(last >= this for last, this in pairwise(keys)):
+        if any(map(ge, keys, keys[1:])):
             raise error(f"{what} must increase, got one that is not larger than the last")
         return values
 
