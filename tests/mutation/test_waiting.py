@@ -11,7 +11,7 @@ from typing import NoReturn
 import pytest
 
 from tests.alone import run_alone
-from tests.mutation.waiting import Seen, code_of, waited_between
+from tests.mutation.waiting import Seen, code_of, look_at, waited_between
 
 WAIT_SECONDS = 0.5
 """A child may wait so long here; it is looked at twice as often."""
@@ -87,12 +87,22 @@ def check_that_a_child_whose_worker_works_takes_its_time() -> None:
     assert ending(child(parent)) == 0
 
 
-def check_that_a_child_whose_workers_come_and_go_takes_its_time() -> None:
-    def parent() -> None:
-        for _ in range(60):
-            os.waitpid(forked(lambda: work(WAIT_SECONDS / 20)), 0)
+def check_that_what_a_worker_used_is_seen_after_its_end() -> None:
+    reading, writing = os.pipe()
 
-    assert ending(child(parent)) == 0
+    def parent() -> None:
+        os.waitpid(forked(lambda: work(0.3)), 0)
+        os.write(writing, b"1")
+        wait_for_ever()
+
+    pid = child(parent)
+    os.read(reading, 1)
+    found = look_at(pid)
+    os.kill(pid, signal.SIGKILL)
+
+    assert found is not None
+    assert found.pids == {pid}
+    assert found.used_seconds >= 0.25
 
 
 def check_that_a_child_that_is_not_let_takes_its_time() -> None:
@@ -134,7 +144,6 @@ def test_a_child_that_waits_for_ever_is_ended() -> None:
     [
         check_that_a_child_that_works_takes_its_time,
         check_that_a_child_whose_worker_works_takes_its_time,
-        check_that_a_child_whose_workers_come_and_go_takes_its_time,
         check_that_a_child_that_is_not_let_takes_its_time,
     ],
 )
@@ -142,6 +151,11 @@ def test_a_child_that_works_or_would_if_it_were_let_takes_its_time(
     check: Callable[[], None],
 ) -> None:
     run_alone(check)
+
+
+@needs_table
+def test_what_a_worker_used_is_seen_after_its_end() -> None:
+    run_alone(check_that_what_a_worker_used_is_seen_after_its_end)
 
 
 def test_what_a_child_has_started_ends_with_it() -> None:
