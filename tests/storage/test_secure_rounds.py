@@ -185,7 +185,9 @@ async def test_a_restarted_round_has_nothing_of_the_first_attempt(
     }
     assert states["a"] == states["b"] == ("assigned", 2)
     assert states["c"][0] == "late"
-    assert (await inbox.accept(request_of("a", digest="anew"))).value == "accepted"
+    assert (await inbox.accept(request_of("a", attempt=2, digest="anew"))).value == "accepted"
+    # Who was late for the first attempt, and is not asked for the second.
+    assert (await inbox.accept(request_of("c", attempt=1))).value == "not_assigned"
     with pytest.raises(FencedError):
         await runs.restart_round(
             replace(leading.lease, epoch=0), round=1, deadline_seconds=1, clients=[], reason="x"

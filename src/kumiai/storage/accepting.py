@@ -36,6 +36,7 @@ _ROUNDS = table_of(Round)
 _ASSIGNMENTS = table_of(Assignment)
 _UPDATES = table_of(AcceptedUpdate)
 _EVALUATIONS = table_of(EvaluationReport)
+_LEFT_OUT = {"cancelled", "late"}
 
 
 async def accept_updates(
@@ -106,7 +107,7 @@ def _outcome(request: AcceptRequest, stage: str | None, task: Any) -> AcceptOutc
     if task.attempt != request.attempt:
         return AcceptOutcome.OVERTAKEN
     # Who has failed may have come back; who was left out when the round began anew may not.
-    return AcceptOutcome.NOT_ASSIGNED if task.state == "cancelled" else AcceptOutcome.ACCEPTED
+    return AcceptOutcome.NOT_ASSIGNED if task.state in _LEFT_OUT else AcceptOutcome.ACCEPTED
 
 
 def _by_round(
