@@ -278,6 +278,11 @@ def cut(kind: Kind, count: int) -> bytes:
         (Kind.SURVIVORS, size(4097), "count of survivors must be 0 to 4096, got 4097"),
         (Kind.SURVIVORS, changed(Kind.SURVIVORS, 38, b"\x01"), "survivors must increase"),
         (Kind.UNMASKING, size(4097), "count of shares must be 0 to 4096, got 4097"),
+        (
+            Kind.UNMASKING,
+            changed(Kind.UNMASKING, 4, b"\0\x10"),
+            "author must be 0 to 4095, got 4096",
+        ),
         (Kind.UNMASKING, changed(Kind.UNMASKING, 6, b"\x03"), "secret must be 1 to 2, got 3"),
         (
             Kind.UNMASKING,
@@ -317,6 +322,11 @@ def test_attached_lists_beyond_a_limit_are_refused() -> None:
     for codec, data, problem in (
         (SHARE_ENTRIES, size(4097), "count of entries must be 0 to 4096, got 4097"),
         (SHARE_ENTRIES, size(2) + 2 * ENTRY_BYTES, "entries must increase"),
+        (
+            SHARE_ENTRIES,
+            size(1) + b"\0\x10" + A + B + size(0),
+            "holder must be 0 to 4095, got 4096",
+        ),
         (KEY_COPIES, size(4097), "count of key copies must be 0 to 4096, got 4097"),
         (KEY_COPIES, size(2) + 2 * (b"\x01\0" + size(0)), "key copies must increase"),
         (KEY_COPIES, size(1) + b"\0\0" + size(1025), "length of sealed key must be 0 to 1024"),
