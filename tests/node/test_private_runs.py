@@ -14,11 +14,11 @@ from kumiai.core.errors import BudgetExhaustedError, ConfigError, KumiaiError
 from kumiai.node.contributions import Contribution
 from kumiai.node.coordinator.budgets import BudgetDesk
 from kumiai.node.job import CohortSpec, parse_job
-from kumiai.node.noised_rounds import PrivateTerms, event_of_round, outlook_of, plan_of
+from kumiai.node.noised_rounds import PrivateTerms, event_of_round, mean_of, outlook_of, plan_of
 from kumiai.node.simulation import simulate
 from kumiai.privacy import Adjacency, Sampling, event_to_json
 from kumiai.privacy.budget import epsilon_spent
-from kumiai.secagg import RoundDescriptor
+from kumiai.secagg import Outcome, RoundDescriptor
 from kumiai.storage import RunRecord
 from tests.secagg.rounds import describe, signers_of
 
@@ -102,6 +102,17 @@ def test_clients_move_the_model_by_their_clip_and_noise_lies_on_it() -> None:
     assert moved.mean() == pytest.approx(-2 / math.sqrt(SIZE), abs=6 * 0.3 / math.sqrt(SIZE))
     bound = 1 + 0.5 * math.sqrt(SIZE) * plan_of(asked, asked.privacy, SIZE).terms.step / 2.0
     assert moved.std() == pytest.approx(0.5 * 2.0 / 4 * math.sqrt(4 / 2) * bound, rel=0.06)
+
+
+@pytest.mark.parametrize(("privacy", "moved"), [(CLIENT, 0.5 * 60 / 4), (RECORD, -0.5 * 60 / 200)])
+def test_a_sum_is_divided_by_what_everybody_knows_however_few_came(
+    privacy: Mapping[str, Any], moved: float
+) -> None:
+    outcome = Outcome(np.array([60]), weight=3, step=0.5, survivors=("a", "b", "c"))
+
+    mean = mean_of(outcome, job(privacy).privacy, invited=4)
+
+    assert mean.tolist() == pytest.approx([moved])
 
 
 def test_two_rounds_have_noise_of_their_own() -> None:
