@@ -254,7 +254,7 @@ def test_the_bytes_of_a_round_are_these() -> None:
     assert descriptor.encode() == ROUND
     assert RoundDescriptor.decode(ROUND) == descriptor
     assert descriptor.context() == hashlib.sha256(b"kumiai/secagg/round/v1/" + ROUND).digest()
-    assert PROTOCOL_VERSION == 1
+    assert PROTOCOL_VERSION == 2
 
 
 @pytest.mark.parametrize(

@@ -111,7 +111,7 @@ DESCRIPTOR = describe(signers_of(4), run_id="run", round_id=bytes(range(16)))
 CONTEXT = DESCRIPTOR.context()
 ENVELOPE = b"".join(
     [
-        *(b"\x01\0", bytes(range(16)), size(4), b"site", b"\x09"),
+        *(b"\x02\0", bytes(range(16)), size(4), b"site", b"\x09"),
         *(size(32), A, size(3), b"sig"),
     ]
 )
@@ -134,7 +134,7 @@ class Pen:
 @pytest.mark.parametrize("kind", Kind)
 def test_the_bytes_of_each_body_are_these(kind: Kind) -> None:
     body, data = BODIES[kind]
-    envelope = Envelope(1, DESCRIPTOR.round_id, "site", kind, data, b"sig")
+    envelope = Envelope(2, DESCRIPTOR.round_id, "site", kind, data, b"sig")
 
     assert encode_body(body) == data
     assert decode_body(envelope, type(body)) == body
@@ -162,7 +162,7 @@ def test_a_body_travels_in_this_envelope_under_this_signature() -> None:
     pen = Pen()
     signed = b"".join(
         [
-            *(b"\x01\0", CONTEXT, size(3), b"run", bytes(range(16))),
+            *(b"\x02\0", CONTEXT, size(3), b"run", bytes(range(16))),
             *(size(4), b"site", b"\x09", hashlib.sha256(A).digest()),
         ]
     )
@@ -184,8 +184,8 @@ def test_a_body_travels_in_this_envelope_under_this_signature() -> None:
 @pytest.mark.parametrize(
     ("data", "problem"),
     [
-        (changed_at(ENVELOPE, 0, b"\x02"), "version must be 1 to 1, got 2"),
-        (changed_at(ENVELOPE, 0, b"\0"), "version must be 1 to 1, got 0"),
+        (changed_at(ENVELOPE, 0, b"\x03"), "version must be 2 to 2, got 3"),
+        (changed_at(ENVELOPE, 0, b"\x01"), "version must be 2 to 2, got 1"),
         (changed_at(ENVELOPE, 2, b"\xff"), "message must be of round 000102.*, got one of ff0102"),
         (ENVELOPE[:17], "round_id must be 16 bytes, got the last 15"),
         (changed_at(ENVELOPE, 18, size(129)), "length of sender must be 0 to 128, got 129"),
@@ -312,7 +312,7 @@ def cut(kind: Kind, count: int) -> bytes:
     ],
 )
 def test_a_body_beyond_a_limit_is_refused(kind: Kind, data: bytes, problem: str) -> None:
-    envelope = Envelope(1, DESCRIPTOR.round_id, "site", kind, data, b"sig")
+    envelope = Envelope(2, DESCRIPTOR.round_id, "site", kind, data, b"sig")
 
     with pytest.raises(SecureAggregationError, match=f"^{problem}"):
         decode_body(envelope, CODECS[kind][0])
@@ -359,7 +359,7 @@ def test_the_longest_sealed_shares_are_written_and_read() -> None:
 
 
 def test_a_body_is_read_as_the_kind_that_was_signed_and_as_no_other() -> None:
-    envelope = Envelope(1, DESCRIPTOR.round_id, "site", Kind.OPENING, A, b"sig")
+    envelope = Envelope(2, DESCRIPTOR.round_id, "site", Kind.OPENING, A, b"sig")
 
     with pytest.raises(
         SecureAggregationError, match=r"^message must be Agreement, got Opening of 'site'"

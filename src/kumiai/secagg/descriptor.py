@@ -40,7 +40,7 @@ __all__ = [
     "Scheme",
 ]
 
-PROTOCOL_VERSION: Final = 1
+PROTOCOL_VERSION: Final = 2
 CLIENT_COUNT_MAX: Final = 4096
 COMPLETE_COUNT_MAX: Final = 200
 DIMENSION_MAX: Final = 1 << 32
