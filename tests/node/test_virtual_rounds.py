@@ -52,6 +52,16 @@ def test_a_hidden_sum_trains_the_same_model(verification: str) -> None:
     assert [each.reports for each in result.history[1:]] == [5, 5]
 
 
+def test_numbers_that_a_round_cuts_to_its_clip_are_told_once() -> None:
+    with pytest.warns(UserWarning) as told:
+        simulate(adding_app(), job({"clip": 1.2}), sites=6)
+
+    assert [str(each.message) for each in told] == [
+        "secure_aggregation.clip must be larger for this study, got 1.2: round 1 cut 50 of 51 "
+        "numbers of an update to it"
+    ]
+
+
 @pytest.mark.parametrize("verification", ["sum", "off"])
 def test_a_sum_of_encrypted_updates_trains_the_same_model(verification: str) -> None:
     settings = {"mode": "paillier", "key_bits": 2048, "verification": verification}

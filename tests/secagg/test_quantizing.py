@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from kumiai.core.errors import SecureAggregationError
 from kumiai.crypto.masks import add_mask
 from kumiai.secagg.descriptor import RoundDescriptor
-from kumiai.secagg.quantizing import Numbers, quantize, signed, words_dtype
+from kumiai.secagg.quantizing import Numbers, cut_count, quantize, signed, words_dtype
 from tests.secagg.rounds import describe, signers_of
 
 SIGNERS = signers_of(4)
@@ -51,6 +51,13 @@ def test_a_number_becomes_one_of_its_two_neighbours(
     assert found[-1] == weight
     assert (found[:-1] % weight == 0).all()
     assert (abs(found[:-1] / weight - exact) < 1).all()
+
+
+def test_how_many_numbers_a_round_cuts_is_known_but_not_where_it_adds_noise() -> None:
+    update = np.array([1.5, -1.5, 1, -1, 0], np.float32)
+
+    assert cut_count(update, described(5, clip=1.0)) == 2
+    assert cut_count(update, described(5, clip=1.0, noise_variance=4, **NOISED)) == 0
 
 
 def test_rounding_has_no_bias() -> None:

@@ -5,6 +5,7 @@ guards against crashes and impostors: records, counters, vouchers, remembered ke
 """
 
 import asyncio
+import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
@@ -30,6 +31,7 @@ from kumiai.secagg import (
     Send,
     Stop,
     client_machine,
+    cut_count,
 )
 from kumiai.storage import BlobStore, SecureRoundRecord
 
@@ -60,6 +62,7 @@ class VirtualRounds:
         self._signers: dict[str, Ed25519Signer] = {}
         self._members: dict[tuple[str, RoundKey], _Member] = {}
         self._opened = asyncio.Event()
+        self._has_warned = False
         self._letters: asyncio.Queue[tuple[str, RoundKey, pb.SecureContent]] = asyncio.Queue()
 
     def vouched(self, clients: Collection[str]) -> Mapping[str, VouchedMember]:
@@ -103,11 +106,26 @@ class VirtualRounds:
         await member.asked.wait()
         if member.stopped is not None:
             raise SecureAggregationError(f"round {key[1]} has ended: {member.stopped}")
+        await self._warn_of_clip(update, member.descriptor)
         async with member.turn:
             actions = await self._in_pool(member.machine.submit, update, weight(member.descriptor))
             self._do(name, key, member, actions)
         vectors = [each.vector for each in actions if isinstance(each, Send)]
         return np.frombuffer(vectors[0] or b"", np.uint8)
+
+    async def _warn_of_clip(self, update: Numbers, descriptor: RoundDescriptor) -> None:
+        """Say once that numbers are cut: a study may not learn then, and here no site logs it."""
+        if self._has_warned:
+            return
+        count = await self._in_pool(cut_count, update, descriptor)
+        if count and not self._has_warned:
+            self._has_warned = True
+            warnings.warn(
+                f"secure_aggregation.clip must be larger for this study, got {descriptor.clip:g}: "
+                f"round {descriptor.round_number} cut {count} of {update.size} numbers of an "
+                "update to it",
+                stacklevel=1,
+            )
 
     async def _open(self, name: str, key: RoundKey, opening: pb.SecureOpening) -> None:
         if (name, key) in self._members:

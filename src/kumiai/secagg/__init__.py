@@ -34,7 +34,7 @@ from kumiai.secagg.parameters import Adversary, GraphParameters, smallest_graph
 from kumiai.secagg.pedersen_proofs import PedersenProofs
 from kumiai.secagg.proofs import CommittedUpdate, UpdateProofs
 from kumiai.secagg.protocol import LocalResult, SecureAggregationProtocol
-from kumiai.secagg.quantizing import Numbers
+from kumiai.secagg.quantizing import Numbers, cut_count
 from kumiai.secagg.receipts import ReceiptFacts, verify_receipt
 from kumiai.secagg.reruns import plan_rerun, suspects
 from kumiai.secagg.schemes import client_machine, server_machine
@@ -81,6 +81,7 @@ __all__ = [
     "Verifier",
     "WrongSum",
     "client_machine",
+    "cut_count",
     "next_group",
     "plan_rerun",
     "server_machine",

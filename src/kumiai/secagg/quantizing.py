@@ -20,7 +20,7 @@ from kumiai.crypto.masks import Words, add_mask
 from kumiai.privacy import skellam_again
 from kumiai.secagg.descriptor import RoundDescriptor
 
-__all__ = ["Numbers", "quantize", "signed", "words_dtype"]
+__all__ = ["Numbers", "cut_count", "quantize", "signed", "words_dtype"]
 
 Numbers = NDArray[np.float32] | NDArray[np.int64]
 """An update: real numbers to be quantised, or whole ones that count steps already."""
@@ -39,6 +39,17 @@ def words_dtype(ring_bits: int) -> np.dtype[np.uint32] | np.dtype[np.uint64]:
 def signed(words: Words) -> NDArray[np.int64]:
     """Return words as the signed numbers that they stand for."""
     return words.view(np.dtype(f"<i{words.itemsize}")).astype(np.int64)
+
+
+def cut_count(update: Numbers, descriptor: RoundDescriptor) -> int:
+    """Return how many numbers of an update a round cuts to its clip.
+
+    Where it adds noise, none: there an update is clipped on purpose, to its norm, and how many
+    numbers were beyond would tell of the data.
+    """
+    if descriptor.noise_variance:
+        return 0
+    return int(np.count_nonzero(np.abs(update) > descriptor.clip))
 
 
 def quantize(

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final, Protocol, TypeVar
 
-import numpy as np
 import structlog
 from google.protobuf.message import DecodeError
 
@@ -38,6 +37,7 @@ from kumiai.secagg import (
     Send,
     Stop,
     client_machine,
+    cut_count,
 )
 
 __all__ = ["MaskedUpload", "SecureSite", "SumFetcher"]
@@ -214,9 +214,7 @@ class SecureSite:
         return MaskedUpload(await _in_thread(_digest_of, vector), vector.nbytes, vector)
 
     async def _tell_clipped(self, descriptor: RoundDescriptor, update: Numbers) -> None:
-        if descriptor.noise_variance:  # clipped on purpose, to its norm
-            return
-        count = await _in_thread(lambda: int(np.count_nonzero(np.abs(update) > descriptor.clip)))
+        count = await _in_thread(cut_count, update, descriptor)
         if count:
             self._log.warning(
                 "update clipped: raise secure_aggregation.clip in the job",
