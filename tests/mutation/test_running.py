@@ -158,7 +158,9 @@ def test_no_test_fails_because_time_has_passed(tmp_path: Path, plugins: str, sho
     path.write_text(IMPATIENT)
     options = ["-q", "-p", "no:cacheprovider", f"--rootdir={tmp_path}"]
     call = f"pytest.main({[*options, str(path)]}, plugins=[{plugins}])"
-    program = f"import pytest; from tests.mutation.__main__ import Haste; {call}"
+    # Hypothesis has a patient profile of its own where it finds itself in continuous integration.
+    as_at_home = "import hypothesis; hypothesis.settings.load_profile('default')"
+    program = f"import pytest; from tests.mutation.__main__ import Haste; {as_at_home}; {call}"
 
     done = subprocess.run(
         [sys.executable, "-c", program],
