@@ -495,6 +495,33 @@ async def test_what_was_hidden_for_an_attempt_answers_no_other(
     assert failures_of(site.sent) == []
 
 
+@pytest.mark.parametrize(("is_withdrawn", "attempts"), [(False, [2]), (True, [])])
+async def test_an_attempt_that_is_over_before_it_asks_for_keys_holds_up_no_other(
+    tmp_path: Path, *, is_withdrawn: bool, attempts: list[int]
+) -> None:
+    site, asked, left = Trained(tmp_path), hidden(task(1, TRAIN)), list[float]()
+    mask, loop = site.mask, asyncio.get_running_loop()
+
+    async def waits(key: Any, update: Any, weight: Any, *, until: Any) -> ArraysUpload:
+        if key[2] > 1:
+            return await mask(key, update, weight, until=until)
+        if is_withdrawn:
+            site.runner.cancel(pb.Cancel(key=asked.key))
+        else:
+            site.runner.take(anew(asked, 2))
+        left.append(until() - loop.time())
+        raise DeadlineError("round 1 did not ask for the update in time")
+
+    site.mask = waits
+
+    with capture_logs() as logged:
+        await in_turn(site.runner, asked)
+
+    assert left[0] <= 0
+    assert "task failed" not in [each["event"] for each in logged]
+    assert (site.attempts, failures_of(site.sent)) == (attempts, [])
+
+
 def private_task() -> pb.Task:
     terms = pb.PrivateTask(unit=pb.PRIVACY_UNIT_RECORD, clip=1.0, step=0.001)
     message = task(1, TRAIN)

@@ -282,6 +282,9 @@ class TaskRunner:
         except KumiaiError as error:
             if task.cancelled.is_set():
                 return None
+            if task.attempt > task.begun:
+                log.info("task begins anew", attempt=task.attempt, reason=str(error))
+                return None
             log.warning("task failed", error=str(error), exc_info=error.__cause__)
             return _failure(task, str(error))
         except Exception as error:
@@ -502,7 +505,12 @@ class TaskRunner:
                 self._held.use(key[0], contribution.ahead.version, key[1])
             return weight
 
-        return await self._secure.mask(key, contribution.vector, weight, until=lambda: task.until)
+        def until() -> float:
+            # An attempt may be over before it asks for keys; nothing of it comes then.
+            is_over = task.attempt > attempt or task.cancelled.is_set()
+            return 0.0 if is_over else task.until
+
+        return await self._secure.mask(key, contribution.vector, weight, until=until)
 
     def _pay(self, key: ChargeKey, *, context: bytes, app: str, unit: str, event: Event) -> None:
         """Pay for a contribution from this site's own budget, before it leaves; blocking."""
