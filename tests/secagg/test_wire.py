@@ -250,9 +250,9 @@ def test_any_other_bytes_are_refused_with_an_error_of_ours(data: bytes) -> None:
 
 
 def test_a_message_of_another_version_is_refused(finished: Network) -> None:
-    data = b"\x02\0" + messages(finished)[0][2:]
+    data = b"\x01\0" + messages(finished)[0][2:]
 
-    with pytest.raises(SecureAggregationError, match="version must be 1 to 1, got 2"):
+    with pytest.raises(SecureAggregationError, match="version must be 2 to 2, got 1"):
         read_envelope(data, finished.descriptor)
 
 
