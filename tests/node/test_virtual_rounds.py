@@ -53,13 +53,12 @@ def test_a_hidden_sum_trains_the_same_model(verification: str) -> None:
 
 
 def test_numbers_that_a_round_cuts_to_its_clip_are_told_once() -> None:
-    with pytest.warns(UserWarning) as told:
+    words = r"^secure_aggregation\.clip must be larger .*, got 1\.2: round 1 cut 50 of 51 numbers"
+
+    with pytest.warns(UserWarning, match=words) as told:
         simulate(adding_app(), job({"clip": 1.2}), sites=6)
 
-    assert [str(each.message) for each in told] == [
-        "secure_aggregation.clip must be larger for this study, got 1.2: round 1 cut 50 of 51 "
-        "numbers of an update to it"
-    ]
+    assert len(told) == 1
 
 
 @pytest.mark.parametrize("verification", ["sum", "off"])
