@@ -234,6 +234,8 @@ def test_a_round_to_which_nobody_came_is_released_with_noise() -> None:
 def test_a_total_that_is_no_vector_is_refused(total: Any) -> None:
     with pytest.raises(ValueError, match=r"^total must be a vector"):
         ROUND.release(total)
+    with pytest.raises(ValueError, match=r"^total must be a vector"):
+        ROUND.unclipped_fraction_of(total)
 
 
 # ------------------------------------------------------------------------ what another one has sent
