@@ -342,6 +342,10 @@ def test_attached_lists_beyond_a_limit_are_refused() -> None:
     [
         (Unmasking((RevealedShare(1, SecretKind.SELF_MASK, SHARE[1:], SALT),)), "got 33 and 32"),
         (Unmasking((RevealedShare(1, SecretKind.SELF_MASK, SHARE, SALT + b"s"),)), "got 34 and 33"),
+        (Unmasking((RevealedShare(4096, SecretKind.SELF_MASK, SHARE, SALT),)), "got 4096"),
+        (Unmasking((RevealedShare(-1, SecretKind.SELF_MASK, SHARE, SALT),)), "got -1"),
+        (delivering(ShareEntry(4096, A, B, b"")), "got 4096"),
+        (delivering(ShareEntry(-1, A, B, b"")), "got -1"),
         (delivering(ShareEntry(1, A[1:], B, b"")), "got 31, 32 and 0"),
         (delivering(ShareEntry(1, A, B + b"b", b"")), "got 32, 33 and 0"),
         (delivering(ShareEntry(1, A, B, bytes(513))), "got 32, 32 and 513"),

@@ -484,6 +484,8 @@ _SECRET_KINDS: Final = {int(kind): kind for kind in SecretKind}
 
 def _write_entry(entry: ShareEntry) -> bytes:
     first, second, sealed = entry.mask_key_digest, entry.self_mask_digest, entry.sealed
+    if not 0 <= entry.holder < CLIENT_COUNT_MAX:
+        raise ValueError(f"holder must be 0 to {CLIENT_COUNT_MAX - 1}, got {entry.holder}")
     if not len(first) == len(second) == _DIGEST_SIZE or len(sealed) > _SEALED_SIZE_MAX:
         raise ValueError(
             f"entry must have digests of {_DIGEST_SIZE} bytes and at most {_SEALED_SIZE_MAX} "
@@ -506,6 +508,8 @@ def _read_entry(reader: Reader) -> ShareEntry:
 
 def _write_revealed(revealed: RevealedShare) -> bytes:
     share, salt = revealed.share, revealed.salt
+    if not 0 <= revealed.author < CLIENT_COUNT_MAX:
+        raise ValueError(f"author must be 0 to {CLIENT_COUNT_MAX - 1}, got {revealed.author}")
     if len(share) != SHARE_SIZE_BYTES or len(salt) != SHARE_SALT_SIZE_BYTES:
         raise ValueError(
             f"share and salt must be {SHARE_SIZE_BYTES} and {SHARE_SALT_SIZE_BYTES} bytes, "
