@@ -101,6 +101,11 @@ class _Task:
     def kind_name(self) -> str:
         return _KIND_NAMES.get(self.message.key.kind, "unknown")
 
+    def until_over(self, attempt: int) -> float:
+        """Return until when an attempt is worked for: not any more once another is asked for."""
+        is_over = self.attempt > attempt or self.cancelled.is_set()
+        return 0.0 if is_over else self.until
+
 
 @dataclass(frozen=True, slots=True)
 class _OpenUpdate:
@@ -474,9 +479,8 @@ class TaskRunner:
         )
 
         def until() -> float:
-            # What was hidden for an attempt is of no use in the next one.
-            is_over = isinstance(update, Contribution) and task.attempt > attempt
-            return 0.0 if is_over or task.cancelled.is_set() else task.until
+            # What was hidden for an attempt is of no use in the next one; what was not is.
+            return task.until_over(attempt if isinstance(update, Contribution) else task.attempt)
 
         return await self._transfer.send_update(
             upload, report, chunk_bytes=task.message.chunk_bytes, until=until
@@ -505,12 +509,10 @@ class TaskRunner:
                 self._held.use(key[0], contribution.ahead.version, key[1])
             return weight
 
-        def until() -> float:
-            # An attempt may be over before it asks for keys; nothing of it comes then.
-            is_over = task.attempt > attempt or task.cancelled.is_set()
-            return 0.0 if is_over else task.until
-
-        return await self._secure.mask(key, contribution.vector, weight, until=until)
+        # An attempt may be over before it asks for keys; nothing of it comes then.
+        return await self._secure.mask(
+            key, contribution.vector, weight, until=lambda: task.until_over(attempt)
+        )
 
     def _pay(self, key: ChargeKey, *, context: bytes, app: str, unit: str, event: Event) -> None:
         """Pay for a contribution from this site's own budget, before it leaves; blocking."""
