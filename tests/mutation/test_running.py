@@ -140,15 +140,9 @@ def test_by_the_clock():
     work(0.2)
 
 
-@strategies.composite
-def slow(draw):
-    work(0.4)
-    return draw(strategies.integers(0, 3))
-
-
-@given(slow())
-def test_by_the_clock_of_examples(number):
-    pass
+@given(strategies.booleans())
+def test_by_the_deadline_of_an_example(value):
+    work(0.5)
 """
 
 
