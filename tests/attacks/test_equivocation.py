@@ -56,7 +56,7 @@ def delivery_of(network: Network, author: int, holder: int) -> Delivery:
     entries = SHARE_ENTRIES.decode(send.attachment)
     context = network.descriptor.context()
     tree = HashTree([leaf_of(context, author, entry) for entry in entries])
-    return Delivery(send.message, entries[holder], holder, tree.path(holder))
+    return Delivery(send.message, entries[holder], holder, tree.paths()[holder])
 
 
 def test_agreements_to_another_list_stop_the_unmasking() -> None:

@@ -24,7 +24,7 @@ from kumiai.secagg.parameters import Adversary
 from kumiai.secagg.round_keys import place_context, share_key
 from kumiai.secagg.sharing import SharePair, leaf_of
 from kumiai.secagg.tree import HashTree
-from tests.secagg.rounds import Network
+from tests.secagg.rounds import Network, with_sealed
 
 VICTIM, CHEAT = "site-0000", "site-0002"
 
@@ -49,7 +49,7 @@ def test_a_sealed_share_that_was_changed_on_its_way_is_refused(place: int) -> No
     sealed = bytearray(first.entry.sealed)
     sealed[place] ^= 1
 
-    changed = replace(first, entry=replace(first.entry, sealed=bytes(sealed)))
+    changed = replace(first, entry=with_sealed(first.entry, bytes(sealed)))
 
     with pytest.raises(SecureAggregationError, match="under its author's root"):
         network.tell(VICTIM, Deliveries(body.sharers, (changed, *others)))
@@ -107,7 +107,7 @@ def cheat_with_shares(
                 wrong = Share(entry.holder + 1 + steps_aside, 7)
                 pair = SharePair(wrong, bytes(32), wrong, bytes(32))
                 sealed = seal(key, pair.encode(), place)
-                entries.append(replace(entry, sealed=sealed))
+                entries.append(with_sealed(entry, sealed))
             else:
                 entries.append(entry)
         return signed_shares(network, name, send, tuple(entries))

@@ -1,5 +1,6 @@
 import hashlib
 import itertools
+import math
 import pickle  # noqa: TID251 - a share must refuse it
 from collections import Counter
 from fractions import Fraction
@@ -293,6 +294,17 @@ def test_weights_foretell_a_polynomial_at_any_other_place(
     assert total % PRIME == polynomial(at)
 
 
+def test_weights_of_many_far_places_are_those_of_the_formula() -> None:
+    # More rows than are taken at once, and as few factors to a word as there can be.
+    xs = [*range(1, 300), *range(65_236, 65_536)]
+
+    weights = shamir._barycentric(xs, SHARE_FIELD)
+
+    for place in (0, 255, 256, 298, 299, 598):
+        product = math.prod(xs[place] - x for x in xs if x != xs[place])
+        assert weights[place] * product % PRIME == 1
+
+
 def test_a_place_whose_value_is_known_has_no_weights() -> None:
     with pytest.raises(ValueError, match="element must not be zero"):
         weights_at(2, [1, 2, 3])
@@ -350,15 +362,15 @@ def test_a_share_cannot_be_pickled() -> None:
 def test_a_commitment_is_the_labelled_hash_of_share_salt_and_context() -> None:
     labelled = b"kumiai/crypto/share/v1/" + b"\x03\x00" + b"\x07" + bytes(31) + SALT + b"round 1"
 
-    commitment = commitment_of(Share(3, 7), salt=SALT, context=b"round 1")
+    commitment = commitment_of(Share(3, 7).encode(), salt=SALT, context=b"round 1")
 
     assert commitment == hashlib.sha256(labelled).digest()
 
 
 def test_the_share_that_was_committed_to_passes() -> None:
-    commitment = commitment_of(Share(3, 7), salt=SALT, context=b"round 1")
+    commitment = commitment_of(Share(3, 7).encode(), salt=SALT, context=b"round 1")
 
-    verify_share(Share(3, 7), salt=SALT, context=b"round 1", commitment=commitment)
+    verify_share(Share(3, 7).encode(), salt=SALT, context=b"round 1", commitment=commitment)
 
 
 @pytest.mark.parametrize(
@@ -374,16 +386,17 @@ def test_the_share_that_was_committed_to_passes() -> None:
 def test_anything_but_the_share_that_was_committed_to_is_named(
     share: Share, salt: bytes, context: bytes
 ) -> None:
-    commitment = commitment_of(Share(3, 7), salt=SALT, context=b"round 1")
+    commitment = commitment_of(Share(3, 7).encode(), salt=SALT, context=b"round 1")
 
     with pytest.raises(
-        CryptoError, match=f"share at {share.x} must be the one its author published, got another"
+        CryptoError, match="share must be the one that its author published, got another"
     ):
-        verify_share(share, salt=salt, context=context, commitment=commitment)
+        verify_share(share.encode(), salt=salt, context=context, commitment=commitment)
 
 
-@pytest.mark.parametrize("size", [0, 31, 33])
-def test_a_salt_of_another_length_is_refused(size: int) -> None:
-    # A longer salt could take bytes over from the context.
-    with pytest.raises(CryptoError, match=f"salt must be 32 bytes, got {size}"):
-        commitment_of(Share(3, 7), salt=bytes(size), context=b"round 1")
+@pytest.mark.parametrize(("share", "salt"), [(34, 0), (34, 31), (34, 33), (33, 32), (35, 32)])
+def test_a_share_or_a_salt_of_another_length_is_refused(share: int, salt: int) -> None:
+    # A longer one could take bytes over from the next.
+    problem = f"share and salt must be 34 and 32 bytes, got {share} and {salt}"
+    with pytest.raises(CryptoError, match=problem):
+        commitment_of(bytes(share), salt=bytes(salt), context=b"round 1")

@@ -31,6 +31,7 @@ from kumiai.secagg.messages import (
     Body,
     Envelope,
     Kind,
+    ShareEntry,
     _signed_bytes,
     decode_body,
     read_envelope,
@@ -368,6 +369,16 @@ def plain_words(network: Network, name: str) -> NDArray[np.int64]:
     scaled = np.clip(scaled, -descriptor.clip, descriptor.clip)
     rounded = np.floor(scaled * (levels / descriptor.clip) + draws * 2.0**-32)
     return np.append(rounded.astype(np.int64) * weight, weight)
+
+
+def with_sealed(entry: ShareEntry, sealed: bytes, *, holder: int | None = None) -> ShareEntry:
+    """Return an entry with something else sealed in it, and perhaps for another holder."""
+    return ShareEntry.of(
+        entry.holder if holder is None else holder,
+        entry.mask_key_digest,
+        entry.self_mask_digest,
+        sealed,
+    )
 
 
 def replaced(send: Send, **changes: object) -> Send:

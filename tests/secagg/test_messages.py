@@ -51,7 +51,7 @@ from tests.secagg.rounds import describe, signers_of
 
 A, B, C = b"A" * 32, b"B" * 32, b"C" * 32
 SALT, SHARE = b"s" * 32, b"h" * 34
-ENTRY = ShareEntry(0x0102, A, B, b"sealed")
+ENTRY = ShareEntry.of(0x0102, A, B, b"sealed")
 ENTRY_BYTES = b"\x02\x01" + A + B + size(6) + b"sealed"
 LISTED = size(2) + size(1) + b"x" + size(2) + b"yy"
 BODIES: dict[Kind, tuple[Any, bytes]] = {
@@ -61,7 +61,7 @@ BODIES: dict[Kind, tuple[Any, bytes]] = {
     Kind.NONCE_REVEALS: (NonceReveals((b"x", b"yy")), LISTED),
     Kind.KEY_SHARES: (KeyShares(A, B, C), A + B + C),
     Kind.DELIVERIES: (
-        Deliveries((3, 4), (Delivery(b"e", ENTRY, 5, (A, C)),)),
+        Deliveries((3, 4), (Delivery(b"e", ENTRY, 5, A + C),)),
         b"".join(
             [
                 *(size(2), b"\x03\0\x04\0", size(1)),
@@ -142,7 +142,7 @@ def test_the_bytes_of_each_body_are_these(kind: Kind) -> None:
 
 
 def test_attached_lists_have_these_bytes() -> None:
-    other = ShareEntry(0x0103, B, A, b"")
+    other = ShareEntry.of(0x0103, B, A, b"")
 
     assert SHARE_ENTRIES.write((ENTRY, other)) == (
         size(2) + ENTRY_BYTES + b"\x03\x01" + B + A + size(0)
@@ -201,8 +201,14 @@ def test_an_envelope_of_another_round_or_beyond_a_limit_is_refused(
         read_envelope(data, DESCRIPTOR)
 
 
-def delivering(entry: ShareEntry) -> Deliveries:
-    return Deliveries((1,), (Delivery(b"envelope", entry, 0, ()),))
+def delivering(
+    *,
+    envelope: bytes = b"envelope",
+    entry: ShareEntry = ENTRY,
+    position: int = 0,
+    path: bytes = b"",
+) -> Deliveries:
+    return Deliveries((1,), (Delivery(envelope, entry, position, path),))
 
 
 def changed(kind: Kind, place: int, content: bytes) -> bytes:
@@ -246,9 +252,16 @@ def cut(kind: Kind, count: int) -> bytes:
         ),
         (
             Kind.DELIVERIES,
+            changed(Kind.DELIVERIES, 93, b"\0\x10"),
+            "position must be 0 to 4095, got 4096",
+        ),
+        (
+            Kind.DELIVERIES,
             changed(Kind.DELIVERIES, 95, size(17)),
             "count of path must be 0 to 16, got 17",
         ),
+        (Kind.DELIVERIES, cut(Kind.DELIVERIES, 98), "place of an entry must be 6 bytes, got the"),
+        (Kind.DELIVERIES, cut(Kind.DELIVERIES, 162), "path must be 64 bytes, got the last 63"),
         (
             Kind.MASKED_INPUT,
             cut(Kind.MASKED_INPUT, 39),
@@ -344,20 +357,51 @@ def test_attached_lists_beyond_a_limit_are_refused() -> None:
         (Unmasking((RevealedShare(1, SecretKind.SELF_MASK, SHARE, SALT + b"s"),)), "got 34 and 33"),
         (Unmasking((RevealedShare(4096, SecretKind.SELF_MASK, SHARE, SALT),)), "got 4096"),
         (Unmasking((RevealedShare(-1, SecretKind.SELF_MASK, SHARE, SALT),)), "got -1"),
-        (delivering(ShareEntry(4096, A, B, b"")), "got 4096"),
-        (delivering(ShareEntry(-1, A, B, b"")), "got -1"),
-        (delivering(ShareEntry(1, A[1:], B, b"")), "got 31, 32 and 0"),
-        (delivering(ShareEntry(1, A, B + b"b", b"")), "got 32, 33 and 0"),
-        (delivering(ShareEntry(1, A, B, bytes(513))), "got 32, 32 and 513"),
+        (
+            delivering(envelope=bytes(1025)),
+            "at most 1024 bytes .* 16 digests, got 1025 and 0 bytes",
+        ),
+        (delivering(path=bytes(33)), "got 8 and 33 bytes"),
+        (delivering(path=bytes(17 * 32)), "got 8 and 544 bytes"),
+        (delivering(position=-1), "position must be 0 to 4095, got -1"),
+        (delivering(position=4096), "position must be 0 to 4095, got 4096"),
     ],
 )
-def test_shares_that_do_not_fit_their_form_are_not_written(body: Body, problem: str) -> None:
+def test_what_does_not_fit_its_form_is_not_written(body: Body, problem: str) -> None:
     with pytest.raises(ValueError, match=problem):
         encode_body(body)
 
 
-def test_the_longest_sealed_shares_are_written_and_read() -> None:
-    body = delivering(ShareEntry(4095, A, B, bytes(512)))
+@pytest.mark.parametrize(
+    ("holder", "first", "second", "sealed", "problem"),
+    [
+        (4096, A, B, b"", "holder must be 0 to 4095, got 4096"),
+        (-1, A, B, b"", "holder must be 0 to 4095, got -1"),
+        (1, A[1:], B, b"", "digests of 32 bytes and at most 512 sealed, got 31, 32 and 0"),
+        (1, A, B + b"b", b"", "got 32, 33 and 0"),
+        (1, A, B, bytes(513), "got 32, 32 and 513"),
+    ],
+)
+def test_an_entry_that_does_not_fit_its_form_is_not_made(
+    holder: int, first: bytes, second: bytes, sealed: bytes, problem: str
+) -> None:
+    with pytest.raises(ValueError, match=problem):
+        ShareEntry.of(holder, first, second, sealed)
+
+
+def test_an_entry_tells_its_parts() -> None:
+    assert (ENTRY.holder, ENTRY.mask_key_digest, ENTRY.self_mask_digest) == (0x0102, A, B)
+    assert (ENTRY.sealed, ENTRY.form) == (b"sealed", ENTRY_BYTES)
+    assert SHARE_ENTRIES.decode(size(1) + ENTRY_BYTES) == (ENTRY,)
+
+
+def test_the_longest_delivery_is_written_and_read() -> None:
+    body = delivering(
+        envelope=bytes(1024),
+        entry=ShareEntry.of(4095, A, B, bytes(512)),
+        position=4095,
+        path=bytes(16 * 32),
+    )
 
     assert CODECS[Kind.DELIVERIES][1].decode(encode_body(body)) == body
 

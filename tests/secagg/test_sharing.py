@@ -12,6 +12,7 @@ from kumiai.secagg.graph import complete_graph
 from kumiai.secagg.messages import SHARE_ENTRY, RevealedShare, SecretKind, ShareEntry
 from kumiai.secagg.round_keys import RoundKeys, place_context, share_key
 from kumiai.secagg.sharing import SharePair, leaf_of, make_entries, open_entry, verify_revealed
+from tests.secagg.rounds import with_sealed
 
 CONTEXT = b"the round"
 GRAPH = complete_graph([2, 4, 6, 8])
@@ -46,7 +47,7 @@ def resealed(entry: ShareEntry, pair: SharePair) -> ShareEntry:
     """Return an entry that its author has sealed again, with another pair in it."""
     place = place_context(CONTEXT, AUTHOR, entry.holder)
     key = share_key(KEYS[AUTHOR].channel, CHANNELS[entry.holder], place)
-    return replace(entry, sealed=seal(key, pair.encode(), place))
+    return with_sealed(entry, seal(key, pair.encode(), place))
 
 
 def test_as_many_holders_as_the_threshold_have_the_secrets_in_hand() -> None:
@@ -73,7 +74,7 @@ def test_an_entry_commits_to_both_shares_at_their_place() -> None:
         (pair.mask_key, pair.mask_key_salt, entry.mask_key_digest, b"\x01"),
         (pair.self_mask, pair.self_mask_salt, entry.self_mask_digest, b"\x02"),
     ):
-        assert found == commitment_of(share, salt=salt, context=place + kind)
+        assert found == commitment_of(share.encode(), salt=salt, context=place + kind)
     assert leaf_of(CONTEXT, AUTHOR, entry) == place + SHARE_ENTRY.write(entry)
 
 
@@ -103,7 +104,7 @@ def test_a_sealed_pair_opens_for_its_holder_in_its_round_alone() -> None:
     with pytest.raises(CryptoError):
         opened(entries[3], 6)
     with pytest.raises(CryptoError):
-        opened(replace(entries[3], holder=6), 6)
+        opened(with_sealed(entries[3], entries[3].sealed, holder=6), 6)
     with pytest.raises(CryptoError):
         opened(entries[3], context=b"another round")
 

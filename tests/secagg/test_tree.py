@@ -24,15 +24,15 @@ def test_the_root_of_three_is_this() -> None:
     tree = HashTree([b"a", b"b", b"c"])
 
     assert tree.root == node(node(leaf(b"a"), leaf(b"b")), node(leaf(b"c"), none))
-    assert tree.path(2) == (none, node(leaf(b"a"), leaf(b"b")))
+    assert tree.paths()[2] == none + node(leaf(b"a"), leaf(b"b"))
 
 
 def test_one_leaf_is_its_own_root_and_a_full_tree_is_not_filled_up() -> None:
     assert HashTree([b"a"]).root == leaf(b"a")
-    assert HashTree([b"a"]).path(0) == ()
+    assert HashTree([b"a"]).paths() == [b""]
     assert HashTree([b"a", b"b"]).root == node(leaf(b"a"), leaf(b"b"))
-    assert len(HashTree([b""] * 4).path(3)) == 2
-    assert len(HashTree([b""] * 5).path(3)) == 3
+    assert [len(path) // 32 for path in HashTree([b""] * 4).paths()] == [2] * 4
+    assert [len(path) // 32 for path in HashTree([b""] * 5).paths()[:5]] == [3] * 5
 
 
 @given(st.integers(1, 20), st.data())
@@ -43,9 +43,9 @@ def test_each_leaf_has_a_path_to_the_root_and_none_to_another_place(
     place, other = (data.draw(st.integers(0, count - 1)) for _ in range(2))
     tree = HashTree(leaves)
 
-    verify_path(tree.root, leaves[place], place, tree.path(place))
+    verify_path(tree.root, leaves[place], place, tree.paths()[place])
 
     if other != place:
         problem = f"entry must stand at {other} under its author's root, got another root"
         with pytest.raises(SecureAggregationError, match=problem):
-            verify_path(tree.root, leaves[place], other, tree.path(other))
+            verify_path(tree.root, leaves[place], other, tree.paths()[other])

@@ -1,5 +1,6 @@
 """Bytes of messages: what is written is read, and nothing else is."""
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -20,17 +21,20 @@ from kumiai.secagg.wire import (
     choice,
     fixed,
     increasing,
+    indices,
     many,
-    many_fixed,
     number,
     real,
     record,
     text,
 )
+from tests.secagg.forms import size
 from tests.secagg.rounds import VERIFIER, Network, describe, paillier_network, signers_of
 
 Make = Callable[[], Codec[Any]]
 """Makes a form within the test, so that a changed form is seen."""
+
+rising = functools.partial(increasing, key=int)
 
 FORMS: list[tuple[Make, Any, bytes]] = [
     (lambda: number(2, "n"), 258, b"\x02\x01"),
@@ -44,8 +48,10 @@ FORMS: list[tuple[Make, Any, bytes]] = [
     (lambda: real("r"), 0.5, bytes.fromhex("000000000000e03f")),
     (lambda: choice((True, False), "c"), False, b"\x02"),
     (lambda: many(number(1, "n"), 3, "m"), (3, 1, 1), b"\x03\0\0\0\x03\x01\x01"),
-    (lambda: many_fixed(2, 3, "p"), (b"ab", b"cd"), b"\x02\0\0\0abcd"),
-    (lambda: increasing(number(1, "n"), 3, "i"), (1, 3, 4), b"\x03\0\0\0\x01\x03\x04"),
+    (lambda: indices(4, "p"), (0, 1, 3), b"\x03\0\0\0\0\0\x01\0\x03\0"),
+    (lambda: indices(300, "p"), (258,), b"\x01\0\0\0\x02\x01"),
+    (lambda: indices(4, "p"), (), b"\0\0\0\0"),
+    (lambda: rising(number(1, "n"), 3, "i"), (1, 3, 4), b"\x03\0\0\0\x01\x03\x04"),
 ]
 
 
@@ -59,9 +65,9 @@ def test_each_value_has_its_one_form(make: Make, value: Any, data: bytes) -> Non
 def test_bytes_too_few_or_too_many_are_refused(make: Make, value: Any, data: bytes) -> None:
     with pytest.raises(SecureAggregationError, match="must end after its last field, got 1 bytes"):
         make().decode(data + b"\0")
-    for size in range(len(data)):
+    for cut in range(len(data)):
         with pytest.raises(SecureAggregationError, match="must be"):
-            make().decode(data[:size])
+            make().decode(data[:cut])
 
 
 @pytest.mark.parametrize(
@@ -101,23 +107,17 @@ def test_bytes_too_few_or_too_many_are_refused(make: Make, value: Any, data: byt
             b"\x04\0\0\0abcd",
             "count of m must be 0 to 3, got 4",
         ),
+        (lambda: indices(2, "p"), size(3) + bytes(6), "count of p must be 0 to 2, got 3"),
+        (lambda: indices(4, "p"), size(2) + bytes(3), "p must be 4 bytes, got the last 3"),
+        (lambda: indices(4, "p"), size(2) + bytes(4), "p must increase, got one that is not"),
+        (lambda: indices(4, "p"), size(2) + b"\0\0\x04\0", "index must be 0 to 3, got 4"),
         (
-            lambda: many_fixed(2, 3, "p"),
-            b"\x04\0\0\0abcdefgh",
-            "count of p must be 0 to 3, got 4",
-        ),
-        (
-            lambda: many_fixed(2, 3, "p"),
-            b"\x02\0\0\0abc",
-            "p must be 4 bytes, got the last 3",
-        ),
-        (
-            lambda: increasing(number(1, "n"), 3, "i"),
+            lambda: rising(number(1, "n"), 3, "i"),
             b"\x02\0\0\0\x03\x03",
             "i must increase, got one",
         ),
         (
-            lambda: increasing(number(1, "n"), 3, "i"),
+            lambda: rising(number(1, "n"), 3, "i"),
             b"\x04\0\0\0abcd",
             "count of i must be 0 to 3",
         ),
@@ -144,11 +144,13 @@ def test_bytes_of_no_value_are_refused(make: Make, data: bytes, problem: str) ->
         (lambda: real("r"), float("inf"), "r must be a finite number above 0, got inf"),
         (lambda: choice((1, 2), "c"), 3, "not in tuple"),
         (lambda: many(number(1, "n"), 1, "m"), (1, 2), "count of m must be 0 to 1, got 2"),
-        (lambda: many_fixed(2, 1, "p"), (b"ab", b"cd"), "count of p must be 0 to 1, got 2"),
-        (lambda: many_fixed(2, 2, "p"), (b"abc", b"d"), "each of p must be 2 bytes, got {1, 3}"),
-        (lambda: increasing(number(1, "n"), 3, "i"), (2, 1), "i must increase, got one"),
-        (lambda: increasing(number(1, "n"), 3, "i"), (1, 3, 3), "i must increase, got one"),
-        (lambda: increasing(number(1, "n"), 3, "i"), (1, 2, 3, 4), "count of i must be 0 to 3"),
+        (lambda: indices(4, "p"), (2, 1), "p must increase, got one that is not larger"),
+        (lambda: indices(4, "p"), (1, 1), "p must increase, got one that is not larger"),
+        (lambda: indices(4, "p"), (-1, 1), "index must be 0 to 3, got -1"),
+        (lambda: indices(4, "p"), (1, 4), "index must be 0 to 3, got 4"),
+        (lambda: rising(number(1, "n"), 3, "i"), (2, 1), "i must increase, got one"),
+        (lambda: rising(number(1, "n"), 3, "i"), (1, 3, 3), "i must increase, got one"),
+        (lambda: rising(number(1, "n"), 3, "i"), (1, 2, 3, 4), "count of i must be 0 to 3"),
     ],
 )
 def test_values_out_of_their_limits_are_not_written(make: Make, value: Any, problem: str) -> None:

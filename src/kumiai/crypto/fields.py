@@ -7,7 +7,7 @@ constant time: whoever can measure single operations of this process learns abou
 
 import secrets
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from kumiai.core.errors import CryptoError
@@ -21,14 +21,15 @@ class PrimeField:
 
     Attributes:
         prime: the modulus; that it is prime is the caller's word.
+        size_bytes: how many bytes an element takes.
     """
 
     prime: int
+    size_bytes: int = field(init=False, repr=False, compare=False)
 
-    @property
-    def size_bytes(self) -> int:
-        """How many bytes an element takes."""
-        return (self.prime.bit_length() + 7) // 8
+    def __post_init__(self) -> None:
+        """Find the size once: many thousand shares are read in a round."""
+        object.__setattr__(self, "size_bytes", (self.prime.bit_length() + 7) // 8)
 
     def random_element(self) -> int:
         """Return an element that each is as likely as any other, from the system's randomness."""

@@ -16,6 +16,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final, NoReturn
 
+import numpy as np
+
 from kumiai.core.errors import CryptoError
 from kumiai.crypto.fields import SHARE_FIELD, PrimeField
 
@@ -35,6 +37,9 @@ SHARE_COUNT_MAX: Final = 65_535
 SHARE_SALT_SIZE_BYTES: Final = 32
 _X_SIZE_BYTES: Final = 2
 SHARE_SIZE_BYTES: Final = _X_SIZE_BYTES + SHARE_FIELD.size_bytes
+
+_WORD_BITS: Final = 63
+_ROWS_AT_ONCE: Final = 256
 
 _COMMITMENT_DOMAIN: Final = b"kumiai/crypto/share/v1/"
 
@@ -153,31 +158,34 @@ def combine_many(
     return tuple(secrets_found)
 
 
-def commitment_of(share: Share, *, salt: bytes, context: bytes) -> bytes:
+def commitment_of(share: bytes, *, salt: bytes, context: bytes) -> bytes:
     """Return what a share's author publishes, so that a wrong share can be told from the right one.
 
     Args:
-        share: the share.
+        share: of `Share.encode`.
         salt: 32 random bytes, which travel with the share and hide it until then.
         context: what the share is for: round, author, holder and which secret; of any length.
 
     Raises:
-        CryptoError: the salt has another length.
+        CryptoError: share or salt has another length.
     """
-    if len(salt) != SHARE_SALT_SIZE_BYTES:
-        raise CryptoError(f"salt must be {SHARE_SALT_SIZE_BYTES} bytes, got {len(salt)}")
-    # Share and salt have fixed lengths, so that nothing can move from one part to the next.
-    return hashlib.sha256(_COMMITMENT_DOMAIN + share.encode() + salt + context).digest()
+    # Both have fixed lengths, so that nothing can move from one part to the next.
+    if len(share) != SHARE_SIZE_BYTES or len(salt) != SHARE_SALT_SIZE_BYTES:
+        raise CryptoError(
+            f"share and salt must be {SHARE_SIZE_BYTES} and {SHARE_SALT_SIZE_BYTES} bytes, "
+            f"got {len(share)} and {len(salt)}"
+        )
+    return hashlib.sha256(_COMMITMENT_DOMAIN + share + salt + context).digest()
 
 
-def verify_share(share: Share, *, salt: bytes, context: bytes, commitment: bytes) -> None:
-    """Check a share against what its author published.
+def verify_share(share: bytes, *, salt: bytes, context: bytes, commitment: bytes) -> None:
+    """Check a share, of `Share.encode`, against what its author published.
 
     Raises:
         CryptoError: it is not the share that was committed to.
     """
     if not hmac.compare_digest(commitment_of(share, salt=salt, context=context), commitment):
-        raise CryptoError(f"share at {share.x} must be the one its author published, got another")
+        raise CryptoError("share must be the one that its author published, got another")
 
 
 def _verify_threshold(threshold: int) -> None:
@@ -244,8 +252,18 @@ def _barycentric(xs: Sequence[int], over: PrimeField) -> list[int]:
 
     Source: Berrut and Trefethen 2004, equation 3.2.
     """
-    differences = [math.prod([here - x for x in xs if x != here]) % over.prime for here in xs]
-    return over.inverses(differences)
+    places, count = np.array(xs, np.int64), len(xs)
+    # Multiplied in words, as many as surely fit; the rest of the last word is filled up with ones.
+    at_once = _WORD_BITS // max(xs).bit_length()
+    width = -(-count // at_once) * at_once
+    products: list[int] = []
+    for rows in np.split(places, range(_ROWS_AT_ONCE, count, _ROWS_AT_ONCE)):
+        differences = np.ones((len(rows), width), np.int64)
+        differences[:, :count] = rows[:, None] - places
+        differences[differences == 0] = 1
+        words = differences.reshape(len(rows), -1, at_once).prod(axis=2)
+        products += [math.prod(each) % over.prime for each in words.tolist()]
+    return over.inverses(products)
 
 
 def _weights_at(

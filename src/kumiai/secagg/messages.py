@@ -30,11 +30,13 @@ import hashlib
 import struct
 from dataclasses import dataclass
 from enum import IntEnum
+from operator import attrgetter
 from typing import Any, Final, Protocol, TypeVar
 
 from kumiai.core.errors import SecureAggregationError
 from kumiai.crypto.shamir import SHARE_SALT_SIZE_BYTES, SHARE_SIZE_BYTES
 from kumiai.secagg.descriptor import CLIENT_COUNT_MAX, PROTOCOL_VERSION, RoundDescriptor
+from kumiai.secagg.tree import DIGEST_SIZE_BYTES
 from kumiai.secagg.wire import (
     Codec,
     Reader,
@@ -42,8 +44,8 @@ from kumiai.secagg.wire import (
     choice,
     fixed,
     increasing,
+    indices,
     many,
-    many_fixed,
     number,
     record,
     text,
@@ -101,8 +103,10 @@ _SIGNATURE_SIZE_MAX: Final = 256
 _SIGNATURE_LABEL: Final = "kumiai/secagg/message/v1"
 _NAME_SIZE_MAX: Final = 128
 _KEY_COPY_SIZE_MAX: Final = 1024
-_DIGEST_SIZE: Final = 32
+_DIGEST_SIZE: Final = DIGEST_SIZE_BYTES
 _SEALED_SIZE_MAX: Final = 512
+_DELIVERED_SIZE_MAX: Final = 1024
+_DEPTH_MAX: Final = 16
 
 
 class Signer(Protocol):
@@ -201,17 +205,57 @@ class NonceReveals(_Relayed):
 class ShareEntry:
     """What one holder gets of an author: a leaf of the author's tree.
 
+    A round of 500 clients has 42 000, which the coordinator hashes and passes on, and rarely looks
+    into: they are kept as they are written.
+
     Attributes:
         holder: its index.
-        mask_key_digest: commitment to its share of the mask key.
-        self_mask_digest: commitment to its share of the self mask.
-        sealed: both shares with their salts, sealed; empty for the author itself.
+        form: all of it, as `of` or a message gave it.
     """
 
     holder: int
-    mask_key_digest: bytes
-    self_mask_digest: bytes
-    sealed: bytes
+    form: bytes
+
+    @classmethod
+    def of(
+        cls, holder: int, mask_key_digest: bytes, self_mask_digest: bytes, sealed: bytes
+    ) -> "ShareEntry":
+        """Make an entry.
+
+        Args:
+            holder: its index.
+            mask_key_digest: commitment to its share of the mask key.
+            self_mask_digest: commitment to its share of the self mask.
+            sealed: both shares with their salts, sealed; empty for the author itself.
+
+        Raises:
+            ValueError: an argument is out of its limits.
+        """
+        if not 0 <= holder < CLIENT_COUNT_MAX:
+            raise ValueError(f"holder must be 0 to {CLIENT_COUNT_MAX - 1}, got {holder}")
+        lengths = len(mask_key_digest), len(self_mask_digest), len(sealed)
+        if lengths[:2] != (_DIGEST_SIZE, _DIGEST_SIZE) or lengths[2] > _SEALED_SIZE_MAX:
+            raise ValueError(
+                f"entry must have digests of {_DIGEST_SIZE} bytes and at most {_SEALED_SIZE_MAX} "
+                "sealed, got {}, {} and {}".format(*lengths)
+            )
+        head = _ENTRY_HEAD.pack(holder, mask_key_digest, self_mask_digest, len(sealed))
+        return cls(holder, head + sealed)
+
+    @property
+    def mask_key_digest(self) -> bytes:
+        """What commits to its share of the mask key."""
+        return self.form[2 : 2 + _DIGEST_SIZE]
+
+    @property
+    def self_mask_digest(self) -> bytes:
+        """What commits to its share of the self mask."""
+        return self.form[2 + _DIGEST_SIZE : 2 + 2 * _DIGEST_SIZE]
+
+    @property
+    def sealed(self) -> bytes:
+        """Both shares with their salts, sealed; empty for the author itself."""
+        return self.form[_ENTRY_HEAD.size :]
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,13 +281,13 @@ class Delivery:
         envelope: the author's `KeyShares`.
         entry: for the receiver.
         position: of the entry in the author's tree.
-        path: from the entry up to the root.
+        path: of `HashTree.paths`, from the entry up to the root.
     """
 
     envelope: bytes
     entry: ShareEntry
     position: int
-    path: tuple[bytes, ...]
+    path: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -475,35 +519,53 @@ _digest = fixed(_DIGEST_SIZE, "digest")
 _envelopes = many(blob(_BODY_SIZE_MAX, "envelope"), CLIENT_COUNT_MAX, "envelopes")
 
 
-# A round of 500 clients has 42 000 entries, and as many shares are revealed: their forms are
-# packed at once, not field by field, which would take the coordinator longer than to use them.
+# As many shares are revealed as there are entries: their forms are packed at once, not field by
+# field, which would take the coordinator longer than to use them.
 _ENTRY_HEAD: Final = struct.Struct(f"<H{_DIGEST_SIZE}s{_DIGEST_SIZE}sI")
+_PLACE_FORM: Final = struct.Struct("<HI")
+_DELIVERED: Final = blob(_DELIVERED_SIZE_MAX, "envelope")
 _REVEALED_FORM: Final = struct.Struct(f"<HB{SHARE_SIZE_BYTES}s{SHARE_SALT_SIZE_BYTES}s")
 _SECRET_KINDS: Final = {int(kind): kind for kind in SecretKind}
 
 
-def _write_entry(entry: ShareEntry) -> bytes:
-    first, second, sealed = entry.mask_key_digest, entry.self_mask_digest, entry.sealed
-    if not 0 <= entry.holder < CLIENT_COUNT_MAX:
-        raise ValueError(f"holder must be 0 to {CLIENT_COUNT_MAX - 1}, got {entry.holder}")
-    if not len(first) == len(second) == _DIGEST_SIZE or len(sealed) > _SEALED_SIZE_MAX:
-        raise ValueError(
-            f"entry must have digests of {_DIGEST_SIZE} bytes and at most {_SEALED_SIZE_MAX} "
-            f"sealed, got {len(first)}, {len(second)} and {len(sealed)}"
-        )
-    return _ENTRY_HEAD.pack(entry.holder, first, second, len(sealed)) + sealed
-
-
 def _read_entry(reader: Reader) -> ShareEntry:
     head = reader.take(_ENTRY_HEAD.size, "head of an entry")
-    holder, first, second, size = _ENTRY_HEAD.unpack(head)
+    holder, _, _, size = _ENTRY_HEAD.unpack(head)
     if holder >= CLIENT_COUNT_MAX:
         raise SecureAggregationError(f"holder must be 0 to {CLIENT_COUNT_MAX - 1}, got {holder}")
     if size > _SEALED_SIZE_MAX:
         raise SecureAggregationError(
             f"length of sealed shares must be 0 to {_SEALED_SIZE_MAX}, got {size}"
         )
-    return ShareEntry(holder, first, second, reader.take(size, "sealed shares"))
+    return ShareEntry(holder, head + reader.take(size, "sealed shares"))
+
+
+def _write_delivery(delivery: Delivery) -> bytes:
+    envelope, position, path = delivery.envelope, delivery.position, delivery.path
+    digests, rest = divmod(len(path), _DIGEST_SIZE)
+    if len(envelope) > _DELIVERED_SIZE_MAX or rest or digests > _DEPTH_MAX:
+        raise ValueError(
+            f"delivery must have an envelope of at most {_DELIVERED_SIZE_MAX} bytes and a path of "
+            f"at most {_DEPTH_MAX} digests, got {len(envelope)} and {len(path)} bytes"
+        )
+    if not 0 <= position < CLIENT_COUNT_MAX:
+        raise ValueError(f"position must be 0 to {CLIENT_COUNT_MAX - 1}, got {position}")
+    size = len(envelope).to_bytes(4, "little")
+    return b"".join(
+        (size, envelope, delivery.entry.form, _PLACE_FORM.pack(position, digests), path)
+    )
+
+
+def _read_delivery(reader: Reader) -> Delivery:
+    envelope, entry = _DELIVERED.read(reader), SHARE_ENTRY.read(reader)
+    position, digests = _PLACE_FORM.unpack(reader.take(_PLACE_FORM.size, "place of an entry"))
+    if position >= CLIENT_COUNT_MAX:
+        raise SecureAggregationError(
+            f"position must be 0 to {CLIENT_COUNT_MAX - 1}, got {position}"
+        )
+    if digests > _DEPTH_MAX:
+        raise SecureAggregationError(f"count of path must be 0 to {_DEPTH_MAX}, got {digests}")
+    return Delivery(envelope, entry, position, reader.take(digests * _DIGEST_SIZE, "path"))
 
 
 def _write_revealed(revealed: RevealedShare) -> bytes:
@@ -529,17 +591,11 @@ def _read_revealed(reader: Reader) -> RevealedShare:
     return RevealedShare(author, kind, share, salt)
 
 
-SHARE_ENTRY: Final = Codec(_write_entry, _read_entry)
+SHARE_ENTRY: Final[Codec[ShareEntry]] = Codec(attrgetter("form"), _read_entry)
 SHARE_ENTRIES: Final[Codec[tuple[ShareEntry, ...]]] = increasing(
     SHARE_ENTRY, CLIENT_COUNT_MAX, "entries", key=lambda entry: entry.holder
 )
-_DELIVERY: Final[Codec[Delivery]] = record(
-    Delivery,
-    envelope=blob(1024, "envelope"),
-    entry=SHARE_ENTRY,
-    position=_index,
-    path=many_fixed(_DIGEST_SIZE, 16, "path"),
-)
+_DELIVERY: Final = Codec(_write_delivery, _read_delivery)
 _KEY_COPY: Final[Codec[KeyCopy]] = record(
     KeyCopy, holder=_index, sealed=blob(_KEY_COPY_SIZE_MAX, "sealed key")
 )
@@ -567,7 +623,7 @@ CODECS: Final[dict[Kind, tuple[type[Any], Codec[Any]]]] = {
     Kind.KEY_SHARES: _body(KeyShares, root=_digest, self_mask_digest=_digest, seen=_digest),
     Kind.DELIVERIES: _body(
         Deliveries,
-        sharers=increasing(_index, CLIENT_COUNT_MAX, "sharers"),
+        sharers=indices(CLIENT_COUNT_MAX, "sharers"),
         deliveries=many(_DELIVERY, CLIENT_COUNT_MAX, "deliveries"),
     ),
     Kind.MASKED_INPUT: _body(
@@ -577,7 +633,7 @@ CODECS: Final[dict[Kind, tuple[type[Any], Codec[Any]]]] = {
         weight=number(4, "weight", least=1),
         commitments=blob(_BODY_SIZE_MAX, "commitments"),
         proof_digest=blob(32, "proof_digest"),
-        complaints=increasing(_index, CLIENT_COUNT_MAX, "complaints"),
+        complaints=indices(CLIENT_COUNT_MAX, "complaints"),
     ),
     Kind.SURVIVORS: _body(
         Survivors,

@@ -8,6 +8,7 @@ Everything else (records, restarts, who is excluded, receipts) is the machine of
 """
 
 from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
 from typing import Any, ClassVar
 
 import numpy as np
@@ -219,7 +220,7 @@ class PaillierServerRound(ServerRound):
 
     # ------------------------------------------------------------- the steps
 
-    def _asked(self) -> set[int]:
+    def _asked(self) -> AbstractSet[int]:
         match self._phase:
             case ServerPhase.SHARING:
                 return {self._knowledge.dealer}
@@ -230,7 +231,7 @@ class PaillierServerRound(ServerRound):
             case _:
                 return super()._asked()
 
-    def _answered(self) -> set[int]:
+    def _answered(self) -> AbstractSet[int]:
         match self._phase:
             case ServerPhase.SHARING:
                 return set() if self._knowledge.deal is None else {self._knowledge.dealer}

@@ -20,7 +20,7 @@ from kumiai.secagg.messages import (
     Verifier,
     decode_body,
 )
-from kumiai.secagg.wire import Codec, blob, fixed, increasing, many, number, record
+from kumiai.secagg.wire import Codec, blob, fixed, increasing, indices, many, record
 
 __all__ = ["Receipt", "ReceiptFacts", "RoundEvidence", "verify_receipt"]
 
@@ -173,7 +173,6 @@ def verify_receipt(data: bytes, roster: Mapping[str, bytes], *, verifier: Verifi
     )
 
 
-_index = number(2, "index", most=CLIENT_COUNT_MAX - 1)
 _RECEIPT: Final[Codec[Receipt]] = record(
     Receipt,
     own_input=blob(_PART_SIZE_MAX, "input"),
@@ -183,7 +182,7 @@ _EVIDENCE: Final[Codec[RoundEvidence]] = record(
     RoundEvidence,
     descriptor=blob(_PART_SIZE_MAX, "descriptor"),
     seen=fixed(32, "seen"),
-    sharers=increasing(_index, CLIENT_COUNT_MAX, "sharers"),
+    sharers=indices(CLIENT_COUNT_MAX, "sharers"),
     survivors=increasing(SURVIVOR, CLIENT_COUNT_MAX, "survivors", key=lambda entry: entry.index),
     sum_digest=fixed(32, "sum_digest"),
     confirmations=many(blob(1024, "confirmation"), CLIENT_COUNT_MAX, "confirmations"),

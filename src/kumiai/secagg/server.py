@@ -11,6 +11,7 @@ client one of two secrets, and its sum is taken out of the masks only as a whole
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from typing import Any, ClassVar, Final
 
 import numpy as np
@@ -407,42 +408,47 @@ class ServerRound:
 
     # ------------------------------------------------------------- the steps
 
-    def _missing(self) -> set[int]:
+    def _missing(self) -> AbstractSet[int]:
         return self._asked() - self._answered() - self._knowledge.excluded.keys()
 
-    def _asked(self) -> set[int]:
+    def _is_anyone_missing(self) -> bool:
+        # For all but the last messages of a phase it is enough to count.
+        heard = len(self._answered()) + len(self._knowledge.excluded)
+        return len(self._asked()) > heard or bool(self._missing())
+
+    def _asked(self) -> AbstractSet[int]:
         knowledge = self._knowledge
         match self._phase:
             case ServerPhase.ADVERTISING | ServerPhase.ADVERTISING_HIDDEN:
                 return set(range(self._conversation.descriptor.client_count))
             case ServerPhase.REVEALING:
-                return set(knowledge.advertised)
+                return knowledge.advertised.keys()
             case ServerPhase.SHARING:
-                return set(knowledge.graph.holders)
+                return knowledge.graph.holders.keys()
             case ServerPhase.COLLECTING:
-                return set(knowledge.dealt)
+                return knowledge.dealt.keys()
             case ServerPhase.AGREEING | ServerPhase.UNMASKING | ServerPhase.CONFIRMING:
-                return set(knowledge.uploaded)
+                return knowledge.uploaded
             case _:
                 return set()
 
-    def _answered(self) -> set[int]:
+    def _answered(self) -> AbstractSet[int]:
         knowledge = self._knowledge
         match self._phase:
             case ServerPhase.ADVERTISING | ServerPhase.ADVERTISING_HIDDEN:
-                return set(knowledge.advertised)
+                return knowledge.advertised.keys()
             case ServerPhase.REVEALING:
-                return set(knowledge.revealed)
+                return knowledge.revealed.keys()
             case ServerPhase.SHARING:
-                return set(knowledge.dealt)
+                return knowledge.dealt.keys()
             case ServerPhase.COLLECTING:
                 return knowledge.uploaded
             case ServerPhase.AGREEING:
-                return set(knowledge.agreed)
+                return knowledge.agreed.keys()
             case ServerPhase.UNMASKING:
-                return set(knowledge.answers)
+                return knowledge.answers.keys()
             case _:
-                return set(knowledge.confirmed)
+                return knowledge.confirmed.keys()
 
     def _shortage(self) -> str | None:
         """Return why the round cannot go on from here, if it cannot."""
@@ -495,7 +501,7 @@ class ServerRound:
 
     def _end_if_complete(self) -> tuple[Action, ...]:
         is_over = self._phase >= ServerPhase.PUBLISHED
-        if is_over or self._missing() or self._lacks_uploads():
+        if is_over or self._is_anyone_missing() or self._lacks_uploads():
             return ()
         return self.end_phase()
 
@@ -553,8 +559,9 @@ class ServerRound:
             if dealt is None:
                 continue
             position = knowledge.graph.place(author, holder) - 1
-            path = dealt.tree.path(position)
-            deliveries.append(Delivery(dealt.said.data, dealt.entries[holder], position, path))
+            deliveries.append(
+                Delivery(dealt.said.data, dealt.entries[holder], position, dealt.paths[position])
+            )
         return self._to_all(Deliveries(knowledge.sharers, tuple(deliveries)), [holder])
 
     def _agreements_for(self, holder: int) -> Send:

@@ -56,13 +56,13 @@ class Dealt:
         said: its message.
         shares: the body.
         entries: by holder.
-        tree: over them.
+        paths: of the entries in the tree over them, in the order of the holders.
     """
 
     said: Said
     shares: KeyShares
     entries: dict[int, ShareEntry]
-    tree: HashTree
+    paths: list[bytes]
 
 
 class ServerKnowledge:
@@ -263,7 +263,8 @@ class ServerKnowledge:
             raise SecureAggregationError("shares must be those under the signed root, got others")
         if tuple(entry.holder for entry in entries) != self.graph.holders[said.index]:
             raise MisbehaviourError("shared its secrets among others than its neighbours")
-        self.dealt[said.index] = Dealt(said, body, {entry.holder: entry for entry in entries}, tree)
+        by_holder = {entry.holder: entry for entry in entries}
+        self.dealt[said.index] = Dealt(said, body, by_holder, tree.paths())
 
     def _hear_input(self, said: Said, body: MaskedInput, proof: bytes, *, is_known: bool) -> None:
         self._require(said, self.sharers, "those who shared")

@@ -84,13 +84,17 @@ class SharePair:
 
     def entry(self, place: bytes, holder: int, sealed: bytes) -> ShareEntry:
         """Return the leaf that commits to both."""
-        return ShareEntry(
+        return ShareEntry.of(
             holder,
             commitment_of(
-                self.mask_key, salt=self.mask_key_salt, context=_of(place, SecretKind.MASK_KEY)
+                self.mask_key.encode(),
+                salt=self.mask_key_salt,
+                context=_of(place, SecretKind.MASK_KEY),
             ),
             commitment_of(
-                self.self_mask, salt=self.self_mask_salt, context=_of(place, SecretKind.SELF_MASK)
+                self.self_mask.encode(),
+                salt=self.self_mask_salt,
+                context=_of(place, SecretKind.SELF_MASK),
             ),
             sealed,
         )
@@ -176,7 +180,10 @@ def verify_revealed(
         entry.mask_key_digest if revealed.secret is SecretKind.MASK_KEY else entry.self_mask_digest
     )
     verify_share(
-        share, salt=revealed.salt, context=_of(place, revealed.secret), commitment=commitment
+        revealed.share,
+        salt=revealed.salt,
+        context=_of(place, revealed.secret),
+        commitment=commitment,
     )
     return share
 

@@ -9,7 +9,9 @@ from typing import Final
 
 from kumiai.core.errors import SecureAggregationError
 
-__all__ = ["HashTree", "verify_path"]
+__all__ = ["DIGEST_SIZE_BYTES", "HashTree", "verify_path"]
+
+DIGEST_SIZE_BYTES: Final = 32
 
 _LEAF_DOMAIN: Final = b"kumiai/secagg/leaf/v1/"
 _NODE_DOMAIN: Final = b"kumiai/secagg/node/v1/"
@@ -17,17 +19,20 @@ _NO_LEAF: Final = hashlib.sha256(b"kumiai/secagg/no-leaf/v1/").digest()
 
 
 class HashTree:
-    """The tree over some leaves, filled up to a power of two."""
+    """The tree over some leaves, filled up to a power of two with leaves that hold nothing."""
 
     __slots__ = ("_levels",)
 
     def __init__(self, leaves: Sequence[bytes]) -> None:
-        """Build it over at least one leaf's content."""
-        width = 1 << (len(leaves) - 1).bit_length()
-        level = [_leaf(leaf) for leaf in leaves] + [_NO_LEAF] * (width - len(leaves))
+        """Build it over the leaves' contents."""
+        level, nothing = [_leaf(leaf) for leaf in leaves] or [_NO_LEAF], _NO_LEAF
         self._levels = [level]
         while len(level) > 1:
-            level = [_node(*level[place : place + 2]) for place in range(0, len(level), 2)]
+            if len(level) % 2:
+                level.append(nothing)
+            level = [_node(*pair) for pair in zip(level[::2], level[1::2], strict=True)]
+            # Where no leaf stands below, all nodes of a level are the same, and are not kept.
+            nothing = _node(nothing, nothing)
             self._levels.append(level)
 
     @property
@@ -35,21 +40,36 @@ class HashTree:
         """What stands for all leaves."""
         return self._levels[-1][0]
 
-    def path(self, position: int) -> tuple[bytes, ...]:
-        """Return what leads from a leaf to the root."""
-        return tuple(
-            [level[(position >> depth) ^ 1] for depth, level in enumerate(self._levels[:-1])]
-        )
+    def paths(self) -> list[bytes]:
+        """Return what leads from each leaf to the root: the digests beside it, one after another.
+
+        Where the leaves were filled up, paths of those that hold nothing may follow.
+        """
+        paths = [b""]
+        for level in reversed(self._levels[:-1]):
+            paths = [
+                path
+                for left, right, above in zip(level[::2], level[1::2], paths, strict=False)
+                for path in (right + above, left + above)
+            ]
+        return paths
 
 
-def verify_path(root: bytes, leaf: bytes, position: int, path: Sequence[bytes]) -> None:
+def verify_path(root: bytes, leaf: bytes, position: int, path: bytes) -> None:
     """Check that a leaf stands under a root.
+
+    Args:
+        root: of its author's tree.
+        leaf: its content.
+        position: where it must stand, from 0.
+        path: of `HashTree.paths`; a number of whole digests.
 
     Raises:
         SecureAggregationError: it does not.
     """
     digest = _leaf(leaf)
-    for depth, other in enumerate(path):
+    for depth in range(len(path) // DIGEST_SIZE_BYTES):
+        other = path[depth * DIGEST_SIZE_BYTES : (depth + 1) * DIGEST_SIZE_BYTES]
         is_right = position >> depth & 1
         digest = _node(other, digest) if is_right else _node(digest, other)
     if digest != root:

@@ -22,8 +22,8 @@ __all__ = [
     "choice",
     "fixed",
     "increasing",
+    "indices",
     "many",
-    "many_fixed",
     "number",
     "real",
     "record",
@@ -203,33 +203,38 @@ def many(item: Codec[T], most: int, what: str) -> Codec[tuple[T, ...]]:
     return Codec(write, read)
 
 
-def many_fixed(size_bytes: int, most: int, what: str) -> Codec[tuple[bytes, ...]]:
-    """Return the form of at most so many values of bytes, each as long as the others."""
-    count = number(_LENGTH_SIZE_BYTES, f"count of {what}", most=most)
+def indices(count: int, what: str) -> Codec[tuple[int, ...]]:
+    """Return the form of places below ``count``, two bytes each, each larger than the last."""
+    length = number(_LENGTH_SIZE_BYTES, f"count of {what}", most=count)
 
-    def write(values: tuple[bytes, ...]) -> bytes:
-        lengths = {len(value) for value in values}
-        if lengths - {size_bytes}:
-            raise ValueError(f"each of {what} must be {size_bytes} bytes, got {lengths}")
-        return count.write(len(values)) + b"".join(values)
+    def verify(values: tuple[int, ...], error: type[Exception]) -> tuple[int, ...]:
+        _verify_increase(values, what, error)
+        # All others lie between the first and the last.
+        for value in (*values[:1], *values[-1:]):
+            if not 0 <= value < count:
+                raise error(f"index must be 0 to {count - 1}, got {value}")
+        return values
 
-    def read(reader: Reader) -> tuple[bytes, ...]:
-        data = reader.take(count.read(reader) * size_bytes, what)
-        return tuple([data[at : at + size_bytes] for at in range(0, len(data), size_bytes)])
+    def write(values: tuple[int, ...]) -> bytes:
+        verify(values, ValueError)
+        return length.write(len(values)) + struct.pack(f"<{len(values)}H", *values)
+
+    def read(reader: Reader) -> tuple[int, ...]:
+        size = length.read(reader)
+        values = struct.unpack(f"<{size}H", reader.take(2 * size, what))
+        return verify(values, SecureAggregationError)
 
     return Codec(write, read)
 
 
 def increasing(
-    item: Codec[T], most: int, what: str, *, key: Callable[[T], Any] = lambda value: value
+    item: Codec[T], most: int, what: str, *, key: Callable[[T], Any]
 ) -> Codec[tuple[T, ...]]:
     """Return the form of at most so many values, each larger than the last by its key."""
     inner = many(item, most, what)
 
     def verify(values: tuple[T, ...], error: type[Exception]) -> tuple[T, ...]:
-        keys = [key(value) for value in values]
-        if any(map(ge, keys, keys[1:])):
-            raise error(f"{what} must increase, got one that is not larger than the last")
+        _verify_increase([key(value) for value in values], what, error)
         return values
 
     return Codec(
@@ -250,3 +255,8 @@ def record(kind: Callable[..., T], /, **fields: Codec[Any]) -> Codec[T]:
         return kind(**{name: codec.read(reader) for name, codec in fields.items()})
 
     return Codec(write, read)
+
+
+def _verify_increase(keys: Sequence[Any], what: str, error: type[Exception]) -> None:
+    if any(map(ge, keys, keys[1:])):
+        raise error(f"{what} must increase, got one that is not larger than the last")
