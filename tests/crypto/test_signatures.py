@@ -82,6 +82,13 @@ def test_a_signature_of_another_length_does_not_pass(size: int) -> None:
         VERIFIER.verify(SIGNER.public, LABEL, b"message", bytes(size))
 
 
+def test_no_part_of_a_signature_counts_as_the_message() -> None:
+    signature = SIGNER._private.sign(b"x" + labelled(LABEL, b"message")) + b"x"
+
+    with pytest.raises(CryptoError, match="signature of"):
+        VERIFIER.verify(SIGNER.public, LABEL, b"message", signature)
+
+
 def test_a_signature_by_somebody_else_does_not_pass() -> None:
     other = Ed25519Signer.generate()
 
