@@ -231,9 +231,9 @@ class _Weights:
         if xs[-1] >= over.prime:
             raise CryptoError(f"x of a share must be below the prime, got {xs[-1]}")
         first = xs[:threshold]
-        barycentric = _barycentric(first, over)
+        differences = _differences(first, over)
         at_zero, *at_others = (
-            _weights_at(at, first, barycentric, over) for at in (0, *xs[threshold:])
+            _weights_at(at, first, differences, over) for at in (0, *xs[threshold:])
         )
         return cls(at_zero, tuple(at_others))
 
@@ -247,8 +247,8 @@ class _Weights:
         return _dot(self.at_zero, known) % over.prime
 
 
-def _barycentric(xs: Sequence[int], over: PrimeField) -> list[int]:
-    """Return for each place the inverse of its differences from all others, multiplied.
+def _differences(xs: Sequence[int], over: PrimeField) -> list[int]:
+    """Return for each place its differences from all others, multiplied.
 
     Source: Berrut and Trefethen 2004, equation 3.2.
     """
@@ -263,21 +263,20 @@ def _barycentric(xs: Sequence[int], over: PrimeField) -> list[int]:
         differences[differences == 0] = 1
         words = differences.reshape(len(rows), -1, at_once).prod(axis=2)
         products += [math.prod(each) % over.prime for each in words.tolist()]
-    return over.inverses(products)
+    return products
 
 
 def _weights_at(
-    at: int, xs: Sequence[int], barycentric: Sequence[int], over: PrimeField
+    at: int, xs: Sequence[int], differences: Sequence[int], over: PrimeField
 ) -> tuple[int, ...]:
     """Return the weights of the values at ``xs`` in the value at ``at``.
 
     Source: Berrut and Trefethen 2004, equations 3.1 and 3.3.
     """
-    node = math.prod([at - x for x in xs]) % over.prime
-    return tuple(
-        node * weight * inverse % over.prime
-        for weight, inverse in zip(barycentric, over.inverses([at - x for x in xs]), strict=True)
-    )
+    away = [at - x for x in xs]
+    node = math.prod(away) % over.prime
+    inverses = over.inverses([a * b for a, b in zip(away, differences, strict=True)])
+    return tuple([node * inverse % over.prime for inverse in inverses])
 
 
 def _dot(left: Sequence[int], right: Sequence[int]) -> int:
