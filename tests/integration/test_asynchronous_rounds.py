@@ -4,7 +4,6 @@ import asyncio
 import itertools
 import json
 import threading
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +17,7 @@ from kumiai.node.client.transfer import BlobTransfer, PutReport
 from kumiai.node.coordinator.secure import driving
 from kumiai.node.job import parse_job
 from kumiai.secagg import CommittedUpdate
-from kumiai.storage import AssignmentRecord, DatabaseManager, RoundProgress, RunRepository
-from kumiai.testing.databases import SQLiteTemplate
+from kumiai.storage import AssignmentRecord, RoundProgress, RunRepository
 from kumiai.testing.tcp_proxy import Direction, TcpProxy
 from tests.integration import study
 from tests.integration.eventually import eventually
@@ -29,25 +27,6 @@ from tests.integration.liars import let_lie
 HIDDEN = {"mode": "masking", "value_bits": 5, "clip": 15.0, "phase_seconds": 20}
 """A step of this quantisation is 1, so that whole numbers are summed as they are."""
 _SIZE = 1 << 15
-
-
-@pytest.fixture
-async def federation(tmp_path: Path, sqlite_template: SQLiteTemplate) -> AsyncIterator[Federation]:
-    federation = Federation(tmp_path, sqlite_template.copy_to(tmp_path / "kumiai.db"))
-    await federation.start()
-    yield federation
-    for event in study.hold.values():
-        event.set()
-    study.hold.clear()
-    await federation.stop()
-
-
-@pytest.fixture
-async def runs(federation: Federation) -> AsyncIterator[RunRepository]:
-    database = DatabaseManager(federation.database_url)
-    await database.connect()
-    yield RunRepository(database)
-    await database.close()
 
 
 def asynchronous_job(**tables: Any) -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """What is said to those whom a running coordinator does not let in, or not at this port."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +14,8 @@ from kumiai.node.assembly.client import new_client
 from kumiai.node.doctor import Finding, State, examine
 from kumiai.node.operator.client import OperatorClient
 from kumiai.node.settings import Settings
-from kumiai.testing.databases import SQLiteTemplate
 from tests.integration.eventually import eventually
 from tests.integration.federation import STUDY, Federation
-
-
-@pytest.fixture
-async def federation(tmp_path: Path, sqlite_template: SQLiteTemplate) -> AsyncIterator[Federation]:
-    """Lend a started coordinator."""
-    federation = Federation(tmp_path, sqlite_template.copy_to(tmp_path / "kumiai.db"))
-    await federation.start()
-    yield federation
-    await federation.stop()
 
 
 def settings_of(issued: IssuedCertificate, folder: Path, **tables: Any) -> Settings:

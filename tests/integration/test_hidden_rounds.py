@@ -1,11 +1,10 @@
 """Whole runs in which the coordinator sees the sum and no update, over real mutual TLS."""
 
+import asyncio
 import json
 import sqlite3
 import threading
-from collections.abc import AsyncIterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,23 +13,15 @@ import pytest
 from kumiai.core.digest import digest_of
 from kumiai.crypto.signatures import Ed25519Verifier
 from kumiai.identity import Role
+from kumiai.node.ahead import scales_of
 from kumiai.node.client.secure.known_peers import PEERS_FILE, KnownPeers, clients_of
 from kumiai.node.client.secure.site import MaskedUpload
+from kumiai.node.coordinator.secure import driving
 from kumiai.secagg import CommittedUpdate, verify_receipt
-from kumiai.testing.databases import SQLiteTemplate
 from tests.integration import study
 from tests.integration.eventually import eventually
 from tests.integration.federation import Federation, job
 from tests.integration.liars import let_lie
-
-
-@pytest.fixture
-async def federation(tmp_path: Path, sqlite_template: SQLiteTemplate) -> AsyncIterator[Federation]:
-    federation = Federation(tmp_path, sqlite_template.copy_to(tmp_path / "kumiai.db"))
-    await federation.start()
-    yield federation
-    study.hold.clear()
-    await federation.stop()
 
 
 def hidden_job(**tables: Any) -> dict[str, Any]:
@@ -48,6 +39,36 @@ async def test_the_sum_of_hidden_updates_trains_the_model(federation: Federation
     # Each update is off by less than a step of the quantisation, 4 / 2**19.
     np.testing.assert_allclose(model["w"], np.full(8, 7.5), atol=3e-5)
     assert model["steps"] == 3
+
+
+async def test_a_site_that_leaves_as_its_round_begins_costs_no_more_than_an_attempt(
+    federation: Federation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def asked_as_one_leaves(*asked: Any) -> dict[str, int]:
+        if not has_left.is_set():
+            has_left.set()
+            await federation.stop_client("site-3")
+            await eventually(attached, lambda names: "site-3" not in names)
+            federation.start_client("site-3", data={"number": 3})
+        return await scales_of(*asked)
+
+    async def attached() -> set[str]:
+        async with federation.http() as http:
+            clients = (await http.get("/api/v1/clients")).json()["clients"]
+        return {each["client_id"] for each in clients if each["state"] == "attached"}
+
+    has_left = asyncio.Event()
+    monkeypatch.setattr(driving, "scales_of", asked_as_one_leaves)
+    await federation.start_clients(3)
+
+    run_id = await federation.submit(
+        hidden_job(run={"rounds": 1}, cohort={"size": 3, "min_reports": 3}), study.app
+    )
+    await federation.wait_for(run_id, seconds=90)
+
+    assert has_left.is_set()
+    model = await federation.model(run_id)
+    np.testing.assert_allclose(model["w"], np.full(8, 2.0), atol=3e-5)
 
 
 async def test_a_site_that_lies_is_left_out_and_stands_in_the_audit_log(

@@ -16,21 +16,10 @@ import pytest
 from kumiai.identity import Role
 from kumiai.node.wire import kumiai_pb2 as pb
 from kumiai.node.wire.channel import ATTACH, CHUNK_BYTES, GET, PROTOCOL_VERSION, PUT
-from kumiai.testing.databases import SQLiteTemplate
 from tests.integration import study
 from tests.integration.eventually import eventually
 from tests.integration.federation import Federation, job
 from tests.integration.test_refusals import channel, put, spooled, update
-
-
-@pytest.fixture
-async def federation(tmp_path: Path, sqlite_template: SQLiteTemplate) -> AsyncIterator[Federation]:
-    """Lend a started coordinator."""
-    federation = Federation(tmp_path, sqlite_template.copy_to(tmp_path / "kumiai.db"))
-    await federation.start()
-    yield federation
-    study.hold.clear()
-    await federation.stop()
 
 
 @pytest.fixture

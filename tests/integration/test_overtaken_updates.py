@@ -5,7 +5,6 @@ Each is brought whole, and its round goes on to the next attempt before it is co
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncIterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -20,8 +19,7 @@ from kumiai.node.coordinator.intake import FinishedUpdate, IntakeResult, UpdateI
 from kumiai.node.wire import kumiai_pb2 as pb
 from kumiai.node.wire.channel import ATTACH, PROTOCOL_VERSION
 from kumiai.privacy.ledger import ChargeKey
-from kumiai.storage import AcceptOutcome, DatabaseManager, RunRepository
-from kumiai.testing.databases import SQLiteTemplate
+from kumiai.storage import AcceptOutcome, RunRepository
 from tests.integration import study
 from tests.integration.eventually import eventually
 from tests.integration.federation import Federation, job
@@ -47,24 +45,8 @@ TOLD_OF_TROUBLE = {"train_failed", "train_refused", "prepare_failed", "prepare_l
 
 
 @pytest.fixture
-async def federation(tmp_path: Path, sqlite_template: SQLiteTemplate) -> AsyncIterator[Federation]:
-    federation = Federation(
-        tmp_path,
-        sqlite_template.copy_to(tmp_path / "kumiai.db"),
-        client_settings={"accepts_paillier": True},
-    )
-    await federation.start()
-    yield federation
-    study.hold.clear()
-    await federation.stop()
-
-
-@pytest.fixture
-async def runs(federation: Federation) -> AsyncIterator[RunRepository]:
-    database = DatabaseManager(federation.database_url)
-    await database.connect()
-    yield RunRepository(database)
-    await database.close()
+def site_settings() -> dict[str, Any]:
+    return {"accepts_paillier": True}
 
 
 async def until_overtaken(

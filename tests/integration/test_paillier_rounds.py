@@ -2,14 +2,11 @@
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from kumiai.testing.databases import SQLiteTemplate
 from tests.integration import study
 from tests.integration.eventually import eventually
 from tests.integration.federation import Federation, job
@@ -18,18 +15,8 @@ STEP = 4 / (2**19 - 1)
 
 
 @pytest.fixture
-async def federation(tmp_path: Path, sqlite_template: SQLiteTemplate) -> AsyncIterator[Federation]:
-    federation = Federation(
-        tmp_path,
-        sqlite_template.copy_to(tmp_path / "kumiai.db"),
-        client_settings={"accepts_paillier": True},
-    )
-    await federation.start()
-    yield federation
-    for event in study.hold.values():
-        event.set()
-    study.hold.clear()
-    await federation.stop()
+def site_settings() -> dict[str, Any]:
+    return {"accepts_paillier": True}
 
 
 def encrypted_job(rounds: int = 2, size: int = 3, **tables: Any) -> dict[str, Any]:

@@ -27,6 +27,13 @@ def test_the_root_of_three_is_this() -> None:
     assert tree.paths()[2] == none + node(leaf(b"a"), leaf(b"b"))
 
 
+def test_without_leaves_there_is_a_root_under_which_nothing_stands() -> None:
+    tree = HashTree([])
+
+    assert tree.root == hashlib.sha256(b"kumiai/secagg/no-leaf/v1/").digest()
+    assert tree.paths() == [b""]
+
+
 def test_one_leaf_is_its_own_root_and_a_full_tree_is_not_filled_up() -> None:
     assert HashTree([b"a"]).root == leaf(b"a")
     assert HashTree([b"a"]).paths() == [b""]

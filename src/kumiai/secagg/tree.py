@@ -30,7 +30,7 @@ class HashTree:
         while len(level) > 1:
             if len(level) % 2:
                 level.append(nothing)
-            level = [_node(*pair) for pair in zip(level[::2], level[1::2], strict=True)]
+            level = [_node(*level[place : place + 2]) for place in range(0, len(level), 2)]
             # Where no leaf stands below, all nodes of a level are the same, and are not kept.
             nothing = _node(nothing, nothing)
             self._levels.append(level)
@@ -47,11 +47,7 @@ class HashTree:
         """
         paths = [b""]
         for level in reversed(self._levels[:-1]):
-            paths = [
-                path
-                for left, right, above in zip(level[::2], level[1::2], paths, strict=False)
-                for path in (right + above, left + above)
-            ]
+            paths = [level[place ^ 1] + paths[place // 2] for place in range(len(level))]
         return paths
 
 

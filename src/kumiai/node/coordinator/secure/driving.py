@@ -327,15 +327,15 @@ class SecureRoundDriver:
         needed = max(current.min_reports, survivors_least(job.secure_aggregation, len(asked)))
         if rerun is not None:
             needed = len(rerun.pending[0]) if rerun.pending else 0
-        if (count := len(self.able(asked))) < needed:
-            reason = f"only {count} of {needed} clients came to sum with"
-            if rerun is not None:
-                await self._secure.skip(self._lease, current, reason)
-            raise SecureAggregationError(reason)
         scales = await scales_of(self._engine.runs, job, self._run_id, current.round)
-        return await self._secure.begin(
-            self._lease, job, current, clients=asked, rerun=rerun, scales=scales
-        )
+        try:
+            return await self._secure.begin(
+                self._lease, job, current, clients=asked, needed=needed, rerun=rerun, scales=scales
+            )
+        except SecureAggregationError as error:
+            if rerun is not None:
+                await self._secure.skip(self._lease, current, str(error))
+            raise
 
     async def _wait_for(self, asked: Collection[str], job: JobSpec) -> None:
         """Give those who were asked the time to be there: after a restart nobody is at first."""

@@ -222,6 +222,7 @@ class SecureSums:
         current: RoundRecord,
         *,
         clients: Collection[str],
+        needed: int,
         rerun: Rerun | None = None,
         scales: Mapping[str, int] = _EVEN,
     ) -> SecureRoundRecord:
@@ -231,17 +232,24 @@ class SecureSums:
             lease: held.
             job: the run's.
             current: the round, collecting.
-            clients: who was asked, and is attached.
+            clients: who was asked.
+            needed: how many of them must be attached now.
             rerun: of which this attempt is a part.
             scales: what each client's update counts by its age; none: all count the same.
 
         Raises:
-            ConfigError: these clients are too few, or the job does not fit them.
+            ConfigError: the job does not fit these clients.
+            SecureAggregationError: fewer than needed are attached.
             FencedError: another leads.
             StorageError: nothing has begun.
         """
         own = (await self._parts.in_worker(self._own_key)).member
+        # Counted here, and not before: whoever leaves meanwhile would make the job look wrong.
         members = self._members.vouched(clients)
+        if len(members) < needed:
+            raise SecureAggregationError(
+                f"only {len(members)} of {needed} clients came to sum with"
+            )
         descriptor = new_descriptor(
             job,
             RoundNames(lease.run_id, current.round, secrets.token_bytes(ROUND_ID_BYTES)),
