@@ -238,7 +238,7 @@ def cut(kind: Kind, count: int) -> bytes:
         (Kind.NONCE_REVEAL, A[:31], "nonce must be 32 bytes, got the last 31"),
         (Kind.KEY_SHARES, A[:31], "digest must be 32 bytes, got the last 31"),
         (Kind.DELIVERIES, size(4097), "count of sharers must be 0 to 4096, got 4097"),
-        (Kind.DELIVERIES, size(1) + b"\0\x10", "index must be 0 to 4095, got 4096"),
+        (Kind.DELIVERIES, size(1) + b"\0\x10", "sharers must be 0 to 4095, got 4096 to 4096"),
         (Kind.DELIVERIES, size(0) + size(4097), "count of deliveries must be 0 to 4096, got 4097"),
         (
             Kind.DELIVERIES,
@@ -290,6 +290,7 @@ def cut(kind: Kind, count: int) -> bytes:
         (Kind.MASKED_INPUT, changed(Kind.MASKED_INPUT, 60, b"\x06"), "complaints must increase"),
         (Kind.SURVIVORS, size(4097), "count of survivors must be 0 to 4096, got 4097"),
         (Kind.SURVIVORS, changed(Kind.SURVIVORS, 38, b"\x01"), "survivors must increase"),
+        (Kind.SURVIVORS, size(1) + b"\0\x10" + A, "index must be 0 to 4095, got 4096"),
         (Kind.UNMASKING, size(4097), "count of shares must be 0 to 4096, got 4097"),
         (
             Kind.UNMASKING,
@@ -393,6 +394,14 @@ def test_an_entry_tells_its_parts() -> None:
     assert (ENTRY.holder, ENTRY.mask_key_digest, ENTRY.self_mask_digest) == (0x0102, A, B)
     assert (ENTRY.sealed, ENTRY.form) == (b"sealed", ENTRY_BYTES)
     assert SHARE_ENTRIES.decode(size(1) + ENTRY_BYTES) == (ENTRY,)
+
+
+def test_what_is_the_first_clients_is_written_and_read() -> None:
+    body = delivering(entry=ShareEntry.of(0, A, B, b""), position=0)
+    shares = Unmasking((RevealedShare(0, SecretKind.MASK_KEY, SHARE, SALT),))
+
+    assert CODECS[Kind.DELIVERIES][1].decode(encode_body(body)) == body
+    assert CODECS[Kind.UNMASKING][1].decode(encode_body(shares)) == shares
 
 
 def test_the_longest_delivery_is_written_and_read() -> None:

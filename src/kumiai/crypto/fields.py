@@ -25,7 +25,7 @@ class PrimeField:
     """
 
     prime: int
-    size_bytes: int = field(init=False, repr=False, compare=False)
+    size_bytes: int = field(init=False)
 
     def __post_init__(self) -> None:
         """Find the size once: many thousand shares are read in a round."""

@@ -255,14 +255,14 @@ def _differences(xs: Sequence[int], over: PrimeField) -> list[int]:
     places, count = np.array(xs, np.int64), len(xs)
     # Multiplied in words, as many as surely fit; the rest of the last word is filled up with ones.
     at_once = _WORD_BITS // max(xs).bit_length()
-    width = -(-count // at_once) * at_once
+    words = -(-count // at_once)
     products: list[int] = []
     for rows in np.split(places, range(_ROWS_AT_ONCE, count, _ROWS_AT_ONCE)):
-        differences = np.ones((len(rows), width), np.int64)
+        differences = np.ones((len(rows), words * at_once), np.int64)
         differences[:, :count] = rows[:, None] - places
         differences[differences == 0] = 1
-        words = differences.reshape(len(rows), -1, at_once).prod(axis=2)
-        products += [math.prod(each) % over.prime for each in words.tolist()]
+        multiplied = differences.reshape(len(rows), words, at_once).prod(axis=2)
+        products += [math.prod(each) % over.prime for each in multiplied.tolist()]
     return products
 
 

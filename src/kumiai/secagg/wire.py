@@ -210,9 +210,8 @@ def indices(count: int, what: str) -> Codec[tuple[int, ...]]:
     def verify(values: tuple[int, ...], error: type[Exception]) -> tuple[int, ...]:
         _verify_increase(values, what, error)
         # All others lie between the first and the last.
-        for value in (*values[:1], *values[-1:]):
-            if not 0 <= value < count:
-                raise error(f"index must be 0 to {count - 1}, got {value}")
+        if values and not 0 <= values[0] <= values[-1] < count:
+            raise error(f"{what} must be 0 to {count - 1}, got {values[0]} to {values[-1]}")
         return values
 
     def write(values: tuple[int, ...]) -> bytes:
