@@ -174,7 +174,7 @@ def test_a_receipt_with_a_part_too_long_is_refused(place: int, problem: str) -> 
         (changed_at(EVIDENCE, 37, size(4097)), "count of sharers must be 0 to 4096, got 4097"),
         (
             changed_at(EVIDENCE, 43, (4096).to_bytes(2, "little")),
-            "index must be 0 to 4095, got 4096",
+            "sharers must be 0 to 4095, got 1 to 4096",
         ),
         (changed_at(EVIDENCE, 43, b"\x01"), "sharers must increase"),
         (changed_at(EVIDENCE, 45, size(4097)), "count of survivors must be 0 to 4096, got 4097"),
