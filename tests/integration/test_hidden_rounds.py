@@ -1,6 +1,5 @@
 """Whole runs in which the coordinator sees the sum and no update, over real mutual TLS."""
 
-import asyncio
 import json
 import sqlite3
 import threading
@@ -17,7 +16,9 @@ from kumiai.node.ahead import scales_of
 from kumiai.node.client.secure.known_peers import PEERS_FILE, KnownPeers, clients_of
 from kumiai.node.client.secure.site import MaskedUpload
 from kumiai.node.coordinator.secure import driving
+from kumiai.node.job import JobSpec
 from kumiai.secagg import CommittedUpdate, verify_receipt
+from kumiai.storage import RunRepository
 from tests.integration import study
 from tests.integration.eventually import eventually
 from tests.integration.federation import Federation, job
@@ -41,34 +42,90 @@ async def test_the_sum_of_hidden_updates_trains_the_model(federation: Federation
     assert model["steps"] == 3
 
 
-async def test_a_site_that_leaves_as_its_round_begins_costs_no_more_than_an_attempt(
-    federation: Federation, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async def asked_as_one_leaves(*asked: Any) -> dict[str, int]:
-        if not has_left.is_set():
-            has_left.set()
-            await federation.stop_client("site-3")
-            await eventually(attached, lambda names: "site-3" not in names)
-            federation.start_client("site-3", data={"number": 3})
-        return await scales_of(*asked)
+class Leaving:
+    """Lets a site leave just before its round begins with those who were asked."""
 
-    async def attached() -> set[str]:
-        async with federation.http() as http:
+    def __init__(self, federation: Federation) -> None:
+        self._federation = federation
+        self.beginnings = 0
+
+    async def attached(self) -> set[str]:
+        async with self._federation.http() as http:
             clients = (await http.get("/api/v1/clients")).json()["clients"]
         return {each["client_id"] for each in clients if each["state"] == "attached"}
 
-    has_left = asyncio.Event()
+    async def leave(self, name: str) -> None:
+        await self._federation.stop_client(name)
+        await eventually(self.attached, lambda names: name not in names)
+
+
+@pytest.mark.parametrize(("count", "threshold"), [(3, None), (4, 4)])
+async def test_a_site_that_leaves_as_its_round_begins_costs_no_more_than_an_attempt(
+    federation: Federation, monkeypatch: pytest.MonkeyPatch, count: int, threshold: int | None
+) -> None:
+    async def asked_as_one_leaves(*asked: Any) -> dict[str, int]:
+        leaving.beginnings += 1
+        if leaving.beginnings == 1:
+            await leaving.leave("site-3")
+        return await scales_of(*asked)
+
+    leaving = Leaving(federation)
     monkeypatch.setattr(driving, "scales_of", asked_as_one_leaves)
-    await federation.start_clients(3)
+    await federation.start_clients(count)
 
     run_id = await federation.submit(
-        hidden_job(run={"rounds": 1}, cohort={"size": 3, "min_reports": 3}), study.app
+        hidden_job(
+            run={"rounds": 1},
+            cohort={"size": count, "min_reports": 3},
+            secure_aggregation={"threshold": threshold},
+        ),
+        study.app,
     )
+    await eventually(lambda: "site-3" not in federation.agents)
+    federation.start_client("site-3", data={"number": 3})
     await federation.wait_for(run_id, seconds=90)
 
-    assert has_left.is_set()
-    model = await federation.model(run_id)
-    np.testing.assert_allclose(model["w"], np.full(8, 2.0), atol=3e-5)
+    async with federation.http() as http:
+        (_, published) = (await http.get(f"/api/v1/runs/{run_id}/rounds")).json()["rounds"]
+    assert (published["attempt"], published["reports"]) == (2, count)
+
+
+async def test_a_group_that_loses_a_site_as_it_begins_is_left_out_whole(
+    federation: Federation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def asked_as_one_leaves(
+        runs: RunRepository, job: JobSpec, run_id: str, number: int
+    ) -> dict[str, int]:
+        leaving.beginnings += 1
+        assigned = await runs.assignments(run_id, number, state="assigned")
+        group = {each.client_id for each in assigned if each.kind == "train"}
+        if leaving.beginnings > 1 and "site-5" in group and not lost:
+            lost.update(group)
+            await leaving.leave(min(group - {"site-5"}))
+        return await scales_of(runs, job, run_id, number)
+
+    leaving, lost = Leaving(federation), set[str]()
+    monkeypatch.setattr(driving, "scales_of", asked_as_one_leaves)
+    await federation.start_clients(8)
+    let_lie(federation, "site-5", one_off)
+
+    run_id = await federation.submit(
+        hidden_job(
+            run={"rounds": 1},
+            cohort={"size": 8, "grace_seconds": 0},
+            secure_aggregation={"colluders": 1, "clip": 16.0},
+        ),
+        study.app,
+    )
+    await federation.wait_for(run_id, seconds=120)
+
+    async with federation.http() as http:
+        (_, published) = (await http.get(f"/api/v1/runs/{run_id}/rounds")).json()["rounds"]
+    counted = {number for number in range(1, 9) if f"site-{number}" not in lost}
+    # All, one half, the other: the one that had lost a site was not asked again, or summed without.
+    assert (leaving.beginnings, len(lost), published["reports"]) == (3, 4, 4)
+    mean = sum(counted) / len(counted)
+    np.testing.assert_allclose((await federation.model(run_id))["w"], mean, atol=1e-4)
 
 
 async def test_a_site_that_lies_is_left_out_and_stands_in_the_audit_log(

@@ -32,7 +32,7 @@ from kumiai.node.coordinator.collection import (
 from kumiai.node.coordinator.engine import RoundEngine
 from kumiai.node.coordinator.namespaces import update_namespace
 from kumiai.node.coordinator.secure.paying import RoundPayer
-from kumiai.node.coordinator.secure.planning import survivors_least
+from kumiai.node.coordinator.secure.planning import members_least, survivors_least
 from kumiai.node.coordinator.secure.reruns import Rerun
 from kumiai.node.coordinator.secure.summing import SecureSum
 from kumiai.node.coordinator.secure.sums import SecureSums
@@ -324,7 +324,7 @@ class SecureRoundDriver:
         asked = await self._asked(current.round)
         await self._wait_for(asked, job)
         rerun = await self._secure.rerun(self._run_id, current.round)
-        needed = max(current.min_reports, survivors_least(job.secure_aggregation, len(asked)))
+        needed = max(current.min_reports, members_least(job.secure_aggregation, len(asked)))
         if rerun is not None:
             needed = len(rerun.pending[0]) if rerun.pending else 0
         scales = await scales_of(self._engine.runs, job, self._run_id, current.round)
@@ -499,7 +499,8 @@ class SecureRoundDriver:
             QuorumLostError: it was not enough for as long as a round may last.
         """
         clock, began = self._engine.clock, self._engine.clock.monotonic()
-        needed = max(current.min_reports, survivors_least(job.secure_aggregation, 3))
+        spec = job.secure_aggregation
+        needed = max(current.min_reports, survivors_least(spec, 3), spec.threshold or 0)
         patience = max(others_seconds(job), job.secure_aggregation.phase_seconds)
         while True:
             available = self.able(self._engine.directory.available(run.app))

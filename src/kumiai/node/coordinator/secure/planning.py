@@ -18,7 +18,7 @@ from kumiai.secagg import (
     smallest_graph,
 )
 
-__all__ = ["RoundNames", "new_descriptor", "survivors_least"]
+__all__ = ["RoundNames", "members_least", "new_descriptor", "survivors_least"]
 
 _COMPLETE_COUNT_MAX: Final = 200
 _SURVIVORS_LEAST: Final = 3
@@ -131,6 +131,15 @@ def _noised(plan: NoisePlan, descriptor: RoundDescriptor) -> RoundDescriptor:
 def survivors_least(spec: SecureAggregationSpec, count: int) -> int:
     """Return how many updates a sum of so many clients has at least."""
     return max(_SURVIVORS_LEAST, _colluders(spec, count) + 2)
+
+
+def members_least(spec: SecureAggregationSpec, count: int) -> int:
+    """Return how many of so many clients a round cannot begin without.
+
+    Where the job's threshold is beyond the count, no client that comes would help: then
+    `new_descriptor` says what is wrong with the job.
+    """
+    return max(survivors_least(spec, count), min(spec.threshold or 0, count))
 
 
 def _numbers(spec: SecureAggregationSpec) -> dict[str, Any]:
