@@ -89,6 +89,26 @@ def test_no_part_of_a_signature_counts_as_the_message() -> None:
         VERIFIER.verify(SIGNER.public, LABEL, b"message", signature)
 
 
+# By SIGNER, with points added in Python. Without the check of R, the first would pass; in a check
+# with the cofactor, the second. Members must decide alike, so that both are held.
+DEVIANT = {
+    "R is the neutral point": (
+        "0100000000000000000000000000000000000000000000000000000000000000"
+        "1df4a40460f61a3ecb155e0a3a19e5bf62534fc9fe126c36768b9580d3ba9304"
+    ),
+    "a point of order eight was added to R": (
+        "8ea6b58beb2ecc0801fbd6c82c6dafee292cd29e8b6698bbb94c566b594d8ba9"
+        "1e9dbf617d01b5a41aa2b73b40e30f418c188ba689961f533ad8ce9c3029730d"
+    ),
+}
+
+
+@pytest.mark.parametrize("signature", DEVIANT.values(), ids=DEVIANT)
+def test_a_signature_on_which_verifiers_differ_does_not_pass(signature: str) -> None:
+    with pytest.raises(CryptoError, match="signature of"):
+        VERIFIER.verify(SIGNER.public, LABEL, b"message", bytes.fromhex(signature))
+
+
 def test_a_signature_by_somebody_else_does_not_pass() -> None:
     other = Ed25519Signer.generate()
 

@@ -558,6 +558,24 @@ def test_the_sum_counts_that_most_have_decrypted() -> None:
     assert tellers == ["site-0001"]
 
 
+def test_who_denies_the_sum_is_not_asked_to_tell_it() -> None:
+    network = paillier_network(5)
+
+    def denied(name: str, send: Send) -> Send:
+        if name != "site-0000" or network.kind_of(send) is not Kind.CONFIRMATION:
+            return send
+        denial = replace(network.body_of(send, Confirmation), is_right=False)
+        return replaced(send, message=network.lie(denial, name))
+
+    network.to_server = denied
+
+    network.run()
+
+    assert_plain_sum(network)
+    tellers = [n for n in network.names if any(is_opening(network, s) for s in network.sent[n])]
+    assert tellers == ["site-0001"]
+
+
 def test_a_sum_that_is_not_attached_as_signed_is_refused() -> None:
     network = paillier_network(4)
     network.raises = False

@@ -4,7 +4,8 @@ Ed25519, for simulations and for members without a certificate. A program that s
 keys of another kind signs `labelled` messages as well.
 
 Signatures are made by OpenSSL, where the private key stays, and checked by libsodium in half of
-OpenSSL's time: a coordinator checks seven of each client in a round.
+OpenSSL's time: a coordinator checks seven of each client in a round. The check is the one without
+the cofactor; beyond RFC 8032, a signature whose point R is of low order is refused.
 
 Source: RFC 8032 (Ed25519); Chalkias, Garillot, Nikolaenko 2020, "Taming the many EdDSAs" (why keys
 of low order are refused).
