@@ -39,6 +39,7 @@ TOGETHER = {
     "tests/system/test_platform.py": "a federation on servers of its own",
 }
 """What all tests of a file share, so that one worker runs them: it is slow to start."""
+FIRST_TRY_LINES_MAX = 80
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
@@ -85,6 +86,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         for group, folders in FOLDERS.items():
             if item.get_closest_marker(group) and folder not in folders:
                 raise pytest.UsageError(f"{item.nodeid}: FOLDERS of {group} tests must name it")
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Tell why a test got a second try: a fault that comes seldom is one, too."""
+    for report in terminalreporter.stats.get("rerun", ()):
+        terminalreporter.write_sep("_", f"first try of {report.nodeid}")
+        told = report.longreprtext.splitlines()
+        terminalreporter.write_line("\n".join(told[-FIRST_TRY_LINES_MAX:]))
 
 
 @pytest.fixture(autouse=True)

@@ -7,10 +7,11 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
 
+from tests.conftest import pytest_terminal_summary
 from tests.meta.repository import ROOT
 
 
@@ -205,3 +206,17 @@ def test_tests_keep_what_they_compile_wherever_programs_are_told_not_to(
     result = dev.run_group("unit", [], covered=False)
 
     assert result == ("unit tests", True, "bytecode is kept")
+
+
+def test_the_summary_tells_why_a_test_got_a_second_try() -> None:
+    told: list[str] = []
+    report = SimpleNamespace(nodeid="tests/test_it.py::test_it", longreprtext="assert 1 == 2")
+    reporter = SimpleNamespace(
+        stats={"rerun": [report]},
+        write_sep=lambda _, title: told.append(title),
+        write_line=told.append,
+    )
+
+    pytest_terminal_summary(reporter)
+
+    assert told == ["first try of tests/test_it.py::test_it", "assert 1 == 2"]
