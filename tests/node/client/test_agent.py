@@ -159,7 +159,7 @@ async def test_a_stream_that_ends_before_a_heartbeat_tells_why(agent: ClientAgen
     channel: Any = EndedChannel(EndedCall(welcome(heartbeat_seconds=0.01)))
     no_runner: Any = None
 
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         assert await agent._session(channel, no_runner) == "Socket closed"
 
 
@@ -267,7 +267,7 @@ async def test_a_coordinator_that_says_nothing_is_left(agent: ClientAgent) -> No
     channel: Any = EndedChannel(call)
     no_runner: Any = None
 
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         reason = await agent._session(channel, no_runner)
 
     assert reason.startswith("no word from the coordinator for ")
