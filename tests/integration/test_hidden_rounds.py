@@ -30,6 +30,15 @@ def hidden_job(**tables: Any) -> dict[str, Any]:
     return job(secure_aggregation=secure, **tables)
 
 
+def one_liar_job(size: int, *, grace_seconds: int = 0) -> dict[str, Any]:
+    """Return a round whose sum goes again in parts where one of its clients makes it wrong."""
+    return hidden_job(
+        run={"rounds": 1},
+        cohort={"size": size, "grace_seconds": grace_seconds},
+        secure_aggregation={"colluders": 1, "clip": 16.0},
+    )
+
+
 async def test_the_sum_of_hidden_updates_trains_the_model(federation: Federation) -> None:
     await federation.start_clients(4)
 
@@ -109,14 +118,7 @@ async def test_a_group_that_loses_a_site_as_it_begins_is_left_out_whole(
     await federation.start_clients(8)
     let_lie(federation, "site-5", one_off)
 
-    run_id = await federation.submit(
-        hidden_job(
-            run={"rounds": 1},
-            cohort={"size": 8, "grace_seconds": 0},
-            secure_aggregation={"colluders": 1, "clip": 16.0},
-        ),
-        study.app,
-    )
+    run_id = await federation.submit(one_liar_job(8), study.app)
     await federation.wait_for(run_id, seconds=120)
 
     async with federation.http() as http:
@@ -283,14 +285,7 @@ async def test_a_site_that_uploads_something_else_costs_the_round_its_group_alon
     await federation.start_clients(12)
     let_lie(federation, "site-5", one_off)
 
-    run_id = await federation.submit(
-        hidden_job(
-            run={"rounds": 1},
-            cohort={"size": 12, "grace_seconds": 0},
-            secure_aggregation={"colluders": 1, "clip": 16.0},
-        ),
-        study.app,
-    )
+    run_id = await federation.submit(one_liar_job(12), study.app)
     run = await federation.wait_for(run_id, seconds=120)
 
     async with federation.http() as http:
@@ -320,14 +315,7 @@ async def test_a_coordinator_that_starts_again_goes_on_with_the_parts(
 ) -> None:
     await federation.start_clients(8)
     let_lie(federation, "site-5", one_off)
-    run_id = await federation.submit(
-        hidden_job(
-            run={"rounds": 1},
-            cohort={"size": 8, "grace_seconds": 30},
-            secure_aggregation={"colluders": 1, "clip": 16.0},
-        ),
-        study.app,
-    )
+    run_id = await federation.submit(one_liar_job(8, grace_seconds=30), study.app)
     async with federation.http() as http:
 
         async def restarts() -> list[Any]:

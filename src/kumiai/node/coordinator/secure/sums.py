@@ -244,12 +244,7 @@ class SecureSums:
             StorageError: nothing has begun.
         """
         own = (await self._parts.in_worker(self._own_key)).member
-        # Counted here, and not before: whoever leaves meanwhile would make the job look wrong.
-        members = self._members.vouched(clients)
-        if len(members) < needed:
-            raise SecureAggregationError(
-                f"only {len(members)} of {needed} clients came to sum with"
-            )
+        members = self._attached(clients, needed)
         descriptor = new_descriptor(
             job,
             RoundNames(lease.run_id, current.round, secrets.token_bytes(ROUND_ID_BYTES)),
@@ -271,6 +266,15 @@ class SecureSums:
         )
         failpoints.reach("coordinator.secure.opened")
         return record
+
+    def _attached(self, clients: Collection[str], needed: int) -> Mapping[str, VouchedMember]:
+        """Return who is there now; counted once, as whoever leaves later must not change it."""
+        members = self._members.vouched(clients)
+        if len(members) < needed:
+            raise SecureAggregationError(
+                f"only {len(members)} of {needed} clients came to sum with"
+            )
+        return members
 
     async def resume(self, lease: Lease, attempt: SecureRoundRecord) -> SecureSum:
         """Return an attempt as its records tell it.
